@@ -1,0 +1,157 @@
+// The gate: the one place through which GPU work that may touch a pool is
+// submitted. Hooks translate a driver call into the ranges it touches; the gate
+// waits for a running release slice, orders streams, puts guards in front, and
+// calls the driver. Hooks know nothing of extents, the mechanism nothing of hooks.
+#pragma once
+
+#include <cuda.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include "vmm/guard_abi.h"
+
+namespace kvshim::preload {
+
+/// What a stream handle of 0 means for the entry point: the legacy default
+/// stream, or (variants _ptsz and _ptds) the calling thread's own.
+enum class StreamFlavor : std::uint8_t { kLegacy, kPerThread };
+
+struct StreamRef {
+  CUstream handle = nullptr;
+  StreamFlavor flavor = StreamFlavor::kLegacy;
+  /// The handle that means the same through every entry point.
+  CUstream explicit_handle() const {
+    if (handle != nullptr) return handle;
+    return flavor == StreamFlavor::kPerThread ? CU_STREAM_PER_THREAD : CU_STREAM_LEGACY;
+  }
+};
+
+/// A range of addresses that a piece of work may touch. Ranges outside every
+/// pool are allowed and ignored; ranges may overlap.
+struct Access {
+  CUdeviceptr address = 0;
+  std::size_t bytes = 0;
+  bool writes = false;
+};
+
+/// Non-owning reference to a callable `CUresult()`; valid only while the call
+/// that received it runs.
+class SubmitRef {
+ public:
+  template <class F>
+    requires(!std::is_same_v<std::remove_cvref_t<F>, SubmitRef>)
+  SubmitRef(F&& f) noexcept  // NOLINT(google-explicit-constructor): a view, like string_view
+      : object_(const_cast<void*>(static_cast<const void*>(&f))),
+        call_([](void* object) { return (*static_cast<std::remove_reference_t<F>*>(object))(); }) {}
+  CUresult operator()() const { return call_(object_); }
+
+ private:
+  void* object_;
+  CUresult (*call_)(void*);
+};
+
+/// One pool as queries see it: like one cuMemAlloc allocation.
+struct PoolView {
+  CUdeviceptr base = 0;
+  std::size_t bytes = 0;
+  CUdevice device = 0;
+  CUcontext context = nullptr;
+  std::uint64_t buffer_id = 0;  // as CU_POINTER_ATTRIBUTE_BUFFER_ID, unique per pool
+};
+
+/// A pin keeps what it names resident for good, or until unpinned.
+using PinId = std::uint64_t;
+inline constexpr PinId kNoPin = 0;
+
+namespace gate_detail {
+// The arena's bounds as two words that never change once the first pool
+// exists; 0 and 0 before. Read without a lock on every launch.
+extern std::uint64_t arena_base;
+extern std::uint64_t arena_bytes;
+}  // namespace gate_detail
+
+/// Whether `word` lies inside the arena: one subtraction and one comparison.
+/// False for everything while no pool was ever made. Any thread, no lock.
+inline bool in_arena(std::uint64_t word) noexcept {
+  return word - gate_detail::arena_base < gate_detail::arena_bytes;
+}
+
+/// Whether [address, address + bytes) meets the arena (bytes may be 0: a point).
+inline bool meets_arena(std::uint64_t address, std::size_t bytes) noexcept {
+  return in_arena(address) || (address < gate_detail::arena_base &&
+                               bytes > gate_detail::arena_base - address && gate_detail::arena_bytes != 0);
+}
+
+/// The live pool that holds `address`, or nothing. Any thread; takes a shared
+/// lock for some nanoseconds, never waits for the GPU.
+std::optional<PoolView> find_pool(CUdeviceptr address) noexcept;
+
+/// All live pools that meet the range (for queries over ranges). Same rules.
+std::vector<PoolView> pools_in(CUdeviceptr address, std::size_t bytes);
+
+/// Submits work. `accesses` lists what it may touch; `linear` (may be null)
+/// is the known writer's form: then its destinations need not be listed as
+/// writing accesses, but must be listed as reading ones. Written ranges are
+/// made present in stream order by a guard put in front (also inside a
+/// capture, where the guard becomes a node). `submit` calls the real driver
+/// function exactly once, or not at all when the guard itself could not be
+/// launched: then that launch's error is returned. Work that touches no pool
+/// is submitted directly. Never waits for the GPU (except as the real call
+/// does), waits at most a release slice (5 ms) or a restore (10 ms).
+CUresult run_work(StreamRef stream, std::span<const Access> accesses,
+                  const vmm::LinearWrite* linear, SubmitRef submit);
+
+/// A fill of one range. When `zero` and everything it would fill is known to
+/// be zero and untouched by unfinished work, nothing is submitted and
+/// CUDA_SUCCESS returned (a dropped fill); otherwise like run_work.
+CUresult run_fill(StreamRef stream, CUdeviceptr address, std::size_t bytes, bool zero, SubmitRef submit);
+
+/// Calls a driver function that looks at the mappings of pool addresses at the
+/// time of the call (copies, fills, queries over ranges): repeats it while it
+/// answers INVALID_VALUE and a swap of a pool was under way meanwhile. Use
+/// inside the `submit` of copies and fills.
+CUresult retry_over_holes(SubmitRef call);
+
+/// Makes the ranges resident (in order after all pool work submitted so far)
+/// and keeps them until unpin(). For graphs whose nodes carry no guards.
+/// Returns kNoPin with `*result` set when it failed; kNoPin and CUDA_SUCCESS
+/// when no range meets a pool.
+PinId pin(std::span<const Access> ranges, CUresult* result);
+void unpin(PinId pin) noexcept;
+
+/// The pool at `address` has escaped (reached by a way the gate can't see):
+/// resident for good, in order before work submitted later on `stream`.
+/// `how` becomes one log line. Returns the guard launch's result.
+CUresult escape(StreamRef stream, CUdeviceptr address, const std::string& how);
+
+/// Host memory that is about to be copied to the device: finds exact pool
+/// bases and addresses seen as launch arguments (aligned 8-byte words) and
+/// lets those pools escape. Called by the copy hooks before submission; cheap
+/// when no pool exists. `host` must be readable for `bytes`.
+void scan_payload(StreamRef stream, const void* host, std::size_t bytes);
+
+/// Remembers a pool address that was a launch argument (for scan_payload).
+void remember_argument(std::uint64_t address) noexcept;
+
+/// Stream and context life cycle, called by the hooks in the thread that makes
+/// the call, before (or after) the real function. Cheap for streams that never
+/// carried pool work.
+void before_stream_destroy(CUstream stream) noexcept;
+void before_capture(StreamRef stream) noexcept;
+void after_capture(StreamRef stream) noexcept;
+void before_context_destroy(CUcontext context) noexcept;
+
+/// Whether the stream is capturing now (false on error).
+bool is_capturing(StreamRef stream) noexcept;
+
+/// Counts and, once for each kernel, logs an unknown kernel that named a pool.
+/// `words` describes them ("p0+104/2688"); returns an id for per-kernel figures.
+void note_unknown_kernel(const char* name, const std::string& words, std::size_t reach_bytes);
+
+}  // namespace kvshim::preload
