@@ -1,0 +1,39 @@
+# kvshim_add_test(<name> SOURCES <file>... [LIBRARIES <target>...]
+#                 [TIMEOUT <seconds for each test>] [ENVIRONMENT <name=value>...]
+#                 [SERIAL])
+# A GoogleTest program whose tests ctest knows one by one.
+
+find_package(GTest REQUIRED)
+include(GoogleTest)
+
+function(kvshim_add_test name)
+  cmake_parse_arguments(arg "SERIAL" "TIMEOUT" "SOURCES;LIBRARIES;ENVIRONMENT" ${ARGN})
+  if(NOT arg_TIMEOUT)
+    set(arg_TIMEOUT 60)
+  endif()
+  if(KVSHIM_SANITIZE)
+    math(EXPR arg_TIMEOUT "${arg_TIMEOUT} * 4")
+    # gcc 12's ThreadSanitizer can't take the default arena of 1 TiB reliably.
+    list(APPEND arg_ENVIRONMENT "KVSHIM_ARENA_SIZE=64GiB")
+  endif()
+  add_executable(${name} ${arg_SOURCES})
+  target_link_libraries(${name} PRIVATE kvshim_warnings ${arg_LIBRARIES} GTest::gmock
+                        GTest::gtest GTest::gtest_main)
+  set(properties TIMEOUT ${arg_TIMEOUT})
+  if(arg_SERIAL)
+    list(APPEND properties RUN_SERIAL ON)
+  endif()
+  gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 60
+                       TEST_PREFIX "${name}." PROPERTIES ${properties})
+  if(arg_ENVIRONMENT)
+    # gtest_discover_tests takes no property that is a list; ctest reads this
+    # file after the one that lists the tests. Generator expressions hold.
+    file(GENERATE OUTPUT "${CMAKE_CURRENT_BINARY_DIR}/${name}_environment.cmake" CONTENT
+"if(${name}_TESTS)
+  set_tests_properties(\${${name}_TESTS} PROPERTIES ENVIRONMENT \"${arg_ENVIRONMENT}\")
+endif()
+")
+    set_property(DIRECTORY APPEND PROPERTY TEST_INCLUDE_FILES
+                 "${CMAKE_CURRENT_BINARY_DIR}/${name}_environment.cmake")
+  endif()
+endfunction()
