@@ -40,8 +40,20 @@ inline const RealDriver& real() noexcept {
   return table != nullptr ? *table : real_driver_detail::find();
 }
 
-/// The exported wrapper for a real function's address, or null when that
-/// function is not intercepted. Any thread, no lock, no allocation once found.
-void* hook_for(void* real_function) noexcept;
+/// Rows of entry_points.def, counted from 0.
+inline constexpr int kEntryPointCount = 0
+#define KVSHIM_ENTRY_POINT(name, role, area, note) +1
+#include "preload/entry_points.def"
+#undef KVSHIM_ENTRY_POINT
+    ;
+
+/// The row whose real function has this address (the first, where the driver
+/// gives several names to one), or -1. No lock, no allocation once found.
+int entry_point_row(const void* real_function) noexcept;
+/// The row of this exact export name, or -1. Needs no driver.
+int entry_point_named(const char* name) noexcept;
+/// REQUIRES 0 <= row < kEntryPointCount. The function is null where missing.
+void* real_function_of_row(int row) noexcept;
+const char* entry_point_name(int row) noexcept;
 
 }  // namespace kvshim::preload
