@@ -1,0 +1,252 @@
+#include "heuristics/kernel_catalog.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "heuristics/kernel_name.h"
+#include "heuristics/kernel_words.h"
+#include "heuristics/profile_data.h"
+
+namespace kvshim::heuristics {
+namespace {
+
+constexpr std::int64_t kMaxSlots = std::int64_t{1} << 31;
+
+class ClassifiedKernel : public KernelKnowledge {
+ public:
+  /// `entry` may be null; it belongs to the profiles.
+  ClassifiedKernel(const KernelEntry* entry, std::span<const ParamLayout> params,
+                   std::optional<std::size_t> element, KernelWords found)
+      : entry_(entry), element_(element), live_limits_(std::move(found.live_limits)) {
+    words = std::move(found.words);
+    word_is_read_only = std::move(found.read_only);
+    sizes_.reserve(params.size());
+    for (const ParamLayout& param : params) sizes_.push_back(param.size);
+  }
+
+  bool word_is_live(WordPlace place, const LaunchValues& values) const override {
+    for (const KernelWords::LiveLimit& limit : live_limits_) {
+      if (limit.param != place.param) continue;
+      return place.offset / 8 < values.grid[static_cast<std::size_t>(limit.grid_dimension)];
+    }
+    return true;
+  }
+
+  std::optional<WriterCall> writer_call(const LaunchValues& values) const override {
+    if (entry_ == nullptr || !entry_->writer || values.params.size() < sizes_.size()) {
+      return std::nullopt;
+    }
+    const WriterForm& form = *entry_->writer;
+    const auto slots = address(form.slots, values);
+    const auto count = evaluate(form.count, values);
+    const auto block = evaluate(form.block, values);
+    if (!slots || !count || *count < 0 || *count > kMaxSlots || !block || *block < 1) {
+      return std::nullopt;
+    }
+    WriterCall call;
+    call.slots = *slots;
+    call.slot_bytes = form.slot_bytes;
+    call.count = static_cast<std::uint64_t>(*count);
+    call.skip_below = form.skip_below;
+    call.block = static_cast<std::uint64_t>(*block);
+    call.destinations.reserve(form.destinations.size());
+    for (const WriterForm::Destination& destination : form.destinations) {
+      const auto base = address(destination.base, values);
+      const auto block_stride = evaluate(destination.block_stride, values);
+      const auto slot_stride = evaluate(destination.slot_stride, values);
+      const auto length = evaluate(destination.length, values);
+      if (!base || !block_stride || *block_stride < 0 || !slot_stride || *slot_stride < 0 ||
+          !length || *length < 0) {
+        return std::nullopt;
+      }
+      call.destinations.push_back({*base, static_cast<std::uint64_t>(*block_stride),
+                                   static_cast<std::uint64_t>(*slot_stride),
+                                   static_cast<std::uint64_t>(*length)});
+    }
+    return call;
+  }
+
+  std::optional<FillCall> fill_call(const LaunchValues& values) const override {
+    if (entry_ == nullptr || !entry_->fill || values.params.size() < sizes_.size()) {
+      return std::nullopt;
+    }
+    const FillForm& form = *entry_->fill;
+    const auto target = address(form.address, values);
+    const auto bytes = evaluate(form.bytes, values);
+    const auto* value = static_cast<const unsigned char*>(values.params[form.value]);
+    if (!target || !bytes || *bytes < 0 || value == nullptr) return std::nullopt;
+    FillCall call;
+    call.address = *target;
+    call.bytes = static_cast<std::uint64_t>(*bytes);
+    call.zero = std::all_of(value, value + sizes_[form.value],
+                            [](unsigned char byte) { return byte == 0; });
+    return call;
+  }
+
+ private:
+  std::optional<std::uint64_t> address(std::uint32_t param, const LaunchValues& values) const {
+    if (values.params[param] == nullptr) return std::nullopt;
+    std::uint64_t word = 0;
+    std::memcpy(&word, values.params[param], sizeof word);
+    return word;
+  }
+  std::optional<std::int64_t> evaluate(const Expression& expression,
+                                       const LaunchValues& values) const {
+    return expression.evaluate([&](std::uint32_t name) { return value_of(name, values); });
+  }
+  std::optional<std::int64_t> value_of(std::uint32_t name, const LaunchValues& values) const {
+    if (name == ExpressionName::kElement) {
+      if (!element_) return std::nullopt;
+      return static_cast<std::int64_t>(*element_);
+    }
+    if (name >= ExpressionName::kBlock) return values.block[name - ExpressionName::kBlock];
+    if (name >= ExpressionName::kGrid) return values.grid[name - ExpressionName::kGrid];
+    const ParameterSpec& spec = (*entry_->parameters)[name];
+    if (values.params[name] == nullptr || spec.size > sizeof(std::int64_t)) return std::nullopt;
+    std::uint64_t raw = 0;  // little-endian hosts only, as CUDA's are
+    std::memcpy(&raw, values.params[name], spec.size);
+    if (spec.is_signed && spec.size < sizeof raw) {
+      const unsigned unused = 64 - static_cast<unsigned>(spec.size) * 8;
+      return static_cast<std::int64_t>(raw << unused) >> unused;
+    }
+    if (!spec.is_signed && raw > static_cast<std::uint64_t>(INT64_MAX)) return std::nullopt;
+    return static_cast<std::int64_t>(raw);
+  }
+
+  const KernelEntry* entry_;
+  std::optional<std::size_t> element_;
+  std::vector<KernelWords::LiveLimit> live_limits_;
+  std::vector<std::size_t> sizes_;
+};
+
+bool is_integer_type(std::string_view type, const ParameterSpec& spec) {
+  if (is_pointer_type(type)) return false;
+  const auto size = known_type_size(type);
+  // An enumeration has no known size: the driver's size has to do.
+  if (!size) return true;
+  if (*size != spec.size || type == "float" || type == "double") return false;
+  if (type == "bool" || type == "char") return true;
+  return type.starts_with("unsigned") != spec.is_signed;
+}
+
+/// Empty when the entry's parameter list fits, else what doesn't.
+std::string misfit(const KernelEntry& entry, const KernelName& name,
+                   std::span<const ParamLayout> params) {
+  if (!entry.parameters) return {};
+  const std::vector<ParameterSpec>& specs = *entry.parameters;
+  if (specs.size() != params.size()) {
+    return "it has " + std::to_string(params.size()) + " parameters, not " +
+           std::to_string(specs.size());
+  }
+  if (name.parameters && name.parameters->size() != params.size()) {
+    return "its name lists " + std::to_string(name.parameters->size()) + " parameters of " +
+           std::to_string(params.size());
+  }
+  for (std::size_t i = 0; i < specs.size(); ++i) {
+    const ParameterSpec& spec = specs[i];
+    bool fits = spec.size == params[i].size;
+    if (fits && name.parameters) {
+      const std::string& type = (*name.parameters)[i];
+      switch (spec.kind) {
+        case ParameterSpec::Kind::kPointer:
+          fits = is_pointer_type(type) && !points_to_const(type);
+          break;
+        case ParameterSpec::Kind::kConstPointer:
+          fits = points_to_const(type);
+          break;
+        case ParameterSpec::Kind::kInteger:
+          fits = is_integer_type(type, spec);
+          break;
+        case ParameterSpec::Kind::kOther:
+          fits = !is_pointer_type(type);
+          break;
+      }
+    }
+    if (!fits) return "parameter " + std::to_string(i) + " (" + spec.name + ") differs";
+  }
+  return {};
+}
+
+std::string unmet_demand(const KernelEntry& entry, const KernelName& name) {
+  for (const TemplateDemand& demand : entry.demands) {
+    const std::vector<std::string> arguments =
+        demand.of.empty() ? name.template_arguments
+                          : template_arguments_of(find_template_instance(name.name, demand.of));
+    const std::string argument = template_argument_at(arguments, demand.path);
+    if (argument.empty() || !demand.value.found_in(argument)) {
+      return "template argument " + demand.path + (demand.of.empty() ? "" : " of " + demand.of) +
+             " is \"" + argument.substr(0, 60) + "\"";
+    }
+  }
+  return {};
+}
+
+bool reads_only(const KernelKnowledge& kernel) {
+  return std::find(kernel.word_is_read_only.begin(), kernel.word_is_read_only.end(), false) ==
+         kernel.word_is_read_only.end();
+}
+
+}  // namespace
+
+struct KernelCatalog::Impl {
+  const Profiles* profiles = nullptr;
+  std::vector<const TypeLayout*> layouts;
+};
+
+KernelCatalog::KernelCatalog(const Profiles& profiles) : impl_(std::make_unique<Impl>()) {
+  impl_->profiles = &profiles;
+  for (const Profile& profile : profiles.impl().profiles) {
+    for (const TypeLayout& layout : profile.layouts) impl_->layouts.push_back(&layout);
+  }
+}
+
+KernelCatalog::~KernelCatalog() = default;
+
+std::shared_ptr<const KernelKnowledge> KernelCatalog::classify(
+    std::string_view mangled_name, std::span<const ParamLayout> params) const {
+  const KernelName name = parse_kernel_name(mangled_name);
+  std::string near_miss;
+  for (const Profile& profile : impl_->profiles->impl().profiles) {
+    for (const KernelEntry& entry : profile.kernels) {
+      if (!entry.match.found_in(name.name)) continue;
+      std::string problem = misfit(entry, name, params);
+      if (problem.empty()) problem = unmet_demand(entry, name);
+      std::optional<std::size_t> element;
+      if (problem.empty() && !entry.element_path.empty()) {
+        const std::string type = template_argument_at(name.template_arguments, entry.element_path);
+        element = known_type_size(type);
+        if (!element) problem = "the size of \"" + type.substr(0, 60) + "\" is unknown";
+      }
+      if (!problem.empty()) {
+        if (near_miss.empty()) near_miss = "not " + entry.label + ": " + problem + "; ";
+        continue;
+      }
+      auto known = std::make_shared<ClassifiedKernel>(
+          &entry, params, element, find_words(name, params, impl_->layouts, &entry));
+      known->role = entry.role;
+      known->reason = entry.label;
+      if (entry.role == KernelRole::kReader) {
+        std::fill(known->word_is_read_only.begin(), known->word_is_read_only.end(), true);
+      } else if (entry.role == KernelRole::kUnknown && reads_only(*known)) {
+        known->role = KernelRole::kReader;
+        known->reason += ", which takes only pointers to const here";
+      }
+      return known;
+    }
+  }
+  KernelWords words = find_words(name, params, impl_->layouts, nullptr);
+  const std::string note = words.note;
+  auto known =
+      std::make_shared<ClassifiedKernel>(nullptr, params, std::nullopt, std::move(words));
+  if (reads_only(*known)) {
+    known->role = KernelRole::kReader;
+    known->reason = near_miss + (known->words.empty() ? "takes no pointers"
+                                                      : "takes only pointers to const");
+  } else {
+    known->reason = near_miss + "no profile entry; " + note;
+  }
+  return known;
+}
+
+}  // namespace kvshim::heuristics

@@ -1,0 +1,160 @@
+// The profiles' content after parsing: plain data with compiled patterns and
+// expressions. docs/profiles.md describes the TOML form.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "heuristics/expression.h"
+#include "heuristics/kernel_catalog.h"
+#include "heuristics/pattern.h"
+#include "heuristics/profiles.h"
+
+namespace kvshim::heuristics {
+
+/// One declared parameter of a kernel entry.
+struct ParameterSpec {
+  enum class Kind : std::uint8_t {
+    kPointer,       // "ptr": to something writable
+    kConstPointer,  // "const ptr"
+    kInteger,       // "i8".."i64", "u8".."u64": `size` bytes, `is_signed`
+    kOther,         // "f32", "f64", "bytes N": can't be named in expressions
+  };
+  std::string name;
+  Kind kind = Kind::kOther;
+  std::size_t size = 0;
+  bool is_signed = false;
+};
+
+/// Names in expressions: parameter indices, and these.
+struct ExpressionName {
+  static constexpr std::uint32_t kElement = 1000;  // bytes of the element type
+  static constexpr std::uint32_t kGrid = 1001;     // + 0, 1, 2 for x, y, z
+  static constexpr std::uint32_t kBlock = 1004;    // + 0, 1, 2
+};
+
+struct WriterForm {
+  std::uint32_t slots = 0;  // parameter index
+  std::uint32_t slot_bytes = 8;
+  std::int64_t skip_below = 0;
+  Expression count;
+  Expression block;
+  struct Destination {
+    std::uint32_t base = 0;  // parameter index
+    Expression block_stride, slot_stride, length;
+  };
+  std::vector<Destination> destinations;
+};
+
+struct FillForm {
+  std::uint32_t address = 0;  // parameter index
+  std::uint32_t value = 0;    // parameter index: its bytes are the filled value
+  Expression bytes;
+};
+
+/// A demand on the template arguments: of the kernel itself when `of` is empty,
+/// else of the first instance of that template inside the kernel's name.
+struct TemplateDemand {
+  std::string of;
+  std::string path;
+  Pattern value;
+};
+
+struct KernelEntry {
+  std::string label;  // "vllm: reshape_and_cache_flash"
+  Pattern match;
+  /// kUnknown stands for role = "layout": only the words are known.
+  KernelRole role = KernelRole::kUnknown;
+  std::optional<std::vector<ParameterSpec>> parameters;
+  std::vector<TemplateDemand> demands;
+  std::string element_path;  // empty: the entry has no element type
+  std::optional<WriterForm> writer;
+  std::optional<FillForm> fill;
+  struct Word {
+    WordPlace place;
+    bool read_only = false;
+  };
+  /// Words of by-value parameters that are pointers; parameters without an
+  /// entry here are judged by their type.
+  std::vector<Word> words;
+  std::vector<std::uint32_t> parameters_with_words;
+};
+
+/// Which words of a by-value type are pointers.
+struct TypeLayout {
+  std::string label;
+  Pattern type;
+  std::vector<std::size_t> sizes;  // empty: any
+  std::vector<std::size_t> words;
+  std::vector<std::size_t> words_from_end;
+  std::vector<std::size_t> read_only_words, read_only_words_from_end;
+  std::string count_path;     // template argument that says how many words from offset 0
+  std::string const_path;     // read-only when this template argument is const
+  bool read_only = false;     // all words
+  std::optional<int> live_grid_dimension;  // only the first grid[d] words are live
+};
+
+/// What speaks for a pool. All given conditions must hold.
+struct PoolEvidence {
+  std::string name;
+  Pattern innermost_python;  // innermost frame outside `skip_python`
+  Pattern any_python;        // some Python frame
+  Pattern none_python;       // no Python frame may match
+  Pattern any_native;        // some native frame
+  bool has_innermost_python = false, has_any_python = false, has_none_python = false,
+       has_any_native = false;
+  bool process = false;           // only in a process of this engine
+  std::size_t min_size = 0;
+  std::size_t equal_in_a_row = 1;  // this many large requests of one size, this one included
+  bool pool = true;                // false: evidence against
+  std::string role = "kv";
+  bool readers_stay_in_written = false;
+};
+
+struct Obstacle {
+  std::string name;
+  Pattern command_line;
+  bool has_command_line = false;
+  std::vector<std::string> environment;  // names, any of which may match `environment_value`
+  Pattern environment_value;
+  bool process = false;       // only in a process of this engine
+  bool leaves_pools = false;  // allocations are left alone because of it
+  std::string effect, remedy;
+};
+
+struct Profile {
+  std::string name;
+  std::string source;
+  std::vector<Pattern> process_command_line;
+  std::vector<Pattern> process_object;  // loaded shared objects
+  Pattern skip_python;
+  bool has_skip_python = false;
+  std::vector<PoolEvidence> evidence;  // first match decides
+  std::vector<Obstacle> obstacles;
+  std::vector<KernelEntry> kernels;
+  std::vector<TypeLayout> layouts;
+};
+
+struct Profiles::Impl {
+  std::vector<Profile> profiles;  // the user's first, then the built-in ones
+};
+
+/// Parses one profile. `source` names it in messages. Errors are appended as
+/// "source:line:column: message"; then the result is absent.
+std::optional<Profile> parse_profile(const std::string& text, const std::string& source,
+                                     std::vector<std::string>* errors);
+
+/// A profile compiled into the library.
+struct EmbeddedProfile {
+  const char* name;
+  const char* text;
+};
+/// Generated from heuristics/profiles/*.toml; ends with a null name.
+extern const EmbeddedProfile kEmbeddedProfiles[];
+
+}  // namespace kvshim::heuristics
