@@ -1,0 +1,228 @@
+#include "preload/graph_exec.h"
+
+#include <algorithm>
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+#include "preload/graph_capture.h"
+#include "preload/handle_table.h"
+
+namespace kvshim::preload {
+
+namespace {
+
+using Accesses = std::vector<Access>;
+
+struct ExecState {
+  Accesses touched;  // submitted with each launch
+  Accesses pinned;   // what `pins` keep present
+  std::vector<PinId> pins;
+  bool pin_all = false;  // launched or changed by the device
+
+  bool empty() const { return touched.empty() && pins.empty() && !pin_all; }
+};
+
+/// One for each handle value, kept when the executable goes: see HandleTable.
+struct ExecRecord {
+  std::atomic<bool> known{false};  // false: reaches nothing
+  std::mutex mutex;                // never held across a driver call
+  std::shared_ptr<const ExecState> state;
+};
+
+// Leaked: graphs may still be launched while static destructors run.
+HandleTable<ExecRecord>& table() noexcept {
+  static auto* const executables = new HandleTable<ExecRecord>;
+  return *executables;
+}
+
+std::shared_ptr<const ExecState> state_of(CUgraphExec exec) noexcept {
+  ExecRecord* const record = table().find(exec);
+  if (record == nullptr || !record->known.load(std::memory_order_acquire)) return nullptr;
+  const std::lock_guard lock(record->mutex);
+  return record->state;
+}
+
+/// Installs the state (null: reaches nothing) and returns the one before. When
+/// the table can't take the handle, the state stays with `*state`: false.
+bool exchange_state(CUgraphExec exec, std::shared_ptr<const ExecState>* state) noexcept {
+  ExecRecord* const record = *state != nullptr ? table().find_or_add(exec) : table().find(exec);
+  if (record == nullptr) return *state == nullptr;
+  const std::lock_guard lock(record->mutex);
+  record->state.swap(*state);
+  record->known.store(record->state != nullptr, std::memory_order_release);
+  return true;
+}
+
+void unpin_all(const std::vector<PinId>& pins) noexcept {
+  for (const PinId id : pins) unpin(id);
+}
+
+bool covers(const Accesses& ranges, const Access& wanted) {
+  return std::any_of(ranges.begin(), ranges.end(), [&](const Access& range) {
+    return range.address <= wanted.address && wanted.address - range.address <= range.bytes &&
+           wanted.bytes <= range.bytes - (wanted.address - range.address);
+  });
+}
+
+/// Pins what `state` doesn't keep present yet. On failure nothing is added.
+CUresult add_pins(ExecState* state, const Accesses& wanted) {
+  Accesses missing;
+  std::copy_if(wanted.begin(), wanted.end(), std::back_inserter(missing),
+               [&](const Access& access) { return !covers(state->pinned, access); });
+  if (missing.empty()) return CUDA_SUCCESS;
+  state->pins.reserve(state->pins.size() + 1);
+  state->pinned.reserve(state->pinned.size() + missing.size());
+  CUresult result = CUDA_SUCCESS;
+  const PinId id = pin(missing, &result);
+  if (result != CUDA_SUCCESS) return result;
+  if (id != kNoPin) state->pins.push_back(id);
+  state->pinned.insert(state->pinned.end(), missing.begin(), missing.end());
+  return CUDA_SUCCESS;
+}
+
+void add_touched(Accesses* touched, const Accesses& more) {
+  for (const Access& access : more) {
+    if (!covers(*touched, access)) touched->push_back(access);
+  }
+}
+
+void note(const GraphReach& reach) {
+  for (const GraphReach::UnknownKernel& kernel : reach.unknown_kernels) {
+    note_unknown_kernel(kernel.name.c_str(), kernel.words, kernel.bytes);
+  }
+}
+
+/// The pins taken for a call that may still fail.
+class PinsUntilKept {
+ public:
+  explicit PinsUntilKept(ExecState* state) : state_(state), before_(state->pins.size()) {}
+  ~PinsUntilKept() {
+    if (state_ == nullptr) return;
+    for (std::size_t i = before_; i < state_->pins.size(); ++i) unpin(state_->pins[i]);
+  }
+  PinsUntilKept(const PinsUntilKept&) = delete;
+  PinsUntilKept& operator=(const PinsUntilKept&) = delete;
+  void keep() { state_ = nullptr; }
+
+ private:
+  ExecState* state_;
+  std::size_t before_;
+};
+
+/// The whole state of an executable made from `graph`.
+CUresult prepare(CUgraph graph, ExecState* state) {
+  GraphReach reach = reach_of_graph(graph);
+  state->touched = std::move(reach.touched);
+  if (state->touched.empty()) return CUDA_SUCCESS;
+  for (const std::uint64_t word : reach.words) remember_argument(word);
+  if (state->pin_all || reach.device_updatable) return add_pins(state, state->touched);
+  if (graph_is_guarded(graph)) return CUDA_SUCCESS;
+  note(reach);
+  return add_pins(state, reach.written);
+}
+
+}  // namespace
+
+CUresult instantiate_graph(CUgraph graph, unsigned long long flags, CUgraphExec* exec,
+                           SubmitRef submit) noexcept {
+  const bool device_launch = (flags & CUDA_GRAPH_INSTANTIATE_FLAG_DEVICE_LAUNCH) != 0;
+  try {
+    auto state = std::make_shared<ExecState>();
+    state->pin_all = device_launch;
+    PinsUntilKept pins(state.get());
+    if (gate_detail::arena_bytes != 0 && graph != nullptr) {
+      if (const CUresult result = prepare(graph, state.get()); result != CUDA_SUCCESS) {
+        return result;
+      }
+    }
+    const CUresult result = submit();
+    if (result != CUDA_SUCCESS || exec == nullptr) return result;
+    // Also when it reaches nothing: the handle may have had a state before.
+    std::shared_ptr<const ExecState> exchanged;
+    if (!state->empty()) exchanged = state;
+    pins.keep();
+    // A full table (millions of live handles) leaves the pins in place for ever.
+    if (exchange_state(*exec, &exchanged) && exchanged != nullptr) unpin_all(exchanged->pins);
+    return result;
+  } catch (...) {
+    return CUDA_ERROR_OUT_OF_MEMORY;
+  }
+}
+
+CUresult update_exec(CUgraphExec exec, CUgraph graph, SubmitRef submit) noexcept {
+  if (gate_detail::arena_bytes == 0 || exec == nullptr || graph == nullptr) return submit();
+  try {
+    const std::shared_ptr<const ExecState> before = state_of(exec);
+    auto state = std::make_shared<ExecState>();
+    state->pin_all = before != nullptr && before->pin_all;
+    PinsUntilKept pins(state.get());
+    if (const CUresult result = prepare(graph, state.get()); result != CUDA_SUCCESS) return result;
+    const CUresult result = submit();
+    if (result != CUDA_SUCCESS) {
+      // It may have taken some of the parameters: keep both sets.
+      if (before == nullptr && state->empty()) return result;
+      if (before != nullptr) {
+        add_touched(&state->touched, before->touched);
+        state->pinned.insert(state->pinned.end(), before->pinned.begin(), before->pinned.end());
+        state->pins.insert(state->pins.end(), before->pins.begin(), before->pins.end());
+      }
+      pins.keep();
+      std::shared_ptr<const ExecState> exchanged = state;
+      exchange_state(exec, &exchanged);
+      return result;
+    }
+    pins.keep();
+    std::shared_ptr<const ExecState> exchanged;
+    if (!state->empty()) exchanged = state;
+    if (exchange_state(exec, &exchanged) && exchanged != nullptr) unpin_all(exchanged->pins);
+    return result;
+  } catch (...) {
+    return CUDA_ERROR_OUT_OF_MEMORY;
+  }
+}
+
+CUresult graph_exec_detail::add_to_exec(CUgraphExec exec, bool guarded, GraphReach addition,
+                                        SubmitRef submit) {
+  const std::shared_ptr<const ExecState> before = state_of(exec);
+  auto state =
+      before != nullptr ? std::make_shared<ExecState>(*before) : std::make_shared<ExecState>();
+  // Parameters that change at every step would pile up pins: widen them then.
+  constexpr std::size_t kManyPins = 16;
+  const bool many = state->pins.size() >= kManyPins;
+  PinsUntilKept pins(state.get());
+  for (const std::uint64_t word : addition.words) remember_argument(word);
+  CUresult result = CUDA_SUCCESS;
+  if (state->pin_all || addition.device_updatable || (many && !addition.written.empty())) {
+    result = add_pins(state.get(), addition.touched);
+  } else if (!guarded) {
+    note(addition);
+    result = add_pins(state.get(), addition.written);
+  }
+  if (result != CUDA_SUCCESS) return result;
+  result = submit();
+  if (result != CUDA_SUCCESS) return result;
+  add_touched(&state->touched, addition.touched);
+  pins.keep();
+  std::shared_ptr<const ExecState> exchanged = state;
+  exchange_state(exec, &exchanged);  // the pins of the state before live on in the new one
+  return result;
+}
+
+CUresult launch_exec(StreamRef stream, CUgraphExec exec, SubmitRef submit) noexcept {
+  if (gate_detail::arena_bytes == 0) return submit();
+  const std::shared_ptr<const ExecState> state = state_of(exec);
+  if (state == nullptr || state->touched.empty()) return submit();
+  // In a capture the nodes are copied; this executable's pins don't cover the copy.
+  if (!state->pins.empty() && any_capture()) capture_gets_unguarded_work(stream);
+  return run_work(stream, state->touched, nullptr, submit);
+}
+
+void exec_destroyed(CUgraphExec exec) noexcept {
+  std::shared_ptr<const ExecState> exchanged;
+  if (exchange_state(exec, &exchanged) && exchanged != nullptr) unpin_all(exchanged->pins);
+}
+
+}  // namespace kvshim::preload

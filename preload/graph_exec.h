@@ -1,0 +1,54 @@
+// Executable graphs: what each reaches, and the pins it holds.
+//
+// An executable whose graph carries guards needs no pins. Any other keeps what it
+// would write present for as long as it lives; one that the device launches or
+// changes by itself keeps all it touches, since the gate doesn't see those
+// launches. Every launch through the host submits the executable's reach.
+#pragma once
+
+#include <cuda.h>
+
+#include "preload/gate.h"
+#include "preload/graph_reach.h"
+
+namespace kvshim::preload {
+
+/// Instantiation: `submit` makes the real call and fills in `*exec`. Pins first,
+/// so that a failed pin leaves nothing to undo; its error is returned.
+CUresult instantiate_graph(CUgraph graph, unsigned long long flags, CUgraphExec* exec,
+                           SubmitRef submit) noexcept;
+
+/// cuGraphExecUpdate: all nodes take the graph's parameters.
+CUresult update_exec(CUgraphExec exec, CUgraph graph, SubmitRef submit) noexcept;
+
+/// A node-parameter setter of the executable: `add` fills in the reach of the new
+/// parameters. What they write is pinned, guards notwithstanding, unless `guarded`
+/// (a child graph with guards of its own).
+template <class Add>
+CUresult change_exec(CUgraphExec exec, bool guarded, Add&& add, SubmitRef submit) noexcept;
+
+/// cuGraphLaunch, also into a capture, where it becomes a child graph node. An
+/// executable that reaches no pool goes straight to the driver; no lock then.
+CUresult launch_exec(StreamRef stream, CUgraphExec exec, SubmitRef submit) noexcept;
+
+/// After the real destruction.
+void exec_destroyed(CUgraphExec exec) noexcept;
+
+namespace graph_exec_detail {
+CUresult add_to_exec(CUgraphExec exec, bool guarded, GraphReach addition, SubmitRef submit);
+}
+
+template <class Add>
+CUresult change_exec(CUgraphExec exec, bool guarded, Add&& add, SubmitRef submit) noexcept {
+  if (gate_detail::arena_bytes == 0) return submit();
+  try {
+    GraphReach addition;
+    add(&addition);
+    if (addition.empty()) return submit();
+    return graph_exec_detail::add_to_exec(exec, guarded, std::move(addition), submit);
+  } catch (...) {
+    return CUDA_ERROR_OUT_OF_MEMORY;
+  }
+}
+
+}  // namespace kvshim::preload

@@ -1,0 +1,129 @@
+// The life of contexts: pools, functions and streams end with theirs.
+//
+// The primary context has a count of users. The driver doesn't show it, so the
+// shim counts retains and releases itself (it sees them all from cuInit on) and
+// takes the release that brings its count to zero for the one that destroys.
+#include <algorithm>
+#include <array>
+#include <mutex>
+
+#include "preload/function_info.h"
+#include "preload/gate.h"
+#include "preload/hooks.h"
+#include "preload/real_driver.h"
+
+namespace kvshim::preload {
+
+namespace {
+
+struct PrimaryContext {
+  CUcontext context = nullptr;
+  unsigned int users = 0;
+};
+
+constexpr std::size_t kMostDevices = 64;
+
+std::mutex g_primaries_mutex;  // never held across a driver call
+std::array<PrimaryContext, kMostDevices> g_primaries;
+
+PrimaryContext* primary_of(CUdevice device) noexcept {
+  const auto index = static_cast<std::size_t>(device);
+  return device >= 0 && index < kMostDevices ? &g_primaries[index] : nullptr;
+}
+
+/// The context that a release (or a reset) would destroy, null when it stays.
+CUcontext would_end(CUdevice device, bool reset) noexcept {
+  const std::lock_guard lock(g_primaries_mutex);
+  const PrimaryContext* primary = primary_of(device);
+  return primary != nullptr && (reset || primary->users == 1) ? primary->context : nullptr;
+}
+
+void context_ends(CUcontext context) noexcept {
+  if (context == nullptr) return;
+  before_context_destroy(context);
+  forget_functions();
+}
+
+CUresult release(CUdevice device, SubmitRef submit) noexcept {
+  context_ends(would_end(device, false));
+  const CUresult result = submit();
+  if (result != CUDA_SUCCESS) return result;
+  const std::lock_guard lock(g_primaries_mutex);
+  if (PrimaryContext* primary = primary_of(device); primary != nullptr && primary->users > 0) {
+    if (--primary->users == 0) primary->context = nullptr;
+  }
+  return result;
+}
+
+CUresult reset(CUdevice device, SubmitRef submit) noexcept {
+  context_ends(would_end(device, true));
+  return submit();  // the users stay counted, their context is empty
+}
+
+CUresult destroy(CUcontext context, SubmitRef submit) noexcept {
+  context_ends(context);
+  return submit();
+}
+
+}  // namespace
+
+CUresult hook_cuDevicePrimaryCtxRetain(CUcontext* context, CUdevice device) noexcept {
+  const CUresult result = real().cuDevicePrimaryCtxRetain(context, device);
+  if (result != CUDA_SUCCESS || context == nullptr) return result;
+  const std::lock_guard lock(g_primaries_mutex);
+  if (PrimaryContext* primary = primary_of(device)) {
+    primary->context = *context;
+    ++primary->users;
+  }
+  return result;
+}
+
+CUresult hook_cuDevicePrimaryCtxRelease(CUdevice device) noexcept {
+  return release(device, [&] { return real().cuDevicePrimaryCtxRelease(device); });
+}
+
+CUresult hook_cuDevicePrimaryCtxRelease_v2(CUdevice device) noexcept {
+  return release(device, [&] { return real().cuDevicePrimaryCtxRelease_v2(device); });
+}
+
+CUresult hook_cuDevicePrimaryCtxReset(CUdevice device) noexcept {
+  return reset(device, [&] { return real().cuDevicePrimaryCtxReset(device); });
+}
+
+CUresult hook_cuDevicePrimaryCtxReset_v2(CUdevice device) noexcept {
+  return reset(device, [&] { return real().cuDevicePrimaryCtxReset_v2(device); });
+}
+
+CUresult hook_cuCtxCreate(CUcontext* context, unsigned int flags, CUdevice device) noexcept {
+  return real().cuCtxCreate(context, flags, device);
+}
+
+CUresult hook_cuCtxCreate_v2(CUcontext* context, unsigned int flags, CUdevice device) noexcept {
+  return real().cuCtxCreate_v2(context, flags, device);
+}
+
+CUresult hook_cuCtxCreate_v3(CUcontext* context, CUexecAffinityParam* params, int count,
+                             unsigned int flags, CUdevice device) noexcept {
+  return real().cuCtxCreate_v3(context, params, count, flags, device);
+}
+
+CUresult hook_cuCtxCreate_v4(CUcontext* context, CUctxCreateParams* params, unsigned int flags,
+                             CUdevice device) noexcept {
+  return real().cuCtxCreate_v4(context, params, flags, device);
+}
+
+CUresult hook_cuCtxDestroy(CUcontext context) noexcept {
+  return destroy(context, [&] { return real().cuCtxDestroy(context); });
+}
+
+CUresult hook_cuCtxDestroy_v2(CUcontext context) noexcept {
+  return destroy(context, [&] { return real().cuCtxDestroy_v2(context); });
+}
+
+// Contexts attached more than once (cuCtxAttach, deprecated since CUDA 4) would
+// live on: their pools then count as lost, which is loud and never wrong.
+CUresult hook_cuCtxDetach(CUcontext context) noexcept {
+  return destroy(context, [&] { return real().cuCtxDetach(context); });
+}
+
+}  // namespace kvshim::preload

@@ -1,0 +1,148 @@
+// Graphs edited by hand: whatever is added or changed has no guard, so the graph
+// is no longer taken to be covered by those it was captured with.
+#include <span>
+
+#include "preload/graph_capture.h"
+#include "preload/hooks.h"
+#include "preload/real_driver.h"
+
+namespace kvshim::preload {
+
+namespace {
+
+// The note comes first: too early is only careful, too late could be missed by
+// an instantiation in another thread.
+
+CUresult edit_graph(CUgraph graph, SubmitRef submit) noexcept {
+  graph_edited(graph);
+  return submit();
+}
+
+CUresult edit_node(SubmitRef submit) noexcept {
+  node_edited();
+  return submit();
+}
+
+CUresult note_new_node(CUgraphNode* node, const CUgraphNodeParams* params, CUresult result) {
+  if (result != CUDA_SUCCESS || node == nullptr || params == nullptr) return result;
+  if (params->type == CU_GRAPH_NODE_TYPE_CONDITIONAL && params->conditional.phGraph_out) {
+    conditional_added(
+        *node, std::span<const CUgraph>(params->conditional.phGraph_out, params->conditional.size));
+  } else if (params->type == CU_GRAPH_NODE_TYPE_GRAPH &&
+             params->graph.ownership == CU_GRAPH_CHILD_GRAPH_OWNERSHIP_MOVE) {
+    graph_gone(params->graph.graph);
+  }
+  return result;
+}
+
+}  // namespace
+
+CUresult hook_cuGraphAddKernelNode(CUgraphNode* node, CUgraph graph,
+                                   const CUgraphNode* dependencies, size_t count,
+                                   const CUDA_KERNEL_NODE_PARAMS_v1* params) noexcept {
+  return edit_graph(
+      graph, [&] { return real().cuGraphAddKernelNode(node, graph, dependencies, count, params); });
+}
+
+CUresult hook_cuGraphAddKernelNode_v2(CUgraphNode* node, CUgraph graph,
+                                      const CUgraphNode* dependencies, size_t count,
+                                      const CUDA_KERNEL_NODE_PARAMS* params) noexcept {
+  return edit_graph(graph, [&] {
+    return real().cuGraphAddKernelNode_v2(node, graph, dependencies, count, params);
+  });
+}
+
+CUresult hook_cuGraphAddMemcpyNode(CUgraphNode* node, CUgraph graph,
+                                   const CUgraphNode* dependencies, size_t count,
+                                   const CUDA_MEMCPY3D* params, CUcontext ctx) noexcept {
+  return edit_graph(graph, [&] {
+    return real().cuGraphAddMemcpyNode(node, graph, dependencies, count, params, ctx);
+  });
+}
+
+CUresult hook_cuGraphAddMemsetNode(CUgraphNode* node, CUgraph graph,
+                                   const CUgraphNode* dependencies, size_t count,
+                                   const CUDA_MEMSET_NODE_PARAMS* params, CUcontext ctx) noexcept {
+  return edit_graph(graph, [&] {
+    return real().cuGraphAddMemsetNode(node, graph, dependencies, count, params, ctx);
+  });
+}
+
+CUresult hook_cuGraphAddBatchMemOpNode(CUgraphNode* node, CUgraph graph,
+                                       const CUgraphNode* dependencies, size_t count,
+                                       const CUDA_BATCH_MEM_OP_NODE_PARAMS* params) noexcept {
+  return edit_graph(graph, [&] {
+    return real().cuGraphAddBatchMemOpNode(node, graph, dependencies, count, params);
+  });
+}
+
+CUresult hook_cuGraphAddChildGraphNode(CUgraphNode* node, CUgraph graph,
+                                       const CUgraphNode* dependencies, size_t count,
+                                       CUgraph child) noexcept {
+  return edit_graph(graph, [&] {
+    return real().cuGraphAddChildGraphNode(node, graph, dependencies, count, child);
+  });
+}
+
+CUresult hook_cuGraphAddNode(CUgraphNode* node, CUgraph graph, const CUgraphNode* dependencies,
+                             size_t count, CUgraphNodeParams* params) noexcept {
+  return edit_graph(graph, [&] {
+    return note_new_node(node, params,
+                         real().cuGraphAddNode(node, graph, dependencies, count, params));
+  });
+}
+
+CUresult hook_cuGraphAddNode_v2(CUgraphNode* node, CUgraph graph, const CUgraphNode* dependencies,
+                                const CUgraphEdgeData* edges, size_t count,
+                                CUgraphNodeParams* params) noexcept {
+  return edit_graph(graph, [&] {
+    return note_new_node(node, params,
+                         real().cuGraphAddNode_v2(node, graph, dependencies, edges, count, params));
+  });
+}
+
+CUresult hook_cuGraphDestroyNode(CUgraphNode node) noexcept {
+  return edit_node([&] { return real().cuGraphDestroyNode(node); });
+}
+
+CUresult hook_cuGraphKernelNodeSetParams(CUgraphNode node,
+                                         const CUDA_KERNEL_NODE_PARAMS_v1* params) noexcept {
+  return edit_node([&] { return real().cuGraphKernelNodeSetParams(node, params); });
+}
+
+CUresult hook_cuGraphKernelNodeSetParams_v2(CUgraphNode node,
+                                            const CUDA_KERNEL_NODE_PARAMS* params) noexcept {
+  return edit_node([&] { return real().cuGraphKernelNodeSetParams_v2(node, params); });
+}
+
+CUresult hook_cuGraphMemcpyNodeSetParams(CUgraphNode node, const CUDA_MEMCPY3D* params) noexcept {
+  return edit_node([&] { return real().cuGraphMemcpyNodeSetParams(node, params); });
+}
+
+CUresult hook_cuGraphMemsetNodeSetParams(CUgraphNode node,
+                                         const CUDA_MEMSET_NODE_PARAMS* params) noexcept {
+  return edit_node([&] { return real().cuGraphMemsetNodeSetParams(node, params); });
+}
+
+CUresult hook_cuGraphBatchMemOpNodeSetParams(CUgraphNode node,
+                                             const CUDA_BATCH_MEM_OP_NODE_PARAMS* params) noexcept {
+  return edit_node([&] { return real().cuGraphBatchMemOpNodeSetParams(node, params); });
+}
+
+CUresult hook_cuGraphNodeSetParams(CUgraphNode node, CUgraphNodeParams* params) noexcept {
+  return edit_node([&] { return real().cuGraphNodeSetParams(node, params); });
+}
+
+CUresult hook_cuGraphClone(CUgraph* clone, CUgraph original) noexcept {
+  const CUresult result = real().cuGraphClone(clone, original);
+  if (result == CUDA_SUCCESS && clone != nullptr) graph_cloned(original, *clone);
+  return result;
+}
+
+CUresult hook_cuGraphDestroy(CUgraph graph) noexcept {
+  const CUresult result = real().cuGraphDestroy(graph);
+  if (result == CUDA_SUCCESS) graph_gone(graph);
+  return result;
+}
+
+}  // namespace kvshim::preload

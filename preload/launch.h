@@ -1,0 +1,32 @@
+// The way of one launch: pass when no word names the arena, else through the gate
+// with what the kernel may do.
+#pragma once
+
+#include <cuda.h>
+
+#include "preload/function_info.h"
+#include "preload/gate.h"
+#include "preload/root_scan.h"
+
+namespace kvshim::preload {
+
+/// Whether the launch reaches no pool: the hot path of every launch. Any thread,
+/// no lock and no shared counter once the function was seen. `function` may be a
+/// CUkernel.
+inline bool launch_passes(CUfunction function, void* const* params, void* const* extra) noexcept {
+  if (gate_detail::arena_bytes == 0) return true;
+  const FunctionInfo* info = find_function(function);
+  if (info == nullptr) return function == nullptr;  // the driver refuses null
+  return info->layout_known && !names_arena(*info, params, extra);
+}
+
+/// Submits a launch that may reach pools: `submit` makes the real call.
+/// REQUIRES !launch_passes(...), though it is merely slower otherwise.
+CUresult submit_launch(StreamRef stream, CUfunction function, const LaunchArguments& arguments,
+                       SubmitRef submit) noexcept;
+
+/// Submits work whose parameters can't be seen: it may write every pool. `name`
+/// is for the log.
+CUresult submit_unseen_launch(StreamRef stream, const char* name, SubmitRef submit) noexcept;
+
+}  // namespace kvshim::preload
