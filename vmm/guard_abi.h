@@ -32,8 +32,9 @@ enum class AnswerKind : std::uint32_t {
 };
 
 enum class RequestKind : std::uint32_t {
-  kWanted = 0,  // wanted[] lists the missing granules
-  kCopied = 1,  // the copies of the last answer are done
+  kWantedRows = 0,   // wanted[] lists missing granules: make their rows present
+  kWantedExact = 1,  // wanted[] lists missing granules: make just these present
+  kCopied = 2,       // the copies of the last answer are done
 };
 
 /// The doorbell between guards and the fault server: pinned host memory, one
@@ -44,7 +45,7 @@ struct GuardChannel {
   alignas(64) std::uint32_t request;
   std::uint32_t request_kind;
   std::uint32_t wanted_count;
-  std::uint32_t outside_count;  // computed addresses outside their pool, ever
+  std::uint32_t reserved;
   AbiRun wanted[kMaxWantedRuns];
   // Written by the host, `answer` last (answer == request: answered).
   alignas(64) std::uint32_t answer;
@@ -62,7 +63,7 @@ struct GuardContext {
   std::uint64_t arena_base;
   std::uint32_t* present;    // device memory: one bit per granule of the arena
   std::uint32_t* requested;  // device memory: scratch of the lock's holder
-  std::uint32_t* lock;       // device memory: 0 free, 1 held
+  std::uint32_t* lock;       // device memory: 0 free, 1 held; then the holder's wanted counter
   GuardChannel* channel;     // device address of the pinned channel
 };
 

@@ -1,0 +1,212 @@
+#include "preload/runtime.h"
+
+#include <algorithm>
+
+#include "preload/function_info.h"
+#include "preload/host_memory.h"
+#include "preload/real_driver.h"
+#include "vmm/context_scope.h"
+
+// The embedded device code (cmake/EmbedPtx.cmake).
+extern "C" const char kvshim_ptx_guard[];
+
+namespace kvshim::preload {
+namespace gate_detail {
+std::uint64_t arena_base = 0;
+std::uint64_t arena_bytes = 0;
+}  // namespace gate_detail
+
+std::atomic<Runtime*> Runtime::instance_{nullptr};
+
+namespace {
+
+// The mechanism never meets the shim's own wrappers.
+vmm::DriverApi real_functions() {
+  vmm::DriverApi api;
+#define KVSHIM_TAKE(name) api.name = real().name;
+  KVSHIM_VMM_DRIVER_FUNCTIONS(KVSHIM_TAKE)
+#undef KVSHIM_TAKE
+  return api;
+}
+
+std::vector<heuristics::Rule> rules_of(const config::Options& options) {
+  std::vector<heuristics::Rule> rules;
+  for (const config::RuleOption& option : options.rules) {
+    heuristics::Rule rule;
+    rule.action =
+        option.allow ? heuristics::Rule::Action::kAllow : heuristics::Rule::Action::kDeny;
+    rule.call_site = option.call_site;
+    rule.min_size = option.min_size;
+    rule.max_size = option.max_size;
+    rule.role = option.role;
+    rule.source = option.source;
+    rules.push_back(std::move(rule));
+  }
+  return rules;
+}
+
+const char* missing_function(const vmm::DriverApi& api) {
+#define KVSHIM_NEED(name) \
+  if (api.name == nullptr) return #name;
+  KVSHIM_VMM_DRIVER_FUNCTIONS(KVSHIM_NEED)
+#undef KVSHIM_NEED
+  return nullptr;
+}
+
+}  // namespace
+
+DeviceRuntime::DeviceRuntime(const vmm::DriverApi& driver, vmm::Arena& arena,
+                             vmm::PoolTable& table, CUdevice device, CUcontext context,
+                             std::unique_ptr<vmm::DeviceKernels> kernels,
+                             const vmm::DeviceSettings& device_settings,
+                             const vmm::ReleaseSettings& release_settings,
+                             std::uint64_t watchdog_milliseconds)
+    : memory(driver, arena, table, device, context, std::move(kernels), device_settings),
+      streams(driver),
+      server(driver, memory, gate),
+      watchdog(memory, watchdog_milliseconds),
+      releaser(driver, memory, gate, streams, server, release_settings) {}
+
+void DeviceRuntime::start_threads() {
+  server.start();
+  watchdog.start();
+  releaser.start();
+}
+
+void DeviceRuntime::stop_threads() {
+  releaser.stop();
+  watchdog.stop();
+  server.stop();
+}
+
+Runtime::Runtime(config::Loaded configuration, heuristics::ProcessIdentity identity)
+    : driver_(real_functions()),
+      configuration_(std::move(configuration)),
+      profiles_(heuristics::Profiles::built_in()) {
+  const config::Options& o = configuration_.options;
+  if (!o.profiles.empty()) {
+    for (std::string& problem : profiles_.add_file(o.profiles)) {
+      configuration_.problems.push_back(std::move(problem));
+    }
+  }
+  catalog_ = std::make_unique<heuristics::KernelCatalog>(profiles_);
+  heuristics::Recognizer::Settings settings;
+  settings.min_size = o.min_size;
+  settings.rules = rules_of(o);
+  recognizer_ = std::make_unique<heuristics::Recognizer>(profiles_, std::move(identity), settings);
+  set_kernel_catalog(catalog_.get());
+}
+
+std::vector<DeviceRuntime*> Runtime::devices() const {
+  std::vector<DeviceRuntime*> all;
+  for (const auto& slot : devices_) {
+    if (DeviceRuntime* device = slot.load(std::memory_order_acquire)) all.push_back(device);
+  }
+  return all;
+}
+
+bool Runtime::make_arena(std::string* why) {
+  if (arena_ != nullptr) return true;
+  CUresult error = CUDA_SUCCESS;
+  std::optional<vmm::Arena> arena =
+      vmm::Arena::reserve(driver_, configuration_.options.arena_size, &error);
+  if (!arena) {
+    *why = "no address space could be reserved (CUDA error " + std::to_string(error) +
+           "; option arena_size)";
+    return false;
+  }
+  arena_ = std::make_unique<vmm::Arena>(std::move(*arena));
+  own_table_ = new vmm::PoolTable(*arena_);
+  table_.store(own_table_, std::memory_order_release);
+  // The bytes last: a reader that sees them sees the base.
+  gate_detail::arena_base = arena_->base();
+  std::atomic_thread_fence(std::memory_order_release);
+  gate_detail::arena_bytes = arena_->bytes();
+  return true;
+}
+
+DeviceRuntime* Runtime::device_for_pool(CUcontext context, std::string* why) {
+  CUdevice index = 0;
+  if (driver_.cuCtxGetDevice == nullptr || driver_.cuCtxGetDevice(&index) != CUDA_SUCCESS ||
+      index < 0 || index >= kMostDevices) {
+    *why = "the current device can't be told";
+    return nullptr;
+  }
+  std::lock_guard lock(making_);
+  auto& slot = devices_[static_cast<std::size_t>(index)];
+  if (DeviceRuntime* known = slot.load(std::memory_order_acquire)) return known;
+  if (const char* name = missing_function(driver_)) {
+    *why = std::string("this driver lacks ") + name + " (CUDA 12.4 or newer is needed)";
+    return nullptr;
+  }
+  int supported = 0;
+  driver_.cuDeviceGetAttribute(&supported, CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED,
+                               index);
+  if (supported == 0) {
+    *why = "this GPU has no virtual memory management";
+    return nullptr;
+  }
+  CUmemAllocationProp properties{};
+  properties.type = CU_MEM_ALLOCATION_TYPE_PINNED;
+  properties.location = {CU_MEM_LOCATION_TYPE_DEVICE, {index}};
+  std::size_t granularity = 0;
+  if (driver_.cuMemGetAllocationGranularity(&granularity, &properties,
+                                            CU_MEM_ALLOC_GRANULARITY_MINIMUM) != CUDA_SUCCESS ||
+      granularity > vmm::kGranuleBytes) {
+    *why = "this GPU's mapping granularity is " + std::to_string(granularity) + " bytes, over 2 MiB";
+    return nullptr;
+  }
+  if (!make_arena(why)) return nullptr;
+  vmm::RelaxedCaptureScope relaxed(driver_);
+  std::unique_ptr<vmm::DeviceKernels> kernels =
+      vmm::DeviceKernels::create(driver_, *arena_, index, kvshim_ptx_guard, why);
+  if (kernels == nullptr) return nullptr;
+  const config::Options& o = configuration_.options;
+  vmm::DeviceSettings device_settings;
+  device_settings.host_budget =
+      o.host_budget == UINT64_MAX ? automatic_host_budget() : o.host_budget;
+  device_settings.read_ahead_max = o.read_ahead_max;
+  device_settings.read_ahead_share = o.read_ahead_share;
+  vmm::ReleaseSettings release_settings;
+  release_settings.idle_timeout = o.idle_timeout;
+  release_settings.restore_time = o.restore_time;
+  release_settings.drop_after = o.drop_after;
+  release_settings.disposable = o.contents == config::Contents::kDisposable;
+  const auto watchdog =
+      std::chrono::duration_cast<std::chrono::milliseconds>(o.guard_watchdog).count();
+  auto* made = new DeviceRuntime(driver_, *arena_, *own_table_, index, context,
+                                 std::move(kernels), device_settings, release_settings,
+                                 static_cast<std::uint64_t>(watchdog));
+  made->start_threads();
+  slot.store(made, std::memory_order_release);
+  return made;
+}
+
+void Runtime::context_ends(CUcontext context) {
+  std::lock_guard lock(making_);
+  for (auto& slot : devices_) {
+    DeviceRuntime* device = slot.load(std::memory_order_acquire);
+    if (device == nullptr) continue;
+    device->streams.before_context_destroy(context);
+    if (device->memory.context() != context) continue;
+    vmm::ContextScope current(driver_, context);
+    driver_.cuCtxSynchronize();  // as the context's destruction does
+    device->stop_threads();
+    for (const vmm::PoolFigures& pool : device->memory.pools()) device->memory.free(pool.base);
+    slot.store(nullptr, std::memory_order_release);
+    // The object stays: a hook of another thread may be about to leave its gate.
+  }
+}
+
+void Runtime::remember_reason(std::uint64_t pool, std::string reason) {
+  std::lock_guard lock(reasons_mutex_);
+  reasons_[pool] = std::move(reason);
+}
+
+std::string Runtime::reason_of(std::uint64_t pool) const {
+  std::lock_guard lock(reasons_mutex_);
+  const auto it = reasons_.find(pool);
+  return it != reasons_.end() ? it->second : std::string();
+}
+
+}  // namespace kvshim::preload

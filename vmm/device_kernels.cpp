@@ -1,0 +1,170 @@
+#include "vmm/device_kernels.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <thread>
+
+namespace kvshim::vmm {
+namespace {
+
+constexpr unsigned kGuardThreads = 256;
+
+template <class T>
+CUresult pinned(const DriverApi& driver, std::size_t count, T** host) {
+  void* memory = nullptr;
+  const CUresult result = driver.cuMemHostAlloc(
+      &memory, count * sizeof(T), CU_MEMHOSTALLOC_PORTABLE | CU_MEMHOSTALLOC_DEVICEMAP);
+  if (result != CUDA_SUCCESS) return result;
+  std::memset(memory, 0, count * sizeof(T));
+  *host = static_cast<T*>(memory);
+  return CUDA_SUCCESS;
+}
+
+// With unified addressing (every 64-bit system) a pinned host pointer is its
+// own device address; the query is kept for systems where it is not.
+template <class T>
+CUresult device_pointer(const DriverApi& driver, T* host, T** device) {
+  CUdeviceptr address = 0;
+  const CUresult result = driver.cuMemHostGetDevicePointer_v2(&address, host, 0);
+  *device = reinterpret_cast<T*>(address);
+  return result;
+}
+
+}  // namespace
+
+std::unique_ptr<DeviceKernels> DeviceKernels::create(const DriverApi& driver, const Arena& arena,
+                                                     CUdevice device, const char* ptx,
+                                                     std::string* why) {
+  std::unique_ptr<DeviceKernels> made(new DeviceKernels(driver));
+  const CUresult result = made->set_up(arena, device, ptx, why);
+  if (result == CUDA_SUCCESS) return made;
+  *why += " failed with CUDA error " + std::to_string(result);
+  return nullptr;
+}
+
+CUresult DeviceKernels::set_up(const Arena& arena, CUdevice device, const char* ptx,
+                               std::string* why) {
+#define KVSHIM_STEP(call)                                  \
+  do {                                                     \
+    *why = #call;                                          \
+    why->resize(why->find('('));                           \
+    why->erase(0, why->find_last_of(".:") + 1);            \
+    const CUresult step = (call);                          \
+    if (step != CUDA_SUCCESS) return step;                 \
+  } while (false)
+
+  KVSHIM_STEP(driver_.cuLibraryLoadData(&library_, ptx, nullptr, nullptr, 0, nullptr, nullptr, 0));
+  KVSHIM_STEP(driver_.cuLibraryGetKernel(&linear_, library_, kLinearGuardName));
+  KVSHIM_STEP(driver_.cuLibraryGetKernel(&fixed_, library_, kFixedGuardName));
+  KVSHIM_STEP(driver_.cuLibraryGetKernel(&scan_, library_, kScanName));
+  KVSHIM_STEP(driver_.cuLibraryGetKernel(&clear_, library_, kClearName));
+  int least = 0;
+  KVSHIM_STEP(driver_.cuStreamCreateWithPriority(&stream_, CU_STREAM_NON_BLOCKING, least));
+
+  // The state lies in a VMM mapping, not in cuMemAlloc memory: it must be
+  // reachable from every context of the device, as pools are.
+  const std::size_t bitmap_words = (arena.granules() + 31) / 32;
+  const std::size_t used = (2 * bitmap_words + 32) * sizeof(std::uint32_t);
+  state_bytes_ = round_up_to_granule(used);
+  CUmemAllocationProp properties{};
+  properties.type = CU_MEM_ALLOCATION_TYPE_PINNED;
+  properties.location = {CU_MEM_LOCATION_TYPE_DEVICE, {device}};
+  KVSHIM_STEP(driver_.cuMemCreate(&state_handle_, state_bytes_, &properties, 0));
+  KVSHIM_STEP(driver_.cuMemAddressReserve(&state_, state_bytes_, 0, 0, 0));
+  KVSHIM_STEP(driver_.cuMemMap(state_, state_bytes_, 0, state_handle_, 0));
+  const CUmemAccessDesc access{properties.location, CU_MEM_ACCESS_FLAGS_PROT_READWRITE};
+  KVSHIM_STEP(driver_.cuMemSetAccess(state_, state_bytes_, &access, 1));
+  KVSHIM_STEP(driver_.cuMemsetD8Async(state_, 0, state_bytes_, stream_));
+
+  KVSHIM_STEP(pinned(driver_, 1, &channel_));
+  KVSHIM_STEP(pinned(driver_, kScanCapacity, &scan_ranges_));
+  KVSHIM_STEP(pinned(driver_, kScanCapacity, &scan_results_));
+  KVSHIM_STEP(pinned(driver_, kScanCapacity, &clear_runs_));
+  auto* words = reinterpret_cast<std::uint32_t*>(state_);
+  context_ = {arena.base(), words, words + bitmap_words, words + 2 * bitmap_words, nullptr};
+  KVSHIM_STEP(device_pointer(driver_, channel_, &context_.channel));
+
+  LinearWrite nothing{};
+  nothing.block = 1;
+  nothing.slot_bytes = 8;
+  KVSHIM_STEP(launch_linear_guard(stream_, nothing));
+  const AbiRun no_run{0, 0};
+  KVSHIM_STEP(launch_fixed_guard(stream_, std::span(&no_run, 1)));
+  KVSHIM_STEP(launch_scan(0));
+  KVSHIM_STEP(launch_clear({}));
+  *why = "the first launch of the guards";
+  CUresult state = CUDA_ERROR_NOT_READY;
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(30);
+  while ((state = driver_.cuStreamQuery(stream_)) == CUDA_ERROR_NOT_READY &&
+         std::chrono::steady_clock::now() < deadline) {
+    std::this_thread::sleep_for(std::chrono::microseconds(50));
+  }
+#undef KVSHIM_STEP
+  return state;
+}
+
+DeviceKernels::~DeviceKernels() {
+  if (stream_ != nullptr) driver_.cuStreamDestroy_v2(stream_);
+  for (void* host : {static_cast<void*>(channel_), static_cast<void*>(scan_ranges_),
+                     static_cast<void*>(scan_results_), static_cast<void*>(clear_runs_)}) {
+    if (host != nullptr) driver_.cuMemFreeHost(host);
+  }
+  if (state_ != 0) {
+    driver_.cuMemUnmap(state_, state_bytes_);
+    driver_.cuMemAddressFree(state_, state_bytes_);
+  }
+  if (state_handle_ != 0) driver_.cuMemRelease(state_handle_);
+  if (library_ != nullptr) driver_.cuLibraryUnload(library_);
+}
+
+CUresult DeviceKernels::launch(CUkernel kernel, unsigned grid_x, unsigned grid_y,
+                               unsigned threads, CUstream stream, void* params) const {
+  void* kernel_params[] = {params};
+  return driver_.cuLaunchKernel(reinterpret_cast<CUfunction>(kernel), grid_x, grid_y, 1, threads, 1,
+                                1, 0, stream, kernel_params, nullptr);
+}
+
+CUresult DeviceKernels::launch_linear_guard(CUstream stream, const LinearWrite& write) const {
+  LinearGuardParams params{context_, write};
+  // Few slots need few threads; a whole block waits at each barrier.
+  const unsigned threads = write.count <= 32 ? 32 : write.count <= 128 ? 128 : kGuardThreads;
+  return launch(linear_, 1, 1, threads, stream, &params);
+}
+
+CUresult DeviceKernels::launch_fixed_guard(CUstream stream, std::span<const AbiRun> runs) const {
+  for (std::size_t at = 0; at < runs.size(); at += kMaxFixedRuns) {
+    FixedGuardParams params{};
+    params.context = context_;
+    params.run_count =
+        static_cast<std::uint32_t>(std::min<std::size_t>(kMaxFixedRuns, runs.size() - at));
+    std::copy_n(runs.begin() + static_cast<std::ptrdiff_t>(at), params.run_count, params.runs);
+    const CUresult result = launch(fixed_, 1, 1, kGuardThreads, stream, &params);
+    if (result != CUDA_SUCCESS) return result;
+  }
+  return CUDA_SUCCESS;
+}
+
+CUresult DeviceKernels::launch_scan(std::uint32_t count) {
+  // Enough blocks for one extent to use the whole GPU when there are few.
+  constexpr unsigned kParts = 32;
+  std::fill_n(scan_results_, count, 0u);
+  ScanParams params{};
+  params.range_count = count;
+  CUresult result = device_pointer(driver_, scan_ranges_, const_cast<AbiCopy**>(&params.ranges));
+  if (result == CUDA_SUCCESS) result = device_pointer(driver_, scan_results_, &params.nonzero);
+  if (result != CUDA_SUCCESS) return result;
+  return launch(scan_, kParts, std::max(count, 1u), 512, stream_, &params);
+}
+
+CUresult DeviceKernels::launch_clear(std::span<const AbiRun> runs) {
+  std::copy(runs.begin(), runs.end(), clear_runs_);
+  ClearParams params{};
+  params.context = context_;
+  params.run_count = static_cast<std::uint32_t>(runs.size());
+  const CUresult result = device_pointer(driver_, clear_runs_, const_cast<AbiRun**>(&params.runs));
+  if (result != CUDA_SUCCESS) return result;
+  return launch(clear_, std::clamp(params.run_count, 1u, 1024u), 1, 32, stream_, &params);
+}
+
+}  // namespace kvshim::vmm

@@ -1,0 +1,67 @@
+// The mechanism's own GPU side on one device: kernels, residency bitmap,
+// channel, stream.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "vmm/arena.h"
+#include "vmm/driver.h"
+#include "vmm/guard_abi.h"
+
+namespace kvshim::vmm {
+
+class DeviceKernels {
+ public:
+  static constexpr std::uint32_t kScanCapacity = 8192;
+
+  /// Loads the code, allocates bitmap and channel, launches every kernel once
+  /// (a first launch later could need to load code while a guard waits, which
+  /// would hang). `context` must be current. Null with `*why` on failure;
+  /// nothing stays allocated then. Waits for its own launches only.
+  static std::unique_ptr<DeviceKernels> create(const DriverApi& driver, const Arena& arena,
+                                               CUdevice device, const char* ptx,
+                                               std::string* why);
+  ~DeviceKernels();  // only for failed creation and tests; otherwise leaked
+
+  /// Guards on a stream, in order before what is launched next. Any thread.
+  CUresult launch_linear_guard(CUstream stream, const LinearWrite& write) const;
+  CUresult launch_fixed_guard(CUstream stream, std::span<const AbiRun> runs) const;
+
+  /// The releasing thread's work, on stream(). One user at a time. Ranges are
+  /// given in scan_ranges(), results appear in scan_results() when finished.
+  AbiCopy* scan_ranges() const { return scan_ranges_; }
+  const std::uint32_t* scan_results() const { return scan_results_; }
+  CUresult launch_scan(std::uint32_t count);
+  /// Clears residency bits of the runs (at most kScanCapacity).
+  CUresult launch_clear(std::span<const AbiRun> runs);
+  /// The device's own non-blocking stream.
+  CUstream stream() const { return stream_; }
+
+  GuardChannel* channel() const { return channel_; }
+  /// Device address of the bitmap: readable by the host on the simulator only.
+  const std::uint32_t* bitmap() const { return context_.present; }
+
+ private:
+  explicit DeviceKernels(const DriverApi& driver) : driver_(driver) {}
+  CUresult set_up(const Arena& arena, CUdevice device, const char* ptx, std::string* why);
+  CUresult launch(CUkernel kernel, unsigned grid_x, unsigned grid_y, unsigned threads,
+                  CUstream stream, void* params) const;
+
+  const DriverApi& driver_;
+  CUlibrary library_ = nullptr;
+  CUkernel linear_ = nullptr, fixed_ = nullptr, scan_ = nullptr, clear_ = nullptr;
+  CUstream stream_ = nullptr;
+  CUdeviceptr state_ = 0;  // bitmaps and lock
+  std::size_t state_bytes_ = 0;
+  CUmemGenericAllocationHandle state_handle_ = 0;
+  GuardChannel* channel_ = nullptr;
+  AbiCopy* scan_ranges_ = nullptr;
+  std::uint32_t* scan_results_ = nullptr;
+  AbiRun* clear_runs_ = nullptr;
+  GuardContext context_{};
+};
+
+}  // namespace kvshim::vmm

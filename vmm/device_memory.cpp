@@ -1,0 +1,267 @@
+// Pools: making, freeing, views and invariants. Faults and release are in
+// device_memory_faults.cpp and device_memory_release.cpp.
+#include "vmm/device_memory.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <thread>
+
+#include "vmm/context_scope.h"
+
+namespace kvshim::vmm {
+namespace {
+constexpr std::size_t kStagingSlots = kMaxCopies;
+std::atomic<std::uint64_t> next_pool_id{1};
+}  // namespace
+
+DeviceMemory::DeviceMemory(const DriverApi& driver, Arena& arena, PoolTable& table, CUdevice device,
+                           CUcontext context, std::unique_ptr<DeviceKernels> kernels,
+                           DeviceSettings settings)
+    : driver_(driver),
+      arena_(arena),
+      table_(table),
+      device_(device),
+      context_(context),
+      settings_(settings),
+      kernels_(std::move(kernels)),
+      mapper_(driver, device, settings.host_numa_node),
+      host_(mapper_, settings.host_budget),
+      fault_staging_(driver, kStagingSlots),
+      release_staging_(driver, kStagingSlots) {}
+
+std::uint64_t DeviceMemory::free_as_static(std::uint64_t driver_free) const {
+  std::lock_guard lock(mutex_);
+  std::uint64_t full_size = 0;
+  for (const auto& [first, pool] : pools_) full_size += pool->granules * kGranuleBytes;
+  const PhysicalBytes& held = mapper_.physical();
+  const std::uint64_t without_pools = driver_free + held.device + held.zero;
+  return without_pools > full_size ? without_pools - full_size : 0;
+}
+
+CUresult DeviceMemory::allocate(std::size_t bytes, const std::string& group, CUcontext context,
+                                const PoolRecord** record) {
+  std::lock_guard allocating(allocating_);
+  RelaxedCaptureScope relaxed(driver_);
+  const std::size_t mapped = round_up_to_granule(bytes);
+  const auto granules = static_cast<std::uint32_t>(mapped >> kGranuleShift);
+  std::size_t driver_free = 0, total = 0;
+  CUresult result = driver_.cuMemGetInfo_v2(&driver_free, &total);
+  if (result != CUDA_SUCCESS) return result;
+  if (free_as_static(driver_free) < mapped) return CUDA_ERROR_OUT_OF_MEMORY;
+
+  std::vector<GranuleRun> dirty;
+  {
+    std::lock_guard lock(mutex_);
+    floor_ = std::max<std::uint64_t>(std::uint64_t{512} << 20, total / 100);
+    dirty.swap(dirty_);
+  }
+  // Bits of a freed pool's addresses may still say present; they must be
+  // clear before the addresses mean another pool (I9).
+  if (!dirty.empty()) {
+    std::vector<AbiRun> runs;
+    for (const GranuleRun& run : dirty) runs.push_back({run.first, run.count});
+    result = kernels_->launch_clear(runs);
+    while (result == CUDA_SUCCESS || result == CUDA_ERROR_NOT_READY) {
+      result = driver_.cuStreamQuery(kernels_->stream());
+      if (result == CUDA_SUCCESS) break;
+      std::this_thread::sleep_for(std::chrono::microseconds(20));
+    }
+    if (result != CUDA_SUCCESS) return result;
+    for (const GranuleRun& run : dirty) arena_.give_back(run.first, run.count);
+  }
+
+  const std::optional<GranuleIndex> first = arena_.take(granules);
+  if (!first) {
+    events_.push(EventLevel::kError,
+                 "the arena is full: set arena_size to more than the sum of all pools");
+    return CUDA_ERROR_OUT_OF_MEMORY;
+  }
+  auto pool = std::make_unique<Pool>(next_pool_id.fetch_add(1), *first, granules, bytes);
+  const std::vector<Piece> pieces = cut_into_pieces(*first, 0, granules);
+  {
+    std::lock_guard lock(mutex_);
+    result = mapper_.map_zero(arena_.address(*first), pieces);
+    if (result == CUDA_SUCCESS) {
+      for (const Piece& piece : pieces) {
+        pool->extents.emplace(piece.offset, Extent{.order = piece.order});
+      }
+      auto it = std::find_if(groups_.begin(), groups_.end(),
+                             [&](const Group& g) { return g.name == group; });
+      if (it == groups_.end()) it = groups_.insert(groups_.end(), Group{group, {}, {}});
+      pool->group = static_cast<std::size_t>(it - groups_.begin());
+      it->pools.push_back(pool.get());
+      auto* made = new PoolRecord{pool->id, arena_.address(*first), bytes, mapped,
+                                  device_,  context,                this};
+      records_[pool->id] = made;
+      pools_by_id_[pool->id] = pool.get();
+      pools_[*first] = std::move(pool);
+      table_.insert(made);
+      *record = made;
+      check("allocate");
+      return CUDA_SUCCESS;
+    }
+  }
+  arena_.give_back(*first, granules);
+  return result;
+}
+
+CUresult DeviceMemory::free(CUdeviceptr base) {
+  std::lock_guard lock(mutex_);
+  const auto it = pools_.find(arena_.granule(base));
+  if (it == pools_.end() || address_of(*it->second, 0) != base) return CUDA_ERROR_INVALID_VALUE;
+  Pool& pool = *it->second;
+  table_.erase(*records_.at(pool.id));
+  records_.erase(pool.id);
+  std::erase_if(pending_, [&](const Pending& p) {
+    if (p.pool != &pool) return false;
+    mapper_.unmap(p.park.staging, p.park.extent.bytes());
+    fault_staging_.give_back(p.park.staging);
+    mapper_.release_device(p.park.extent.order, p.park.host_handle);
+    return true;
+  });
+  CUresult result = CUDA_SUCCESS;
+  for (auto& [offset, extent] : pool.extents) {
+    const CUresult unmapped = mapper_.unmap(address_of(pool, offset), order_bytes(extent.order));
+    if (unmapped != CUDA_SUCCESS && result == CUDA_SUCCESS) result = unmapped;
+    if (extent.state == ExtentState::kResident) mapper_.release_device(extent.order, extent.handle);
+    if (extent.state == ExtentState::kParked) host_.give_back(extent.order, extent.handle);
+  }
+  std::erase(groups_[pool.group].pools, &pool);
+  dirty_.push_back({pool.first, pool.granules});
+  pools_by_id_.erase(pool.id);
+  pools_.erase(it);
+  if (pools_.empty()) {
+    host_.trim(0);
+    mapper_.release_zero_handles();
+    fault_staging_.release();
+    release_staging_.release();
+  }
+  check("free");
+  // The engine must not see an error for memory that is gone; a driver that
+  // is shutting down answers DEINITIALIZED, which is how cuMemFree answers too.
+  return result;
+}
+
+Pool* DeviceMemory::pool_of_granule(GranuleIndex granule) const {
+  auto it = pools_.upper_bound(granule);
+  if (it == pools_.begin()) return nullptr;
+  Pool* pool = std::prev(it)->second.get();
+  return granule - pool->first < pool->granules ? pool : nullptr;
+}
+
+Extent* DeviceMemory::named_extent(const ExtentName& name, ExtentState state, Pool** pool) const {
+  const auto it = pools_by_id_.find(name.pool);
+  if (it == pools_by_id_.end()) return nullptr;
+  const auto extent = it->second->extents.find(name.offset);
+  if (extent == it->second->extents.end() || extent->second.order != name.order ||
+      extent->second.state != state) {
+    return nullptr;
+  }
+  *pool = it->second;
+  return &extent->second;
+}
+
+std::vector<AbiRun> DeviceMemory::granule_runs(CUdeviceptr address, std::size_t bytes) const {
+  const PoolRecord* record = table_.find(address);
+  if (record == nullptr || bytes == 0) return {};
+  const CUdeviceptr end = std::min(address + bytes, record->base + record->mapped_bytes);
+  const GranuleIndex first = arena_.granule(address);
+  return {{first, arena_.granule(end - 1) - first + 1}};
+}
+
+void DeviceMemory::pin(CUdeviceptr address, std::size_t bytes) {
+  std::lock_guard lock(mutex_);
+  for (const AbiRun& run : granule_runs(address, bytes)) {
+    if (Pool* pool = pool_of_granule(run.first)) pool->pin(run.first - pool->first, run.count);
+  }
+}
+
+void DeviceMemory::unpin(CUdeviceptr address, std::size_t bytes) {
+  std::lock_guard lock(mutex_);
+  for (const AbiRun& run : granule_runs(address, bytes)) {
+    if (Pool* pool = pool_of_granule(run.first)) pool->unpin(run.first - pool->first, run.count);
+  }
+}
+
+std::vector<PoolFigures> DeviceMemory::pools() const {
+  std::lock_guard lock(mutex_);
+  std::vector<PoolFigures> all;
+  for (const auto& [first, pool] : pools_) {
+    PoolFigures f;
+    f.id = pool->id;
+    f.bytes = pool->bytes;
+    f.base = arena_.address(first);
+    f.group = groups_[pool->group].name;
+    f.pinned = pool->pinned(0, pool->granules);
+    for (const auto& [offset, extent] : pool->extents) {
+      std::uint64_t& sum = extent.state == ExtentState::kResident ? f.resident
+                           : extent.state == ExtentState::kParked ? f.parked
+                                                                  : f.absent;
+      sum += order_bytes(extent.order);
+    }
+    all.push_back(std::move(f));
+  }
+  return all;
+}
+
+PhysicalBytes DeviceMemory::physical() const {
+  std::lock_guard lock(mutex_);
+  return mapper_.physical();
+}
+std::size_t DeviceMemory::pool_count() const {
+  std::lock_guard lock(mutex_);
+  return pools_.size();
+}
+std::uint64_t DeviceMemory::host_in_use() const {
+  std::lock_guard lock(mutex_);
+  return host_.in_use();
+}
+
+std::string DeviceMemory::broken_invariant() const {
+  std::lock_guard lock(mutex_);
+  return broken_invariant_locked();
+}
+
+std::string DeviceMemory::broken_invariant_locked() const {
+  if (!broken_.empty()) return broken_;
+  std::uint64_t device = preparing_device_, host = 0;
+  for (const auto& [first, pool] : pools_) {
+    if (std::string what = pool->broken_invariant(); !what.empty()) return what;
+    for (const auto& [offset, extent] : pool->extents) {
+      if (extent.state == ExtentState::kResident) device += order_bytes(extent.order);
+      if (extent.state == ExtentState::kParked) host += order_bytes(extent.order);
+    }
+  }
+  // In flight: promotions hold device handles, retired handles wait for their
+  // release. (Prepared parks hold host handles: counted by the store as used.)
+  for (const Pending& p : pending_) device += p.park.extent.bytes();
+  for (const Retired& r : retired_) (r.host ? host : device) += order_bytes(r.order);
+  if (device != mapper_.physical().device) {
+    return "I5: device bytes counted " + std::to_string(mapper_.physical().device) + ", held " +
+           std::to_string(device);
+  }
+  if (host > host_.in_use() || host_.in_use() + host_.cached() != mapper_.physical().host) {
+    return "I5: host bytes counted " + std::to_string(mapper_.physical().host) + ", in use " +
+           std::to_string(host_.in_use()) + ", cached " + std::to_string(host_.cached()) +
+           ", held by extents " + std::to_string(host);
+  }
+  return {};
+}
+
+void DeviceMemory::broken(const std::string& what) {
+  if (broken_.empty()) broken_ = what;
+  events_.push(EventLevel::kError, what);
+}
+
+void DeviceMemory::check([[maybe_unused]] const char* after) const {
+#ifdef KVSHIM_CHECK_INVARIANTS
+  if (const std::string what = broken_invariant_locked(); !what.empty()) {
+    std::fprintf(stderr, "kvshim: invariant broken after %s: %s\n", after, what.c_str());
+    std::abort();
+  }
+#endif
+}
+
+}  // namespace kvshim::vmm

@@ -1,0 +1,235 @@
+// The elastic memory of one device: its pools, and every change of an extent.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "vmm/arena.h"
+#include "vmm/device_kernels.h"
+#include "vmm/driver.h"
+#include "vmm/event_queue.h"
+#include "vmm/host_store.h"
+#include "vmm/mapper.h"
+#include "vmm/pool.h"
+#include "vmm/pool_table.h"
+#include "vmm/staging.h"
+#include "vmm/statistics.h"
+
+namespace kvshim::vmm {
+
+struct DeviceSettings {
+  std::uint64_t host_budget = 0;        // bytes
+  std::uint64_t read_ahead_max = order_bytes(kMaxOrder);
+  double read_ahead_share = 0.125;      // of the bytes resident in the group
+  int host_numa_node = 0;
+};
+
+/// What the server tells a guard.
+struct FaultAnswer {
+  AnswerKind kind = AnswerKind::kPresent;
+  std::vector<AbiRun> runs;
+  std::vector<AbiCopy> copies;
+};
+
+/// One extent named from outside the lock; may be stale when used: every call
+/// that takes one checks that pool, extent and state still fit.
+struct ExtentName {
+  std::uint64_t pool = 0;
+  std::uint32_t offset = 0;  // granules
+  std::uint8_t order = 0;
+  CUdeviceptr address = 0;
+  std::uint64_t bytes() const { return order_bytes(order); }
+};
+
+/// A copy of an extent's contents that waits to replace it.
+struct PreparedPark {
+  ExtentName extent;
+  CUmemGenericAllocationHandle host_handle = 0;
+  CUdeviceptr staging = 0;
+};
+
+struct PoolFigures {
+  std::uint64_t id = 0, bytes = 0, resident = 0, parked = 0, absent = 0;
+  CUdeviceptr base = 0;
+  std::string group;
+  bool pinned = false;
+};
+
+/// Thread-safe; one mutex, never held while waiting for the GPU (I7), taken by
+/// hooks, the fault server and the releasing thread.
+class DeviceMemory {
+ public:
+  DeviceMemory(const DriverApi& driver, Arena& arena, PoolTable& table, CUdevice device,
+               CUcontext context, std::unique_ptr<DeviceKernels> kernels, DeviceSettings settings);
+
+  // --- allocation (hooks) -------------------------------------------------
+  /// Makes a pool of `bytes` (> 0), all absent. OUT_OF_MEMORY when a plain
+  /// allocation of that size would not have fitted. `group` names the sibling
+  /// group. Waits only for the device's own stream (clearing of reused bits).
+  CUresult allocate(std::size_t bytes, const std::string& group, CUcontext context,
+                    const PoolRecord** record);
+  /// Releases a pool; no work that may touch it may be unfinished (I4).
+  /// INVALID_VALUE when `base` is not a pool's base.
+  CUresult free(CUdeviceptr base);
+  /// Free memory as the engine would see it if its pools were plain
+  /// allocations: the driver's figure less what the pools don't hold (I10).
+  std::uint64_t free_as_static(std::uint64_t driver_free) const;
+
+  // --- faults (server thread) ---------------------------------------------
+  FaultAnswer fault(std::span<const AbiRun> wanted, bool rows);
+  FaultAnswer copied();
+
+  // --- pins (hooks) -------------------------------------------------------
+  /// Keeps the granules of the range from being released; presence itself is
+  /// brought about by a fixed guard in stream order.
+  void pin(CUdeviceptr address, std::size_t bytes);
+  void unpin(CUdeviceptr address, std::size_t bytes);
+  /// The runs of present granules that meet the range.
+  std::vector<AbiRun> present_runs(CUdeviceptr address, std::size_t bytes) const;
+  /// Granule runs of the range inside its pool; empty when there is none.
+  std::vector<AbiRun> granule_runs(CUdeviceptr address, std::size_t bytes) const;
+
+  // --- release (releasing thread, or a submitter under the closed gate) ----
+  /// Unpinned extents in a state, of all pools, most recently written first.
+  std::vector<ExtentName> extents_in(ExtentState state) const;
+  /// Host memory and staging addresses for a copy of a resident extent; false
+  /// when the host budget has no room (OUT_OF_MEMORY) or the driver refuses.
+  bool prepare_park(const ExtentName& extent, PreparedPark* prepared);
+  void cancel_park(const PreparedPark& prepared);
+  /// Swaps. REQUIRES: gate closed, no work that may touch the extent
+  /// unfinished, residency bits cleared. False: the extent changed meanwhile
+  /// (nothing done) or the driver refused (old mapping is back).
+  bool swap_to_parked(const PreparedPark& prepared, std::uint64_t tick);
+  /// Makes extents absent, merging neighbours except near the last written
+  /// slots. Returns the bytes of device memory that became free (handles are
+  /// released by release_retired(), outside the gate).
+  std::uint64_t swap_to_absent(std::span<const ExtentName> extents, ProofOfAbsence proof);
+  /// Releases the handles that swaps took out, unmaps staging: not under the gate.
+  void release_retired();
+
+  /// Coming back: GPU memory and staging for a parked extent, then the swap.
+  bool prepare_restore(const ExtentName& extent, PreparedPark* prepared);
+  bool swap_to_resident(const PreparedPark& prepared);
+  void cancel_restore(const PreparedPark& prepared);
+
+  /// Quiet-moment work: makes one host slab ahead. False when there is nothing
+  /// left to do.
+  bool make_slabs_ahead();
+  std::uint64_t oldest_parked_tick() const;
+
+  // --- views ---------------------------------------------------------------
+  std::vector<PoolFigures> pools() const;
+  PhysicalBytes physical() const;
+  std::size_t pool_count() const;
+  std::uint64_t host_in_use() const;
+  std::uint64_t host_budget() const { return settings_.host_budget; }
+  /// I3, I5 and the pools' own invariants; empty when all hold.
+  std::string broken_invariant() const;
+
+  DeviceKernels& kernels() { return *kernels_; }
+  Statistics& statistics() { return statistics_; }
+  EventQueue& events() { return events_; }
+  CUdevice device() const { return device_; }
+  CUcontext context() const { return context_; }
+  const Arena& arena() const { return arena_; }
+
+ private:
+  /// Where a sequence of faults stands: the next one is expected at `end`.
+  struct Front {
+    std::uint32_t end;
+    std::uint8_t order;  // of the extent made present last
+  };
+  struct Group {
+    std::string name;
+    std::vector<Pool*> pools;
+    std::vector<Front> fronts;  // newest last
+  };
+  struct Pending {
+    Pool* pool;
+    std::uint32_t offset;
+    PreparedPark park;
+  };
+  struct Retired {
+    std::uint8_t order;
+    CUmemGenericAllocationHandle handle;
+    bool host;
+  };
+
+  Pool* pool_of_granule(GranuleIndex granule) const;
+  Extent* named_extent(const ExtentName& name, ExtentState state, Pool** pool) const;
+  CUdeviceptr address_of(const Pool& pool, std::uint32_t offset) const {
+    return arena_.address(pool.first + offset);
+  }
+  // faults
+  FaultAnswer answer(std::span<const AbiRun> wanted, bool rows);
+  void want_promotion(Pool& pool, std::uint32_t offset);
+  void finish_pending(std::vector<AbiRun>* runs);
+  void drop_pending();
+  void make_rows_present(std::span<const AbiRun> wanted, std::vector<AbiRun>* runs);
+  void make_exactly_present(std::span<const AbiRun> wanted, std::vector<AbiRun>* runs);
+  std::uint8_t order_for_row(const Group& group, std::uint32_t offset) const;
+  void remember_front(Group& group, const Piece& piece);
+  bool make_present(Pool& pool, std::uint32_t offset, std::uint8_t order, bool must,
+                    std::vector<AbiRun>* runs);
+  CUresult create_for_fault(std::uint8_t order, bool must, CUmemGenericAllocationHandle* handle,
+                            ExtentState* state);
+  bool gpu_has_room(std::uint64_t bytes);
+  // swaps
+  bool swap_piece(Pool& pool, const Piece& whole, const Piece& taken,
+                  CUmemGenericAllocationHandle handle);
+  bool map_as_recorded(Pool& pool, std::uint32_t offset, const Extent& extent);
+  void make_piece_absent(Pool& pool, const Piece& piece, std::uint64_t* freed);
+  void collect_absent_pieces(Pool& pool, const Piece& piece,
+                             const std::vector<std::uint32_t>& changed, bool merge,
+                             std::vector<Piece>* pieces);
+  bool near_front(const Pool& pool, const Piece& block) const;
+  void broken(const std::string& what);
+  void check(const char* after) const;
+  std::string broken_invariant_locked() const;
+
+  const DriverApi& driver_;
+  Arena& arena_;
+  PoolTable& table_;
+  const CUdevice device_;
+  const CUcontext context_;
+  const DeviceSettings settings_;
+  const std::unique_ptr<DeviceKernels> kernels_;
+  Statistics statistics_;
+  EventQueue events_;
+
+  mutable std::mutex mutex_;
+  Mapper mapper_;
+  HostStore host_;
+  Staging fault_staging_, release_staging_;
+  std::map<GranuleIndex, std::unique_ptr<Pool>> pools_;  // by first granule
+  std::unordered_map<std::uint64_t, Pool*> pools_by_id_;
+  std::unordered_map<std::uint64_t, const PoolRecord*> records_;
+  std::vector<Group> groups_;
+  std::vector<Pending> pending_;  // promotions that wait for the guard's copy
+  std::vector<AbiRun> pending_wanted_;
+  bool pending_rows_ = false;
+  std::vector<Retired> retired_;
+  struct RetiredStaging {
+    CUdeviceptr address;
+    std::uint8_t order;
+  };
+  std::vector<RetiredStaging> retired_staging_;
+  std::uint64_t preparing_device_ = 0;  // bytes of GPU memory that prepared restores hold
+  std::vector<GranuleRun> dirty_;  // of freed pools: bits may be set, not yet given back
+  std::mutex allocating_;          // orders allocations; taken before mutex_
+  std::uint64_t serial_ = 0;
+  std::uint64_t free_estimate_ = 0;  // GPU bytes free, less what was taken since it was read
+  std::uint64_t floor_ = 0;          // GPU bytes that pools never take
+  std::uint64_t free_read_at_ = 0;   // steady microseconds; 0: never
+  std::string broken_;               // first invariant that broke for good
+};
+
+}  // namespace kvshim::vmm

@@ -1,0 +1,363 @@
+// Faults: making granules present, rows, read-ahead, promotion of parked
+// extents. Runs in the server thread; only calls that return while the GPU is
+// busy are made here.
+#include <algorithm>
+#include <chrono>
+#include <set>
+
+#include "vmm/device_memory.h"
+
+namespace kvshim::vmm {
+namespace {
+
+constexpr std::size_t kFronts = 8;
+
+std::uint64_t now_microseconds() {
+  return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(
+                                        std::chrono::steady_clock::now().time_since_epoch())
+                                        .count());
+}
+
+// Appends a run, joined to the last one when they touch.
+void add_run(std::vector<AbiRun>* runs, GranuleIndex first, std::uint32_t count) {
+  if (!runs->empty() && runs->back().first + runs->back().count == first) {
+    runs->back().count += count;
+  } else {
+    runs->push_back({first, count});
+  }
+}
+
+}  // namespace
+
+// cuMemGetInfo takes about 18 us, a tenth of a fault: the figure is kept for
+// 50 ms and reduced by what is taken, unless it comes near the floor.
+bool DeviceMemory::gpu_has_room(std::uint64_t bytes) {
+  constexpr std::uint64_t kGoodFor = 50'000;
+  constexpr std::uint64_t kNear = std::uint64_t{1} << 30;
+  const std::uint64_t now = now_microseconds();
+  if (free_read_at_ == 0 || now - free_read_at_ > kGoodFor ||
+      free_estimate_ < floor_ + bytes + kNear) {
+    std::size_t free = 0, total = 0;
+    if (driver_.cuMemGetInfo_v2(&free, &total) != CUDA_SUCCESS) return true;  // let create decide
+    free_estimate_ = free;
+    free_read_at_ = now;
+  }
+  if (free_estimate_ < floor_ + bytes) return false;
+  free_estimate_ -= bytes;
+  return true;
+}
+
+// GPU memory above the floor; else host memory within the budget; else, when
+// the work at hand must have it, whatever there is: a slow page is better than
+// a dead engine, and the floor is for the engine's own sake.
+CUresult DeviceMemory::create_for_fault(std::uint8_t order, bool must,
+                                        CUmemGenericAllocationHandle* handle, ExtentState* state) {
+  const std::uint64_t bytes = order_bytes(order);
+  CUresult result = CUDA_ERROR_OUT_OF_MEMORY;
+  *state = ExtentState::kResident;
+  const bool room = gpu_has_room(bytes);
+  if (room) result = mapper_.create_device(order, handle);
+  if (result == CUDA_SUCCESS || !must) return result;
+  if (host_.take(order, handle) == CUDA_SUCCESS) {
+    *state = ExtentState::kParked;
+    if (statistics_.faults_in_host_memory.fetch_add(1) == 0) {
+      events_.push(EventLevel::kWarning,
+                   "no GPU memory for a fault: pages are made in host memory (slower, still "
+                   "exact) and move to the GPU when there is room");
+    }
+    return CUDA_SUCCESS;
+  }
+  return room ? result : mapper_.create_device(order, handle);
+}
+
+// Cuts `taken` out of the absent extent `whole`. The caller's stream is parked
+// on its guard, and other work that may touch the extent is ordered behind it,
+// so the hole is seen by nobody.
+bool DeviceMemory::swap_piece(Pool& pool, const Piece& whole, const Piece& taken,
+                              CUmemGenericAllocationHandle handle) {
+  const std::vector<Piece> rest = buddies_around(whole, taken, pool.first);
+  const CUdeviceptr base = address_of(pool, 0);
+  const CUdeviceptr place = address_of(pool, taken.offset);
+  mapper_.begin_swap();
+  CUresult result = mapper_.unmap(address_of(pool, whole.offset), order_bytes(whole.order));
+  bool ok = false;
+  if (result == CUDA_SUCCESS) {
+    result = mapper_.map(place, taken.order, handle, true);
+    if (result == CUDA_SUCCESS) {
+      ok = mapper_.map_zero(base, rest) == CUDA_SUCCESS;
+      if (!ok) mapper_.unmap(place, order_bytes(taken.order));
+    }
+    if (!ok && mapper_.map_zero(base, std::span(&whole, 1)) != CUDA_SUCCESS) {
+      broken("I2: addresses of pool " + std::to_string(pool.id) +
+             " lost their mapping: the driver refused to map (CUDA error " +
+             std::to_string(result) + ")");
+    }
+  }
+  mapper_.end_swap();
+  return ok;
+}
+
+bool DeviceMemory::make_present(Pool& pool, std::uint32_t offset, std::uint8_t order, bool must,
+                                std::vector<AbiRun>* runs) {
+  const auto it = pool.extent_at(offset);
+  const Piece whole{it->first, it->second.order};
+  Piece taken = aligned_piece(pool.first, offset, std::min(order, whole.order));
+  CUmemGenericAllocationHandle handle = 0;
+  ExtentState state = ExtentState::kResident;
+  CUresult result = create_for_fault(taken.order, must, &handle, &state);
+  if (result != CUDA_SUCCESS && taken.order != 0) {  // one granule may still be had
+    taken = aligned_piece(pool.first, offset, 0);
+    result = create_for_fault(taken.order, must, &handle, &state);
+  }
+  if (result != CUDA_SUCCESS) return false;
+  if (!swap_piece(pool, whole, taken, handle)) {
+    if (state == ExtentState::kResident) {
+      mapper_.release_device(taken.order, handle);
+    } else {
+      host_.give_back(taken.order, handle);
+    }
+    return false;
+  }
+  pool.extents.erase(it);
+  for (const Piece& piece : buddies_around(whole, taken, pool.first)) {
+    pool.extents.emplace(piece.offset, Extent{.order = piece.order});
+  }
+  pool.extents.emplace(taken.offset, Extent{taken.order, state, handle, ++serial_, 0});
+  add_run(runs, pool.first + taken.offset, order_granules(taken.order));
+  statistics_.granules_made_present.fetch_add(order_granules(taken.order),
+                                              std::memory_order_relaxed);
+  return true;
+}
+
+std::uint8_t DeviceMemory::order_for_row(const Group& group, std::uint32_t offset) const {
+  for (const Front& front : group.fronts) {
+    if (front.end != offset) continue;
+    std::uint8_t order = static_cast<std::uint8_t>(std::min<unsigned>(front.order + 1u, kMaxOrder));
+    const auto allowed = static_cast<std::uint64_t>(
+        settings_.read_ahead_share * static_cast<double>(mapper_.physical().device));
+    while (order > 0 && (order_bytes(order) > settings_.read_ahead_max ||
+                         (order_granules(order) - 1) * kGranuleBytes * group.pools.size() > allowed)) {
+      --order;
+    }
+    return order;
+  }
+  return 0;
+}
+
+void DeviceMemory::remember_front(Group& group, const Piece& piece) {
+  std::erase_if(group.fronts, [&](const Front& front) { return front.end == piece.offset; });
+  if (group.fronts.size() == kFronts) group.fronts.erase(group.fronts.begin());
+  group.fronts.push_back({piece.offset + order_granules(piece.order), piece.order});
+}
+
+// The granules asked for come first, their rows after them: when memory is
+// short the siblings are left for their own faults.
+void DeviceMemory::make_rows_present(std::span<const AbiRun> wanted, std::vector<AbiRun>* runs) {
+  struct Row {
+    std::size_t group;
+    Piece piece;
+  };
+  std::vector<Row> rows;
+  for (const AbiRun& run : wanted) {
+    Pool* pool = pool_of_granule(run.first);
+    if (pool == nullptr) continue;
+    const std::uint32_t begin = run.first - pool->first;
+    const std::uint32_t end = std::min(begin + run.count, pool->granules);
+    for (std::uint32_t offset = begin; offset < end;) {
+      auto it = pool->extent_at(offset);
+      if (!it->second.present()) {
+        Group& group = groups_[pool->group];
+        const std::uint8_t order = order_for_row(group, offset);
+        if (make_present(*pool, offset, order, true, runs)) {
+          it = pool->extent_at(offset);
+          const Piece made{it->first, it->second.order};
+          remember_front(group, made);
+          rows.push_back({pool->group, made});
+        } else {
+          statistics_.failed_faults.fetch_add(1);
+          ++offset;
+          continue;
+        }
+      } else {
+        it->second.written_serial = ++serial_;
+        add_run(runs, pool->first + it->first, order_granules(it->second.order));
+      }
+      offset = it->first + order_granules(it->second.order);
+    }
+  }
+  for (const Row& row : rows) {
+    for (Pool* sibling : groups_[row.group].pools) {
+      std::uint32_t offset = row.piece.offset;
+      const std::uint32_t end =
+          std::min(offset + order_granules(row.piece.order), sibling->granules);
+      while (offset < end) {
+        auto it = sibling->extent_at(offset);
+        if (!it->second.present() &&
+            !make_present(*sibling, offset, row.piece.order, false, runs)) {
+          break;
+        }
+        it = sibling->extent_at(offset);
+        offset = it->first + order_granules(it->second.order);
+      }
+    }
+  }
+}
+
+// Ranges and unknown kernels: just what was asked for, in as few extents as
+// the absent ones allow.
+void DeviceMemory::make_exactly_present(std::span<const AbiRun> wanted,
+                                        std::vector<AbiRun>* runs) {
+  std::set<GranuleIndex> granules;
+  for (const AbiRun& run : wanted) {
+    for (std::uint32_t i = 0; i < run.count; ++i) granules.insert(run.first + i);
+  }
+  for (auto granule = granules.begin(); granule != granules.end();) {
+    Pool* pool = pool_of_granule(*granule);
+    if (pool == nullptr) {
+      ++granule;
+      continue;
+    }
+    const std::uint32_t offset = *granule - pool->first;
+    auto it = pool->extent_at(offset);
+    if (it->second.present()) {
+      add_run(runs, pool->first + it->first, order_granules(it->second.order));
+    } else {
+      std::uint8_t order = it->second.order;
+      const auto covered = [&](std::uint8_t candidate) {
+        const Piece piece = aligned_piece(pool->first, offset, candidate);
+        for (std::uint32_t i = 0; i < order_granules(candidate); ++i) {
+          if (!granules.contains(pool->first + piece.offset + i)) return false;
+        }
+        return true;
+      };
+      while (order > 0 && !covered(order)) --order;
+      if (!make_present(*pool, offset, order, true, runs)) {
+        statistics_.failed_faults.fetch_add(1);
+        ++granule;
+        continue;
+      }
+      it = pool->extent_at(offset);
+    }
+    granule = granules.lower_bound(pool->first + it->first + order_granules(it->second.order));
+  }
+}
+
+void DeviceMemory::want_promotion(Pool& pool, std::uint32_t offset) {
+  const auto it = pool.extent_at(offset);
+  Extent& extent = it->second;
+  if (extent.state != ExtentState::kParked || pending_.size() == kMaxCopies) return;
+  const bool already = std::any_of(pending_.begin(), pending_.end(), [&](const Pending& p) {
+    return p.pool == &pool && p.offset == it->first;
+  });
+  if (already || !gpu_has_room(order_bytes(extent.order))) return;
+  PreparedPark park;
+  park.extent = {pool.id, it->first, extent.order, address_of(pool, it->first)};
+  const std::optional<CUdeviceptr> staging = fault_staging_.take();
+  if (!staging) return;
+  park.staging = *staging;
+  if (mapper_.create_device(extent.order, &park.host_handle) == CUDA_SUCCESS) {
+    if (mapper_.map(park.staging, extent.order, park.host_handle, true) == CUDA_SUCCESS) {
+      pending_.push_back({&pool, it->first, park});
+      return;
+    }
+    mapper_.release_device(extent.order, park.host_handle);
+  }
+  fault_staging_.give_back(park.staging);
+}
+
+void DeviceMemory::finish_pending(std::vector<AbiRun>* runs) {
+  for (const Pending& p : pending_) {
+    const ExtentName& name = p.park.extent;
+    Extent& extent = p.pool->extent_at(p.offset)->second;
+    mapper_.unmap(p.park.staging, name.bytes());
+    fault_staging_.give_back(p.park.staging);
+    mapper_.begin_swap();
+    bool ok = mapper_.unmap(name.address, name.bytes()) == CUDA_SUCCESS;
+    if (ok) {
+      ok = mapper_.map(name.address, name.order, p.park.host_handle, true) == CUDA_SUCCESS;
+      if (!ok) map_as_recorded(*p.pool, p.offset, extent);
+    }
+    mapper_.end_swap();
+    if (!ok) {
+      mapper_.release_device(name.order, p.park.host_handle);
+      continue;
+    }
+    host_.give_back(name.order, extent.handle);
+    extent.state = ExtentState::kResident;
+    extent.handle = p.park.host_handle;
+    extent.written_serial = ++serial_;
+    statistics_.promotions.fetch_add(1, std::memory_order_relaxed);
+    statistics_.promoted_bytes.fetch_add(name.bytes(), std::memory_order_relaxed);
+    add_run(runs, p.pool->first + p.offset, order_granules(name.order));
+  }
+  pending_.clear();
+}
+
+// A guard gave up between its copies: what it copied is void.
+void DeviceMemory::drop_pending() {
+  for (const Pending& p : pending_) {
+    mapper_.unmap(p.park.staging, p.park.extent.bytes());
+    fault_staging_.give_back(p.park.staging);
+    mapper_.release_device(p.park.extent.order, p.park.host_handle);
+  }
+  pending_.clear();
+}
+
+FaultAnswer DeviceMemory::fault(std::span<const AbiRun> wanted, bool rows) {
+  std::lock_guard lock(mutex_);
+  drop_pending();
+  for (const AbiRun& run : wanted) {
+    Pool* pool = pool_of_granule(run.first);
+    if (pool == nullptr) continue;
+    const std::uint32_t begin = run.first - pool->first;
+    const std::uint32_t end = std::min(begin + run.count, pool->granules);
+    for (std::uint32_t offset = begin; offset < end; ++offset) {
+      if (pool->extent_at(offset)->second.state != ExtentState::kParked) continue;
+      want_promotion(*pool, offset);
+      if (!rows) continue;
+      for (Pool* sibling : groups_[pool->group].pools) {
+        if (offset < sibling->granules) want_promotion(*sibling, offset);
+      }
+    }
+  }
+  if (pending_.empty()) return answer(wanted, rows);
+  FaultAnswer first;
+  first.kind = AnswerKind::kCopyFirst;
+  for (const Pending& p : pending_) {
+    first.copies.push_back({p.park.extent.address, p.park.staging, p.park.extent.bytes()});
+  }
+  pending_wanted_.assign(wanted.begin(), wanted.end());
+  pending_rows_ = rows;
+  return first;
+}
+
+FaultAnswer DeviceMemory::copied() {
+  std::lock_guard lock(mutex_);
+  std::vector<AbiRun> promoted;
+  finish_pending(&promoted);
+  FaultAnswer all = answer(pending_wanted_, pending_rows_);
+  all.runs.insert(all.runs.end(), promoted.begin(), promoted.end());
+  pending_wanted_.clear();
+  check("copied");
+  return all;
+}
+
+FaultAnswer DeviceMemory::answer(std::span<const AbiRun> wanted, bool rows) {
+  FaultAnswer result;
+  if (rows) {
+    make_rows_present(wanted, &result.runs);
+  } else {
+    make_exactly_present(wanted, &result.runs);
+  }
+  if (result.runs.empty()) {
+    result.kind = AnswerKind::kFailed;
+    events_.push(EventLevel::kError,
+                 "a fault could not be served: neither GPU nor host memory could be had; the "
+                 "engine will stop with an illegal address. Free memory on this GPU or raise "
+                 "host_budget");
+  }
+  check("fault");
+  return result;
+}
+
+}  // namespace kvshim::vmm

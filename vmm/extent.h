@@ -1,0 +1,31 @@
+// Extents: the pieces a pool's addresses are mapped in.
+#pragma once
+
+#include <cuda.h>
+
+#include <cstdint>
+
+namespace kvshim::vmm {
+
+/// I3: only absent -> resident | parked, resident <-> parked, and
+/// resident | parked -> absent with a proof (ProofOfAbsence).
+enum class ExtentState : std::uint8_t {
+  kAbsent,    // logically zero; mapped read-only to a shared zero handle
+  kResident,  // own GPU memory, read-write
+  kParked,    // own host memory, mapped in place, read-write
+};
+
+/// Why contents may be forgotten.
+enum class ProofOfAbsence : std::uint8_t { kZero, kDroppedByRule, kFreed };
+
+struct Extent {
+  std::uint8_t order = 0;
+  ExtentState state = ExtentState::kAbsent;
+  CUmemGenericAllocationHandle handle = 0;  // 0 when absent
+  std::uint64_t written_serial = 0;  // order of faults: larger is more recent; 0 when absent
+  std::uint64_t parked_tick = 0;     // releasing thread's ticks when it was parked
+
+  bool present() const { return state != ExtentState::kAbsent; }
+};
+
+}  // namespace kvshim::vmm

@@ -1,0 +1,138 @@
+#include "vmm/fault_server.h"
+
+#include <pthread.h>
+#include <sys/prctl.h>
+#include <time.h>
+
+#include <algorithm>
+#include <chrono>
+#include <thread>
+
+namespace kvshim::vmm {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+std::uint32_t load(const std::uint32_t& word) {
+  return std::atomic_ref(const_cast<std::uint32_t&>(word)).load(std::memory_order_acquire);
+}
+void store(std::uint32_t& word, std::uint32_t value) {
+  std::atomic_ref(word).store(value, std::memory_order_release);
+}
+
+void sleep_microseconds(long microseconds) {
+  const timespec pause{microseconds / 1'000'000, microseconds % 1'000'000 * 1000};
+  nanosleep(&pause, nullptr);
+}
+
+// Faults come in clumps (one for each layer that meets its first missing
+// granule), so the server spins for a moment after one; then it sleeps briefly,
+// and longer when nothing new was submitted for a while.
+constexpr auto kSpin = std::chrono::microseconds(200);
+constexpr long kShortSleep = 5;
+constexpr long kLongSleep = 500;
+constexpr auto kRecent = std::chrono::milliseconds(200);
+
+}  // namespace
+
+void FaultServer::start() {
+  stop_.thread_starts();
+  std::thread([this] {
+    run();
+    stop_.thread_ended();
+  }).detach();
+}
+
+void FaultServer::stop() {
+  stop_.request();
+  gate_.enter();  // wakes it if it sleeps
+  gate_.leave();
+  stop_.request_and_wait();
+}
+
+void FaultServer::run() {
+  pthread_setname_np(pthread_self(), "kvshim-faults");
+  prctl(PR_SET_TIMERSLACK, 1000UL);  // 1 us: the default of 50 us is half a fault
+  driver_.cuCtxSetCurrent(memory_.context());
+  GuardChannel& channel = *memory_.kernels().channel();
+  auto last_fault = Clock::now();
+  auto last_entry = last_fault;
+  std::uint64_t seen_epoch = 0;
+  while (!stop_.requested()) {
+    const std::uint32_t ticket = load(channel.request);
+    if (ticket != channel.answer) {
+      serve(ticket);
+      last_fault = Clock::now();
+      continue;
+    }
+    const std::uint64_t epoch = gate_.epoch();
+    if (epoch == finished_epoch_.load()) {
+      gate_.wait_for_entry(epoch);
+      continue;
+    }
+    const auto now = Clock::now();
+    if (epoch != seen_epoch) {
+      seen_epoch = epoch;
+      last_entry = now;
+    }
+    if (now - last_fault < kSpin) continue;
+    sleep_microseconds(now - last_entry < kRecent ? kShortSleep : kLongSleep);
+  }
+}
+
+void FaultServer::serve(std::uint32_t ticket) {
+  const auto begin = Clock::now();
+  GuardChannel& channel = *memory_.kernels().channel();
+  FaultAnswer answer;
+  const auto kind = static_cast<RequestKind>(load(channel.request_kind));
+  if (kind == RequestKind::kCopied) {
+    answer = memory_.copied();
+  } else {
+    const std::uint32_t count = std::min(load(channel.wanted_count), kMaxWantedRuns);
+    answer = memory_.fault(std::span(channel.wanted, count), kind == RequestKind::kWantedRows);
+  }
+  const auto runs = std::min<std::size_t>(answer.runs.size(), kMaxAnswerRuns);
+  const auto copies = std::min<std::size_t>(answer.copies.size(), kMaxCopies);
+  std::copy_n(answer.runs.begin(), runs, channel.runs);
+  std::copy_n(answer.copies.begin(), copies, channel.copies);
+  channel.run_count = static_cast<std::uint32_t>(runs);
+  channel.copy_count = static_cast<std::uint32_t>(copies);
+  channel.answer_kind = static_cast<std::uint32_t>(answer.kind);
+  store(channel.answer, ticket);
+  const auto spent = std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - begin);
+  memory_.statistics().faults.add(static_cast<std::uint64_t>(spent.count()));
+}
+
+void GuardWatchdog::start() {
+  stop_.thread_starts();
+  std::thread([this] {
+    run();
+    stop_.thread_ended();
+  }).detach();
+}
+
+void GuardWatchdog::run() {
+  pthread_setname_np(pthread_self(), "kvshim-watchdog");
+  constexpr std::uint64_t kTick = 100;  // milliseconds
+  GuardChannel& channel = *memory_.kernels().channel();
+  std::uint32_t waiting_for = load(channel.answer);
+  std::uint64_t ticks = 0;
+  while (!stop_.requested()) {
+    sleep_microseconds(kTick * 1000);
+    if (stop_.requested()) break;
+    const std::uint32_t request = load(channel.request);
+    if (request == load(channel.answer) || request != waiting_for) {
+      waiting_for = request;
+      ticks = 0;
+      continue;
+    }
+    if (++ticks * kTick < patience_ || load(channel.give_up) != 0) continue;
+    store(channel.give_up, 1);
+    memory_.events().push(EventLevel::kError,
+                          "a guard waited " + std::to_string(patience_ / 1000) +
+                              " s without progress and was told to give up; the engine will stop "
+                              "with an illegal address (option guard_watchdog)");
+  }
+}
+
+}  // namespace kvshim::vmm

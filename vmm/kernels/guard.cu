@@ -1,0 +1,3 @@
+// All device code of the mechanism, compiled to PTX and embedded.
+#include "vmm/kernels/guard.cuh"
+#include "vmm/kernels/scan.cuh"

@@ -1,0 +1,97 @@
+// Finds idleness, proves quiescence, and gives memory back; brings the last
+// written rows back before the first work.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <mutex>
+#include <span>
+#include <vector>
+
+#include "vmm/device_memory.h"
+#include "vmm/fault_server.h"
+#include "vmm/submission_gate.h"
+
+namespace kvshim::vmm {
+
+/// Whether all submitted work that may touch pools has finished. Implemented
+/// where streams are known (preload/); queries only, never waits.
+class Quiescence {
+ public:
+  virtual ~Quiescence() = default;
+  virtual bool finished() = 0;
+};
+
+struct ReleaseSettings {
+  std::chrono::nanoseconds idle_timeout = std::chrono::seconds(2);
+  std::chrono::nanoseconds slice = std::chrono::milliseconds(5);
+  std::chrono::nanoseconds restore_time = std::chrono::milliseconds(10);
+  std::chrono::nanoseconds drop_after = std::chrono::minutes(5);
+  bool disposable = false;
+};
+
+class Releaser {
+ public:
+  Releaser(const DriverApi& driver, DeviceMemory& memory, SubmissionGate& gate,
+           Quiescence& quiescence, FaultServer& server, ReleaseSettings settings);
+  /// Starts the thread (detached, for the life of the process).
+  void start();
+  void stop() { stop_.request_and_wait(); }
+
+  /// Called by a submitter before it enters the gate: brings back the most
+  /// recently written parked extents, for at most restore_time. Cheap when
+  /// nothing was parked since.
+  void restore_before_first_work() {
+    if (restorable_.load(std::memory_order_relaxed)) restore();
+  }
+
+  /// While one exists the releasing thread reads no pool: a pool may be freed.
+  class Pause {
+   public:
+    explicit Pause(Releaser& releaser) : lock_(releaser.working_) {}
+
+   private:
+    std::unique_lock<std::mutex> lock_;
+  };
+
+ private:
+  void run();
+  void tick();
+  void restore();
+  /// False: interrupted by new work.
+  bool release(std::uint64_t epoch);
+  bool find_nonzero(std::uint64_t epoch, std::span<const ExtentName> extents,
+                    std::vector<ExtentName>* zero, std::vector<ExtentName>* nonzero);
+  bool make_absent(std::uint64_t epoch, std::span<const ExtentName> extents, ProofOfAbsence proof,
+                   std::uint64_t* freed);
+  bool park(std::uint64_t epoch, std::span<const ExtentName> extents, std::uint64_t* parked,
+            std::vector<ExtentName>* no_room);
+  bool drop_parked_for(std::uint64_t epoch, std::uint64_t bytes);
+  void drop_expired(std::uint64_t epoch);
+  bool clear_bits(std::span<const ExtentName> extents);
+  bool wait_for_stream();
+  template <class Step>
+  bool in_slices(std::uint64_t epoch, std::size_t count, const Step& step);
+
+  const DriverApi& driver_;
+  DeviceMemory& memory_;
+  SubmissionGate& gate_;
+  Quiescence& quiescence_;
+  FaultServer& server_;
+  const ReleaseSettings settings_;
+  const std::chrono::nanoseconds tick_;
+
+  std::atomic<bool> restorable_{false};
+  std::mutex closer_;   // one closer of the gate at a time; held for a slice
+  std::mutex working_;  // held while pools are read or copied by the own stream
+  std::uint64_t seen_epoch_ = 0;
+  std::chrono::nanoseconds idle_{0};
+  bool finished_ = false;   // everything up to seen_epoch_ has finished
+  bool released_ = false;   // nothing more to release for seen_epoch_
+  std::uint64_t ticks_ = 0;
+  std::uint64_t warned_no_room_ = 0;
+  StopFlag stop_;
+};
+
+}  // namespace kvshim::vmm
