@@ -44,6 +44,10 @@ class ClassifiedKernel : public KernelKnowledge {
     if (!slots || !count || *count < 0 || *count > kMaxSlots || !block || *block < 1) {
       return std::nullopt;
     }
+    for (const auto& [left, right] : form.equal) {
+      const auto value = evaluate(left, values);
+      if (!value || value != evaluate(right, values)) return std::nullopt;
+    }
     WriterCall call;
     call.slots = *slots;
     call.slot_bytes = form.slot_bytes;
@@ -132,7 +136,7 @@ bool is_integer_type(std::string_view type, const ParameterSpec& spec) {
 
 /// Empty when the entry's parameter list fits, else what doesn't.
 std::string misfit(const KernelEntry& entry, const KernelName& name,
-                   std::span<const ParamLayout> params) {
+                   std::span<const ParamLayout> params, std::optional<std::size_t> element) {
   if (!entry.parameters) return {};
   const std::vector<ParameterSpec>& specs = *entry.parameters;
   if (specs.size() != params.size()) {
@@ -145,7 +149,8 @@ std::string misfit(const KernelEntry& entry, const KernelName& name,
   }
   for (std::size_t i = 0; i < specs.size(); ++i) {
     const ParameterSpec& spec = specs[i];
-    bool fits = spec.size == params[i].size;
+    const bool by_value = spec.kind == ParameterSpec::Kind::kElement;
+    bool fits = params[i].size == (by_value ? element.value_or(0) : spec.size);
     if (fits && name.parameters) {
       const std::string& type = (*name.parameters)[i];
       switch (spec.kind) {
@@ -158,6 +163,7 @@ std::string misfit(const KernelEntry& entry, const KernelName& name,
         case ParameterSpec::Kind::kInteger:
           fits = is_integer_type(type, spec);
           break;
+        case ParameterSpec::Kind::kElement:
         case ParameterSpec::Kind::kOther:
           fits = !is_pointer_type(type);
           break;
@@ -210,14 +216,15 @@ std::shared_ptr<const KernelKnowledge> KernelCatalog::classify(
   for (const Profile& profile : impl_->profiles->impl().profiles) {
     for (const KernelEntry& entry : profile.kernels) {
       if (!entry.match.found_in(name.name)) continue;
-      std::string problem = misfit(entry, name, params);
-      if (problem.empty()) problem = unmet_demand(entry, name);
       std::optional<std::size_t> element;
-      if (problem.empty() && !entry.element_path.empty()) {
+      std::string problem;
+      if (!entry.element_path.empty()) {
         const std::string type = template_argument_at(name.template_arguments, entry.element_path);
         element = known_type_size(type);
         if (!element) problem = "the size of \"" + type.substr(0, 60) + "\" is unknown";
       }
+      if (problem.empty()) problem = misfit(entry, name, params, element);
+      if (problem.empty()) problem = unmet_demand(entry, name);
       if (!problem.empty()) {
         if (near_miss.empty()) near_miss = "not " + entry.label + ": " + problem + "; ";
         continue;

@@ -79,6 +79,7 @@ class WordFinder {
         add(i, 0, true);
         return true;
       case ParameterSpec::Kind::kInteger:
+      case ParameterSpec::Kind::kElement:
         return true;
       case ParameterSpec::Kind::kOther:
         return false;

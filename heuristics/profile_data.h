@@ -8,6 +8,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "heuristics/expression.h"
@@ -23,6 +24,7 @@ struct ParameterSpec {
     kPointer,       // "ptr": to something writable
     kConstPointer,  // "const ptr"
     kInteger,       // "i8".."i64", "u8".."u64": `size` bytes, `is_signed`
+    kElement,       // "element": a value of the element type, by value
     kOther,         // "f32", "f64", "bytes N": can't be named in expressions
   };
   std::string name;
@@ -49,6 +51,8 @@ struct WriterForm {
     Expression block_stride, slot_stride, length;
   };
   std::vector<Destination> destinations;
+  /// Pairs that must be equal at a launch, else the form does not hold for it.
+  std::vector<std::pair<Expression, Expression>> equal;
 };
 
 struct FillForm {

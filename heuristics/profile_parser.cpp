@@ -147,6 +147,8 @@ std::optional<ParameterSpec> parse_parameter(const std::string& text) {
     spec.kind = Kind::kInteger;
     spec.is_signed = type[0] == 'i';
     spec.size = static_cast<std::size_t>(std::stoul(type.substr(1)) / 8);
+  } else if (type == "element") {
+    spec.kind = Kind::kElement;
   } else if (type == "f32") {
     spec.size = 4;
   } else if (type == "f64") {
@@ -169,6 +171,7 @@ class KernelParser {
                                "fill", "words", "read_only_words"});
     entry_.label = profile + ": " + reader_.text(table_, "name", true);
     entry_.match = reader_.pattern(table_, "match", nullptr, true);
+    entry_.element_path = reader_.text(table_, "element");
     parse_role();
     parse_parameters();
     reader_.each_table(table_, "require", [&](const toml::table& demand) {
@@ -176,7 +179,6 @@ class KernelParser {
       entry_.demands.push_back({reader_.text(demand, "of"), reader_.text(demand, "argument", true),
                                 reader_.pattern(demand, "matches", nullptr, true)});
     });
-    entry_.element_path = reader_.text(table_, "element");
     parse_writer();
     parse_fill();
     parse_words("words", false);
@@ -207,10 +209,13 @@ class KernelParser {
     entry_.parameters.emplace();
     reader_.each_text(table_, "parameters", [&](const toml::node& node, const std::string& text) {
       if (auto spec = parse_parameter(text)) {
+        if (spec->kind == ParameterSpec::Kind::kElement && entry_.element_path.empty()) {
+          reader_.error(node, "\"" + text + "\" needs \"element\" (a template argument)");
+        }
         entry_.parameters->push_back(*spec);
       } else {
         reader_.error(node, "\"" + text + "\" is not \"name: type\" with a type of ptr, const ptr, "
-                                          "i8 to i64, u8 to u64, f32, f64, bytes N");
+                                          "i8 to i64, u8 to u64, f32, f64, element, bytes N");
       }
     });
   }
@@ -239,17 +244,17 @@ class KernelParser {
   }
   Expression expression(const toml::table& table, std::string_view key) {
     const toml::node* node = table.get(key);
-    std::string text;
     if (node != nullptr && node->is_integer()) {
-      text = std::to_string(node->as_integer()->get());
-    } else {
-      text = reader_.text(table, key, true);
+      return compile(*node, std::to_string(node->as_integer()->get()));
     }
-    if (text.empty()) return {};
+    const std::string text = reader_.text(table, key, true);
+    return text.empty() ? Expression{} : compile(*node, text);
+  }
+  Expression compile(const toml::node& node, const std::string& text) {
     std::string problem;
     Expression result = Expression::compile(
         text, [this](std::string_view name) { return expression_name(name); }, &problem);
-    if (!problem.empty()) reader_.error(*node, problem);
+    if (!problem.empty()) reader_.error(node, problem);
     return result;
   }
   std::optional<std::uint32_t> expression_name(std::string_view name) const {
@@ -266,7 +271,9 @@ class KernelParser {
     if (!index) return std::nullopt;
     const ParameterSpec& spec = (*entry_.parameters)[*index];
     // Addresses are values too: a distance between two may be a stride.
-    return spec.kind == ParameterSpec::Kind::kOther ? std::nullopt : index;
+    const bool has_value = spec.kind != ParameterSpec::Kind::kOther &&
+                           spec.kind != ParameterSpec::Kind::kElement;
+    return has_value ? index : std::nullopt;
   }
   void parse_writer() {
     const toml::node* node = table_.get("writer");
@@ -278,7 +285,7 @@ class KernelParser {
     const toml::table* table = node->as_table();
     if (table == nullptr) return reader_.error(*node, "\"writer\" must be a table");
     reader_.only_keys(*table,
-                      {"slots", "slot_type", "count", "skip_below", "block", "destination"});
+                      {"slots", "slot_type", "count", "skip_below", "block", "equal", "destination"});
     WriterForm form;
     form.slots = pointer_parameter(*table, "slots");
     const std::string slot_type = reader_.text(*table, "slot_type", true);
@@ -290,6 +297,12 @@ class KernelParser {
     form.skip_below = reader_.integer(*table, "skip_below", 0, INT64_MIN);
     form.count = expression(*table, "count");
     form.block = expression(*table, "block");
+    reader_.each_text(*table, "equal", [&](const toml::node& item, const std::string& text) {
+      const std::size_t sign = text.find(" == ");
+      if (sign == std::string::npos) return reader_.error(item, "must read \"this == that\"");
+      form.equal.emplace_back(compile(item, text.substr(0, sign)),
+                              compile(item, text.substr(sign + 4)));
+    });
     reader_.each_table(*table, "destination", [&](const toml::table& target) {
       reader_.only_keys(target, {"base", "block_stride", "slot_stride", "length"});
       WriterForm::Destination destination;
