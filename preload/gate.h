@@ -6,6 +6,7 @@
 
 #include <cuda.h>
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -63,6 +64,7 @@ struct PoolView {
   CUdevice device = 0;
   CUcontext context = nullptr;
   std::uint64_t buffer_id = 0;  // as CU_POINTER_ATTRIBUTE_BUFFER_ID, unique per pool
+  std::size_t requested_bytes = 0;  // what queries tell; `bytes` is whole granules
 };
 
 /// A pin keeps what it names resident for good, or until unpinned.
@@ -70,22 +72,24 @@ using PinId = std::uint64_t;
 inline constexpr PinId kNoPin = 0;
 
 namespace gate_detail {
-// The arena's bounds as two words that never change once the first pool
-// exists; 0 and 0 before. Read without a lock on every launch.
-extern std::uint64_t arena_base;
-extern std::uint64_t arena_bytes;
+// The arena's bounds: 0 and 0 before the first pool, and then never changed
+// (the base is written first). Read without a lock on every launch.
+extern std::atomic<std::uint64_t> arena_base;
+extern std::atomic<std::uint64_t> arena_bytes;
 }  // namespace gate_detail
 
 /// Whether `word` lies inside the arena: one subtraction and one comparison.
 /// False for everything while no pool was ever made. Any thread, no lock.
 inline bool in_arena(std::uint64_t word) noexcept {
-  return word - gate_detail::arena_base < gate_detail::arena_bytes;
+  const std::uint64_t bytes = gate_detail::arena_bytes.load(std::memory_order_acquire);
+  return word - gate_detail::arena_base.load(std::memory_order_relaxed) < bytes;
 }
 
 /// Whether [address, address + bytes) meets the arena (bytes may be 0: a point).
 inline bool meets_arena(std::uint64_t address, std::size_t bytes) noexcept {
-  return in_arena(address) || (address < gate_detail::arena_base &&
-                               bytes > gate_detail::arena_base - address && gate_detail::arena_bytes != 0);
+  const std::uint64_t size = gate_detail::arena_bytes.load(std::memory_order_acquire);
+  const std::uint64_t base = gate_detail::arena_base.load(std::memory_order_relaxed);
+  return size != 0 && (address - base < size || (address < base && bytes > base - address));
 }
 
 /// The live pool that holds `address`, or nothing. Any thread; takes a shared

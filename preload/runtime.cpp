@@ -12,8 +12,8 @@ extern "C" const char kvshim_ptx_guard[];
 
 namespace kvshim::preload {
 namespace gate_detail {
-std::uint64_t arena_base = 0;
-std::uint64_t arena_bytes = 0;
+std::atomic<std::uint64_t> arena_base{0};
+std::atomic<std::uint64_t> arena_bytes{0};
 }  // namespace gate_detail
 
 std::atomic<Runtime*> Runtime::instance_{nullptr};
@@ -119,9 +119,8 @@ bool Runtime::make_arena(std::string* why) {
   own_table_ = new vmm::PoolTable(*arena_);
   table_.store(own_table_, std::memory_order_release);
   // The bytes last: a reader that sees them sees the base.
-  gate_detail::arena_base = arena_->base();
-  std::atomic_thread_fence(std::memory_order_release);
-  gate_detail::arena_bytes = arena_->bytes();
+  gate_detail::arena_base.store(arena_->base(), std::memory_order_relaxed);
+  gate_detail::arena_bytes.store(arena_->bytes(), std::memory_order_release);
   return true;
 }
 

@@ -1,0 +1,282 @@
+// Allocation and freeing: recognised allocations become pools, pools are freed
+// as the driver would free them, cuMemGetInfo counts own pools at full size.
+#include "preload/allocation.h"
+
+#include <atomic>
+#include <chrono>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "observe/log.h"
+#include "preload/graph_capture.h"
+#include "preload/hook_boundary.h"
+#include "preload/hooks.h"
+#include "preload/real_driver.h"
+#include "preload/runtime.h"
+#include "preload/status.h"
+#include "vmm/context_scope.h"
+
+namespace kvshim::preload {
+namespace {
+
+std::atomic<std::uint64_t> managed_count{0}, managed_total{0};
+
+std::string mebibytes(std::size_t bytes) { return std::to_string(bytes >> 20) + " MiB"; }
+
+// Once for each text: the same obstacle meets every allocation.
+void say_once(const std::string& text) {
+  static std::mutex mutex;
+  static auto* said = new std::vector<std::string>;
+  {
+    std::lock_guard lock(mutex);
+    for (const std::string& earlier : *said) {
+      if (earlier == text) return;
+    }
+    said->push_back(text);
+  }
+  log::warning(text);
+}
+
+/// True: `*result` is the answer (a pool, or the honest refusal). False: the
+/// allocation is left to the driver.
+bool try_pool(const char* entry_point, CUdeviceptr* address, std::size_t bytes, CUresult* result) {
+  Runtime* runtime = Runtime::get();
+  if (runtime == nullptr || address == nullptr || bytes < runtime->recognizer().threshold()) {
+    return false;
+  }
+  // The driver's own rules for allocations during captures are subtle; an
+  // engine does not allocate its pool in one.
+  if (any_capture()) return false;
+  CUcontext context = nullptr;
+  CUdevice device_index = 0;
+  if (runtime->driver().cuCtxGetCurrent(&context) != CUDA_SUCCESS || context == nullptr ||
+      runtime->driver().cuCtxGetDevice(&device_index) != CUDA_SUCCESS) {
+    return false;
+  }
+  heuristics::AllocationRequest request;
+  request.bytes = bytes;
+  request.device = device_index;
+  request.entry_point = entry_point;
+  request.call_site = heuristics::capture_call_site();
+  const heuristics::Decision decision = runtime->recognizer().decide(request);
+  if (!decision.pool) {
+    log::debug(std::string(entry_point) + " of " + mebibytes(bytes) + " left alone: " +
+               decision.reason);
+    const std::string warning = runtime->recognizer().left_alone_warning(runtime->pools_made());
+    if (!warning.empty()) log::warning(warning);
+    return false;
+  }
+  std::string why;
+  DeviceRuntime* device = runtime->device_for_pool(context, &why);
+  if (device == nullptr) {
+    say_once("recognised a pool of " + mebibytes(bytes) + " but it stays a plain allocation: " + why);
+    return false;
+  }
+  const vmm::PoolRecord* record = nullptr;
+  *result = device->memory.allocate(bytes, decision.group, context, &record);
+  if (*result == CUDA_ERROR_OUT_OF_MEMORY) {
+    log::info("a pool of " + mebibytes(bytes) +
+              " would not have fitted as a plain allocation: out of memory, as without the shim");
+    return true;
+  }
+  if (*result != CUDA_SUCCESS) {
+    say_once("recognised a pool but it stays a plain allocation: CUDA error " +
+             std::to_string(*result) + " while it was made");
+    return false;
+  }
+  *address = record->base;
+  runtime->count_pool();
+  runtime->remember_reason(record->id, decision.reason);
+  log::info("pool " + std::to_string(record->id) + ": " + mebibytes(bytes) + " on GPU " +
+            std::to_string(device_index) + " because " + decision.reason + "; " +
+            mebibytes(record->mapped_bytes) + " of addresses, 2 to 32 MiB pages, host budget " +
+            mebibytes(device->memory.host_budget()));
+  start_status();
+  return true;
+}
+
+// As cuMemFree waits: for everything the GPU has to do. During a capture
+// elsewhere a context synchronisation would invalidate it, so the pool's own
+// work is waited for by queries.
+CUresult wait_as_free_does(Runtime& runtime, DeviceRuntime& device) {
+  if (!any_capture()) return runtime.driver().cuCtxSynchronize();
+  vmm::RelaxedCaptureScope relaxed(runtime.driver());
+  while (!device.streams.finished()) {
+    std::this_thread::sleep_for(std::chrono::microseconds(100));
+  }
+  return CUDA_SUCCESS;
+}
+
+CUresult free_pool(Runtime& runtime, const vmm::PoolRecord& record) {
+  DeviceRuntime& device = *runtime.of(record);
+  const CUresult waited = wait_as_free_does(runtime, device);
+  if (waited != CUDA_SUCCESS && waited != CUDA_ERROR_DEINITIALIZED) return waited;
+  vmm::Releaser::Pause pause(device.releaser);
+  const std::uint64_t id = record.id;
+  const CUresult result = device.memory.free(record.base);
+  log::info("pool " + std::to_string(id) + " freed");
+  return result;
+}
+
+const vmm::PoolRecord* pool_at_base(CUdeviceptr address) {
+  if (!in_arena(address)) return nullptr;
+  const Runtime* runtime = Runtime::get();
+  const vmm::PoolRecord* record = runtime != nullptr ? runtime->find(address) : nullptr;
+  return record != nullptr && record->base == address ? record : nullptr;
+}
+
+struct DeferredFree {
+  CUdeviceptr base;
+  CUevent event;
+};
+std::mutex deferred_mutex;
+std::vector<DeferredFree> deferred;
+
+// cuMemFreeAsync returns at once; the pool goes when the stream has come so far.
+CUresult free_pool_in_order(Runtime& runtime, const vmm::PoolRecord& record, StreamRef stream) {
+  CUevent event = nullptr;
+  CUresult result = runtime.driver().cuEventCreate(&event, CU_EVENT_DISABLE_TIMING);
+  if (result == CUDA_SUCCESS) {
+    result = runtime.driver().cuEventRecord(event, stream.explicit_handle());
+  }
+  if (result != CUDA_SUCCESS) return result;
+  std::lock_guard lock(deferred_mutex);
+  deferred.push_back({record.base, event});
+  return CUDA_SUCCESS;
+}
+
+}  // namespace
+
+void finish_deferred_frees() noexcept {
+  Runtime* runtime = Runtime::get();
+  if (runtime == nullptr) return;
+  std::lock_guard lock(deferred_mutex);
+  std::erase_if(deferred, [&](const DeferredFree& one) {
+    const vmm::PoolRecord* record = pool_at_base(one.base);
+    if (record == nullptr) return true;
+    DeviceRuntime& device = *runtime->of(*record);
+    vmm::ContextScope current(runtime->driver(), device.memory.context());
+    if (runtime->driver().cuEventQuery(one.event) != CUDA_SUCCESS || !device.streams.finished()) {
+      return false;
+    }
+    runtime->driver().cuEventDestroy_v2(one.event);
+    vmm::Releaser::Pause pause(device.releaser);
+    device.memory.free(one.base);
+    return true;
+  });
+}
+
+std::uint64_t managed_bytes() noexcept { return managed_total.load(); }
+
+CUresult hook_cuMemAlloc_v2(CUdeviceptr* address, size_t bytes) noexcept {
+  return at_boundary([&] {
+    CUresult result = CUDA_SUCCESS;
+    if (try_pool("cuMemAlloc_v2", address, bytes, &result)) return result;
+    return real().cuMemAlloc_v2(address, bytes);
+  });
+}
+
+CUresult hook_cuMemAllocPitch_v2(CUdeviceptr* address, size_t* pitch, size_t width, size_t height,
+                                 unsigned int element) noexcept {
+  return at_boundary([&] {
+    // The pitch that the driver gives: a multiple of 512 bytes on every GPU
+    // (texture alignment), so that a pool can take its place.
+    const std::size_t own_pitch = (width + 511) / 512 * 512;
+    CUresult result = CUDA_SUCCESS;
+    const bool sane = pitch != nullptr && width != 0 && height != 0 &&
+                      (element == 4 || element == 8 || element == 16) &&
+                      own_pitch <= SIZE_MAX / height;
+    if (sane && try_pool("cuMemAllocPitch_v2", address, own_pitch * height, &result)) {
+      if (result == CUDA_SUCCESS) *pitch = own_pitch;
+      return result;
+    }
+    return real().cuMemAllocPitch_v2(address, pitch, width, height, element);
+  });
+}
+
+CUresult hook_cuMemAllocAsync(CUdeviceptr* address, size_t bytes, CUstream stream) noexcept {
+  return at_boundary([&] {
+    CUresult result = CUDA_SUCCESS;
+    if (try_pool("cuMemAllocAsync", address, bytes, &result)) return result;
+    return real().cuMemAllocAsync(address, bytes, stream);
+  });
+}
+
+CUresult hook_cuMemAllocAsync_ptsz(CUdeviceptr* address, size_t bytes, CUstream stream) noexcept {
+  return at_boundary([&] {
+    CUresult result = CUDA_SUCCESS;
+    if (try_pool("cuMemAllocAsync", address, bytes, &result)) return result;
+    return real().cuMemAllocAsync_ptsz(address, bytes, stream);
+  });
+}
+
+CUresult hook_cuMemAllocFromPoolAsync(CUdeviceptr* address, size_t bytes, CUmemoryPool pool,
+                                      CUstream stream) noexcept {
+  return at_boundary([&] {
+    CUresult result = CUDA_SUCCESS;
+    if (try_pool("cuMemAllocFromPoolAsync", address, bytes, &result)) return result;
+    return real().cuMemAllocFromPoolAsync(address, bytes, pool, stream);
+  });
+}
+
+CUresult hook_cuMemAllocFromPoolAsync_ptsz(CUdeviceptr* address, size_t bytes, CUmemoryPool pool,
+                                           CUstream stream) noexcept {
+  return at_boundary([&] {
+    CUresult result = CUDA_SUCCESS;
+    if (try_pool("cuMemAllocFromPoolAsync", address, bytes, &result)) return result;
+    return real().cuMemAllocFromPoolAsync_ptsz(address, bytes, pool, stream);
+  });
+}
+
+CUresult hook_cuMemAllocManaged(CUdeviceptr* address, size_t bytes, unsigned int flags) noexcept {
+  const CUresult result = real().cuMemAllocManaged(address, bytes, flags);
+  if (result == CUDA_SUCCESS) {
+    managed_count.fetch_add(1);
+    managed_total.fetch_add(bytes);
+  }
+  return result;
+}
+
+CUresult hook_cuMemFree_v2(CUdeviceptr address) noexcept {
+  return at_boundary([&] {
+    const vmm::PoolRecord* record = pool_at_base(address);
+    return record != nullptr ? free_pool(*Runtime::get(), *record) : real().cuMemFree_v2(address);
+  });
+}
+
+CUresult hook_cuMemFreeAsync(CUdeviceptr address, CUstream stream) noexcept {
+  return at_boundary([&] {
+    const vmm::PoolRecord* record = pool_at_base(address);
+    if (record == nullptr) return real().cuMemFreeAsync(address, stream);
+    return free_pool_in_order(*Runtime::get(), *record, {stream, StreamFlavor::kLegacy});
+  });
+}
+
+CUresult hook_cuMemFreeAsync_ptsz(CUdeviceptr address, CUstream stream) noexcept {
+  return at_boundary([&] {
+    const vmm::PoolRecord* record = pool_at_base(address);
+    if (record == nullptr) return real().cuMemFreeAsync_ptsz(address, stream);
+    return free_pool_in_order(*Runtime::get(), *record, {stream, StreamFlavor::kPerThread});
+  });
+}
+
+CUresult hook_cuMemGetInfo_v2(size_t* free, size_t* total) noexcept {
+  return at_boundary([&] {
+    const CUresult result = real().cuMemGetInfo_v2(free, total);
+    Runtime* runtime = Runtime::get();
+    if (result != CUDA_SUCCESS || runtime == nullptr || free == nullptr ||
+        runtime->options().memory_view == config::MemoryView::kPhysical) {
+      return result;
+    }
+    CUdevice index = 0;
+    if (runtime->driver().cuCtxGetDevice(&index) == CUDA_SUCCESS) {
+      if (DeviceRuntime* device = runtime->device(index)) {
+        *free = device->memory.free_as_static(*free);
+      }
+    }
+    return result;
+  });
+}
+
+}  // namespace kvshim::preload

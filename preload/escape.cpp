@@ -1,0 +1,115 @@
+// Pools that are reached by ways the gate can't see, and unknown kernels.
+#include <array>
+#include <atomic>
+#include <mutex>
+#include <string>
+#include <unordered_map>
+#include <unordered_set>
+
+#include "observe/log.h"
+#include "preload/gate.h"
+#include "preload/runtime.h"
+#include "preload/unknown_kernels.h"
+
+namespace kvshim::preload {
+namespace {
+
+// Addresses that were launch arguments. An open-addressing set of atomics: read
+// and written on every launch that names a pool, by any thread. When it is full
+// every pool address counts as seen, which only makes more pools escape.
+constexpr std::size_t kSeenSlots = 1u << 14;
+constexpr std::size_t kProbes = 32;
+std::array<std::atomic<std::uint64_t>, kSeenSlots> seen_arguments{};
+std::atomic<bool> seen_overflow{false};
+
+std::size_t slot_of(std::uint64_t address) {
+  return static_cast<std::size_t>((address * 0x9E37'79B9'7F4A'7C15u) >> 50);
+}
+
+bool was_argument(std::uint64_t address) {
+  if (seen_overflow.load(std::memory_order_relaxed)) return true;
+  for (std::size_t i = 0; i < kProbes; ++i) {
+    const std::uint64_t held =
+        seen_arguments[(slot_of(address) + i) % kSeenSlots].load(std::memory_order_relaxed);
+    if (held == address) return true;
+    if (held == 0) return false;
+  }
+  return false;
+}
+
+std::mutex escaped_mutex;
+std::unordered_set<std::uint64_t> escaped;  // pool ids
+
+std::mutex unknown_mutex;
+std::unordered_map<std::string, UnknownKernel> unknown;
+
+}  // namespace
+
+void remember_argument(std::uint64_t address) noexcept {
+  for (std::size_t i = 0; i < kProbes; ++i) {
+    auto& slot = seen_arguments[(slot_of(address) + i) % kSeenSlots];
+    std::uint64_t held = slot.load(std::memory_order_relaxed);
+    if (held == address) return;
+    if (held == 0 && (slot.compare_exchange_strong(held, address) || held == address)) return;
+  }
+  seen_overflow.store(true, std::memory_order_relaxed);
+}
+
+void scan_payload(StreamRef stream, const void* host, std::size_t bytes) {
+  const std::uint64_t base = gate_detail::arena_base.load(std::memory_order_relaxed);
+  const std::uint64_t size = gate_detail::arena_bytes.load(std::memory_order_acquire);
+  if (size == 0 || host == nullptr) return;
+  const auto* payload = static_cast<const unsigned char*>(host);
+  for (std::size_t at = 0; at + sizeof(std::uint64_t) <= bytes; at += sizeof(std::uint64_t)) {
+    std::uint64_t word = 0;
+    __builtin_memcpy(&word, payload + at, sizeof(word));
+    if (word - base >= size) continue;
+    const std::optional<PoolView> pool = find_pool(word);
+    // Only exact addresses: small integers side by side must not count.
+    if (!pool || (word != pool->base && !was_argument(word))) continue;
+    escape(stream, word,
+           "a copy of " + std::to_string(bytes) + " bytes to the device holds the address at byte " +
+               std::to_string(at));
+  }
+}
+
+CUresult escape(StreamRef stream, CUdeviceptr address, const std::string& how) {
+  Runtime* runtime = Runtime::get();
+  const std::optional<PoolView> pool = find_pool(address);
+  if (runtime == nullptr || !pool) return CUDA_SUCCESS;
+  {
+    std::lock_guard lock(escaped_mutex);
+    if (!escaped.insert(pool->buffer_id).second) return CUDA_SUCCESS;
+  }
+  char text[64];
+  std::snprintf(text, sizeof(text), "pool %llu (0x%llx): ",
+                static_cast<unsigned long long>(pool->buffer_id),
+                static_cast<unsigned long long>(address));
+  log::warning(text + how +
+               "; its users can't be seen from now on, so it stays fully in GPU memory");
+  runtime->of(*runtime->find(address))->memory.pin(pool->base, pool->bytes);
+  const Access whole{pool->base, pool->bytes, true};
+  return run_work(stream, std::span(&whole, 1), nullptr, [] { return CUDA_SUCCESS; });
+}
+
+void note_unknown_kernel(const char* name, const std::string& words, std::size_t reach_bytes) {
+  bool first = false;
+  {
+    std::lock_guard lock(unknown_mutex);
+    UnknownKernel& kernel = unknown[name];
+    first = kernel.launches++ == 0;
+    kernel.bytes += reach_bytes;
+    if (first) kernel.words = words;
+  }
+  if (!first) return;
+  log::warning(std::string("unknown kernel ") + name + " names a pool (" + words + "): " +
+               std::to_string(reach_bytes >> 20) +
+               " MiB are made present for it; a profile entry can narrow that");
+}
+
+std::vector<std::pair<std::string, UnknownKernel>> unknown_kernels() {
+  std::lock_guard lock(unknown_mutex);
+  return {unknown.begin(), unknown.end()};
+}
+
+}  // namespace kvshim::preload

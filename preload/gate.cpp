@@ -1,0 +1,279 @@
+#include "preload/gate.h"
+
+#include <algorithm>
+#include <chrono>
+#include <mutex>
+#include <unordered_map>
+
+#include "observe/log.h"
+#include "preload/graph_capture.h"
+#include "preload/real_driver.h"
+#include "preload/runtime.h"
+#include "vmm/context_scope.h"
+
+namespace kvshim::preload {
+namespace {
+
+// One thread at a time orders its stream, launches guards and submits: else
+// another stream's event could be recorded between a guard and its writer. The
+// real call may wait (a full launch queue), which other submitters of pool work
+// would then do as well; the fault server and the releasing thread never take
+// this lock, so the GPU always gets on. The patience is for hosts that make one
+// thread's submission the condition of another's: after it the order is given
+// up, and a hole that is met is loud.
+constexpr auto kPatience = std::chrono::seconds(10);
+
+class Submission {
+ public:
+  explicit Submission(DeviceRuntime& device) : device_(device) {
+    device.releaser.restore_before_first_work();
+    device.gate.enter();
+    locked_ = device.submission.try_lock_for(kPatience);
+    if (!locked_) {
+      log::warning("a submission waited 10 s for another thread's; going on without the order "
+                   "between streams");
+    }
+  }
+  ~Submission() {
+    if (locked_) device_.submission.unlock();
+    device_.gate.leave();
+  }
+  Submission(const Submission&) = delete;
+  Submission& operator=(const Submission&) = delete;
+
+ private:
+  DeviceRuntime& device_;
+  bool locked_ = false;
+};
+
+struct Touched {
+  DeviceRuntime* device = nullptr;
+  std::vector<vmm::AbiRun> written;
+};
+
+// The pieces of the accesses by device: one in nearly every process.
+std::vector<Touched> by_device(Runtime& runtime, std::span<const Access> accesses) {
+  std::vector<Touched> all;
+  for (const Access& access : accesses) {
+    if (!meets_arena(access.address, access.bytes)) continue;
+    for (const PoolView& pool : pools_in(access.address, std::max<std::size_t>(access.bytes, 1))) {
+      DeviceRuntime* device = runtime.device(pool.device);
+      if (device == nullptr) continue;
+      auto it = std::find_if(all.begin(), all.end(),
+                             [&](const Touched& t) { return t.device == device; });
+      if (it == all.end()) it = all.insert(all.end(), Touched{device, {}});
+      if (!access.writes || access.bytes == 0) continue;
+      const CUdeviceptr begin = std::max(access.address, pool.base);
+      const CUdeviceptr end = std::min(access.address + access.bytes, pool.base + pool.bytes);
+      const std::vector<vmm::AbiRun> runs = device->memory.granule_runs(begin, end - begin);
+      it->written.insert(it->written.end(), runs.begin(), runs.end());
+    }
+  }
+  return all;
+}
+
+// Launches on the stream what must run before the work. REQUIRES: Submission.
+CUresult put_in_front(DeviceRuntime& device, StreamRef stream,
+                      std::span<const vmm::AbiRun> written, const vmm::LinearWrite* linear) {
+  CUresult result = device.streams.order(stream);
+  const CUstream handle = stream.explicit_handle();
+  if (result == CUDA_SUCCESS && !written.empty()) {
+    result = device.memory.kernels().launch_fixed_guard(handle, written);
+  }
+  if (result == CUDA_SUCCESS && linear != nullptr) {
+    result = device.memory.kernels().launch_linear_guard(handle, *linear);
+  }
+  return result;
+}
+
+CUresult submit_to(Runtime& runtime, std::span<const Touched> touched, std::size_t next,
+                   StreamRef stream, const vmm::LinearWrite* linear, SubmitRef submit) {
+  if (next == touched.size()) return submit();
+  DeviceRuntime& device = *touched[next].device;
+  Submission submission(device);
+  // The linear form belongs to the device of its pool.
+  const vmm::LinearWrite* own = nullptr;
+  if (linear != nullptr && linear->destinations != 0) {
+    const vmm::PoolRecord* record = runtime.find(linear->destination[0].pool_begin);
+    if (record != nullptr && runtime.of(*record) == &device) own = linear;
+  }
+  CUresult result = put_in_front(device, stream, touched[next].written, own);
+  if (result == CUDA_SUCCESS) {
+    result = submit_to(runtime, touched, next + 1, stream, linear, submit);
+  }
+  device.streams.submitted(stream);
+  return result;
+}
+
+std::mutex pins_mutex;
+std::unordered_map<PinId, std::vector<Access>> pins;
+PinId next_pin = 1;
+
+}  // namespace
+
+std::optional<PoolView> find_pool(CUdeviceptr address) noexcept {
+  if (!in_arena(address)) return std::nullopt;
+  const Runtime* runtime = Runtime::get();
+  const vmm::PoolRecord* record = runtime != nullptr ? runtime->find(address) : nullptr;
+  if (record == nullptr) return std::nullopt;
+  return PoolView{record->base, record->mapped_bytes, record->device, record->context, record->id,
+                  record->bytes};
+}
+
+std::vector<PoolView> pools_in(CUdeviceptr address, std::size_t bytes) {
+  std::vector<PoolView> found;
+  if (!meets_arena(address, bytes)) return found;
+  if (const std::optional<PoolView> first = find_pool(address)) {
+    found.push_back(*first);
+    if (address + bytes <= first->base + first->bytes) return found;
+  }
+  const Runtime* runtime = Runtime::get();
+  if (runtime == nullptr) return found;
+  // A range over several pools is rare (old launches that name nothing).
+  for (DeviceRuntime* device : runtime->devices()) {
+    for (const vmm::PoolFigures& pool : device->memory.pools()) {
+      if (pool.base >= address + bytes || pool.base + pool.bytes <= address) continue;
+      const std::optional<PoolView> view = find_pool(pool.base);
+      if (view && (found.empty() || found[0].buffer_id != view->buffer_id)) found.push_back(*view);
+    }
+  }
+  return found;
+}
+
+CUresult run_work(StreamRef stream, std::span<const Access> accesses,
+                  const vmm::LinearWrite* linear, SubmitRef submit) {
+  Runtime* runtime = Runtime::get();
+  if (runtime == nullptr) return submit();
+  const std::vector<Touched> touched = by_device(*runtime, accesses);
+  if (touched.empty()) return submit();
+  return submit_to(*runtime, touched, 0, stream, linear, submit);
+}
+
+CUresult run_fill(StreamRef stream, CUdeviceptr address, std::size_t bytes, bool zero,
+                  SubmitRef submit) {
+  Runtime* runtime = Runtime::get();
+  const vmm::PoolRecord* record = runtime != nullptr ? runtime->find(address) : nullptr;
+  const Access access{address, bytes, true};
+  if (record == nullptr || !zero || bytes == 0 ||
+      address + bytes > record->base + record->mapped_bytes) {
+    return run_work(stream, std::span(&access, 1), nullptr, submit);
+  }
+  DeviceRuntime& device = *runtime->of(*record);
+  const std::vector<Touched> touched = by_device(*runtime, std::span(&access, 1));
+  if (touched.size() != 1) return run_work(stream, std::span(&access, 1), nullptr, submit);
+  Submission submission(device);
+  bool quiet = false;
+  std::uint64_t capture = 0;
+  {
+    vmm::RelaxedCaptureScope relaxed(runtime->driver());
+    quiet = !device.streams.capturing(stream, &capture) && device.streams.finished();
+  }
+  if (!quiet) {
+    CUresult result = put_in_front(device, stream, touched[0].written, nullptr);
+    if (result == CUDA_SUCCESS) result = submit();
+    device.streams.submitted(stream);
+    return result;
+  }
+  // Nothing unfinished can write the pool, and only this thread submits: what
+  // is absent is zero and stays so; what is present is filled for real.
+  CUresult result = CUDA_SUCCESS;
+  std::uint64_t filled = 0;
+  for (const vmm::AbiRun& run : device.memory.present_runs(address, bytes)) {
+    const vmm::Arena& arena = device.memory.arena();
+    const CUdeviceptr begin = std::max<CUdeviceptr>(address, arena.address(run.first));
+    const CUdeviceptr end =
+        std::min<CUdeviceptr>(address + bytes, arena.address(run.first + run.count));
+    result = runtime->driver().cuMemsetD8Async(begin, 0, end - begin, stream.explicit_handle());
+    if (result != CUDA_SUCCESS) break;
+    filled += end - begin;
+  }
+  if (filled != 0 || result != CUDA_SUCCESS) device.streams.submitted(stream);
+  vmm::Statistics& statistics = device.memory.statistics();
+  if (filled == 0) statistics.dropped_fills.fetch_add(1, std::memory_order_relaxed);
+  statistics.dropped_fill_bytes.fetch_add(bytes - filled, std::memory_order_relaxed);
+  return result;
+}
+
+CUresult retry_over_holes(SubmitRef call) {
+  // A swap takes 60 to 300 us, a row of them some milliseconds.
+  for (int attempt = 0;; ++attempt) {
+    const vmm::SwapWatch watch = vmm::SwapWatch::start();
+    const CUresult result = call();
+    if (result != CUDA_ERROR_INVALID_VALUE || !watch.overlapped() || attempt == 10'000) {
+      return result;
+    }
+  }
+}
+
+PinId pin(std::span<const Access> ranges, CUresult* result) {
+  *result = CUDA_SUCCESS;
+  Runtime* runtime = Runtime::get();
+  if (runtime == nullptr) return kNoPin;
+  std::vector<Access> pieces;
+  for (const Access& range : ranges) {
+    for (const PoolView& pool : pools_in(range.address, range.bytes)) {
+      const CUdeviceptr begin = std::max(range.address, pool.base);
+      const CUdeviceptr end = std::min(range.address + range.bytes, pool.base + pool.bytes);
+      pieces.push_back({begin, end - begin, true});
+    }
+  }
+  if (pieces.empty()) return kNoPin;
+  for (const Access& piece : pieces) {
+    DeviceRuntime& device = *runtime->of(*runtime->find(piece.address));
+    device.memory.pin(piece.address, piece.bytes);
+    const StreamRef own{device.memory.kernels().stream(), StreamFlavor::kLegacy};
+    vmm::ContextScope current(runtime->driver(), device.memory.context());
+    *result = run_work(own, std::span(&piece, 1), nullptr, [] { return CUDA_SUCCESS; });
+    if (*result != CUDA_SUCCESS) break;
+  }
+  std::lock_guard lock(pins_mutex);
+  const PinId id = next_pin++;
+  pins.emplace(id, std::move(pieces));
+  return id;
+}
+
+void unpin(PinId pin) noexcept {
+  std::vector<Access> pieces;
+  {
+    std::lock_guard lock(pins_mutex);
+    const auto it = pins.find(pin);
+    if (it == pins.end()) return;
+    pieces = std::move(it->second);
+    pins.erase(it);
+  }
+  const Runtime* runtime = Runtime::get();
+  if (runtime == nullptr) return;
+  for (const Access& piece : pieces) {
+    // A pool that was freed meanwhile took its pins along.
+    const vmm::PoolRecord* record = runtime->find(piece.address);
+    if (record != nullptr) runtime->of(*record)->memory.unpin(piece.address, piece.bytes);
+  }
+}
+
+void before_stream_destroy(CUstream stream) noexcept {
+  if (const Runtime* runtime = Runtime::get()) {
+    for (DeviceRuntime* device : runtime->devices()) device->streams.before_destroy(stream);
+  }
+}
+
+void before_capture(StreamRef stream) noexcept {
+  if (const Runtime* runtime = Runtime::get()) {
+    for (DeviceRuntime* device : runtime->devices()) device->streams.before_capture(stream);
+  }
+}
+
+// Nothing is kept while a stream captures: an event recorded before is still
+// the newest fact about its executed work.
+void after_capture(StreamRef) noexcept {}
+
+void before_context_destroy(CUcontext context) noexcept {
+  if (Runtime* runtime = Runtime::get()) runtime->context_ends(context);
+}
+
+bool is_capturing(StreamRef stream) noexcept {
+  CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_NONE;
+  return real().cuStreamIsCapturing(stream.explicit_handle(), &status) == CUDA_SUCCESS &&
+         status != CU_STREAM_CAPTURE_STATUS_NONE;
+}
+
+}  // namespace kvshim::preload

@@ -1,0 +1,224 @@
+#include "preload/status.h"
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <chrono>
+#include <cstdio>
+#include <cstring>
+#include <string>
+#include <thread>
+
+#include "observe/log.h"
+#include "preload/allocation.h"
+#include "preload/runtime.h"
+#include "preload/unknown_kernels.h"
+
+namespace kvshim::preload {
+namespace {
+
+std::atomic<bool> started{false};
+std::atomic<bool> summarized{false};
+std::string* status_path = nullptr;  // leaked; empty: no file
+
+std::string json_text(const std::string& text) {
+  std::string out = "\"";
+  for (const char c : text) {
+    if (c == '"' || c == '\\') {
+      out += '\\';
+      out += c;
+    } else if (static_cast<unsigned char>(c) < 0x20) {
+      char escaped[8];
+      std::snprintf(escaped, sizeof(escaped), "\\u%04x", static_cast<unsigned>(c));
+      out += escaped;
+    } else {
+      out += c;
+    }
+  }
+  return out + '"';
+}
+
+std::string field(const char* name, std::uint64_t value) {
+  return std::string("\"") + name + "\": " + std::to_string(value);
+}
+
+std::string device_json(Runtime& runtime, DeviceRuntime& device) {
+  const vmm::Statistics& s = device.memory.statistics();
+  const vmm::PhysicalBytes physical = device.memory.physical();
+  std::string out = "{" + field("device", static_cast<std::uint64_t>(device.memory.device()));
+  out += ", \"pools\": [";
+  std::uint64_t resident = 0, parked = 0, absent = 0;
+  bool first = true;
+  for (const vmm::PoolFigures& pool : device.memory.pools()) {
+    resident += pool.resident;
+    parked += pool.parked;
+    absent += pool.absent;
+    out += std::string(first ? "" : ", ") + "{" + field("id", pool.id) + ", " +
+           field("bytes", pool.bytes) + ", " + field("resident", pool.resident) + ", " +
+           field("parked", pool.parked) + ", " + field("absent", pool.absent) +
+           ", \"pinned\": " + (pool.pinned ? "true" : "false") +
+           ", \"group\": " + json_text(pool.group) +
+           ", \"reason\": " + json_text(runtime.reason_of(pool.id)) + "}";
+    first = false;
+  }
+  out += "], " + field("resident", resident) + ", " + field("parked", parked) + ", " +
+         field("absent", absent) + ", " + field("zero_handles", physical.zero) + ", " +
+         field("host_bytes", physical.host) + ", " + field("host_budget", device.memory.host_budget());
+  out += ", \"faults\": {" + field("count", s.faults.count()) + ", " +
+         field("total_us", s.faults.total()) + ", " + field("p50_us", s.faults.quantile(0.5)) +
+         ", " + field("p99_us", s.faults.quantile(0.99)) + ", " + field("max_us", s.faults.max()) +
+         ", " + field("granules", s.granules_made_present.load()) + ", " +
+         field("in_host_memory", s.faults_in_host_memory.load()) + ", " +
+         field("failed", s.failed_faults.load()) + "}";
+  out += ", " + field("releases", s.releases.load()) + ", " +
+         field("released_zero_bytes", s.released_zero_bytes.load()) + ", " +
+         field("parked_bytes_total", s.parked_bytes_total.load()) + ", " +
+         field("dropped_bytes", s.dropped_bytes.load()) + ", " +
+         field("promotions", s.promotions.load()) + ", " +
+         field("promoted_bytes", s.promoted_bytes.load()) + ", " +
+         field("dropped_fills", s.dropped_fills.load()) + ", " +
+         field("dropped_fill_bytes", s.dropped_fill_bytes.load()) + "}";
+  return out;
+}
+
+std::string status_json(Runtime& runtime) {
+  std::string out = "{\"version\": \"" KVSHIM_VERSION "\", " +
+                    field("pid", static_cast<std::uint64_t>(getpid())) +
+                    ", \"config\": " + json_text(runtime.configuration().source) + ", " +
+                    field("managed_bytes", managed_bytes()) + ", \"devices\": [";
+  bool first = true;
+  for (DeviceRuntime* device : runtime.devices()) {
+    out += (first ? "" : ", ") + device_json(runtime, *device);
+    first = false;
+  }
+  out += "], \"unknown_kernels\": [";
+  first = true;
+  for (const auto& [name, kernel] : unknown_kernels()) {
+    out += std::string(first ? "" : ", ") + "{\"name\": " + json_text(name) + ", " +
+           field("launches", kernel.launches) + ", " + field("bytes", kernel.bytes) +
+           ", \"words\": " + json_text(kernel.words) + "}";
+    first = false;
+  }
+  return out + "]}\n";
+}
+
+// $XDG_RUNTIME_DIR/kvshim, else /tmp/kvshim-<uid>; 0700 and ours, or not at all:
+// in /tmp somebody else may have made it.
+std::string status_folder(const std::string& chosen) {
+  std::string folder = chosen;
+  if (folder.empty()) {
+    const char* runtime_dir = std::getenv("XDG_RUNTIME_DIR");
+    folder = runtime_dir != nullptr && *runtime_dir == '/'
+                 ? std::string(runtime_dir) + "/kvshim"
+                 : "/tmp/kvshim-" + std::to_string(getuid());
+  }
+  if (mkdir(folder.c_str(), 0700) != 0 && errno != EEXIST) {
+    log::warning("no status file: " + folder + " can't be made: " + std::strerror(errno));
+    return {};
+  }
+  struct stat info{};
+  if (lstat(folder.c_str(), &info) != 0 || !S_ISDIR(info.st_mode) || info.st_uid != getuid() ||
+      (info.st_mode & 022) != 0) {
+    log::warning("no status file: " + folder +
+                 " is not a folder that only this user can write (option status_dir)");
+    return {};
+  }
+  return folder;
+}
+
+void write_status(const std::string& path, const std::string& text) {
+  const std::string next = path + ".next";
+  const int file = open(next.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+  if (file < 0) return;
+  const bool whole = ::write(file, text.data(), text.size()) == static_cast<ssize_t>(text.size());
+  close(file);
+  if (!whole || rename(next.c_str(), path.c_str()) != 0) unlink(next.c_str());
+}
+
+void tell_events(Runtime& runtime) {
+  for (DeviceRuntime* device : runtime.devices()) {
+    for (const vmm::Event& event : device->memory.events().drain()) {
+      switch (event.level) {
+        case vmm::EventLevel::kDebug: log::debug(event.text); break;
+        case vmm::EventLevel::kInfo: log::info(event.text); break;
+        case vmm::EventLevel::kWarning: log::warning(event.text); break;
+        case vmm::EventLevel::kError: log::error(event.text); break;
+      }
+    }
+  }
+}
+
+void run() {
+  pthread_setname_np(pthread_self(), "kvshim-status");
+  Runtime* runtime = Runtime::get();
+  CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_RELAXED;
+  runtime->driver().cuThreadExchangeStreamCaptureMode(&mode);
+  auto written = std::chrono::steady_clock::time_point();
+  std::string last;
+  for (;;) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    tell_events(*runtime);
+    finish_deferred_frees();
+    const auto now = std::chrono::steady_clock::now();
+    if (status_path->empty() || now - written < std::chrono::seconds(1)) continue;
+    std::string text = status_json(*runtime);
+    if (text == last) continue;
+    write_status(*status_path, text);
+    last = std::move(text);
+    written = now;
+  }
+}
+
+}  // namespace
+
+void start_status() noexcept {
+  if (started.exchange(true)) return;
+  try {
+    const config::Options& options = Runtime::get()->options();
+    const std::string folder = options.status ? status_folder(options.status_dir) : std::string();
+    status_path = new std::string(
+        folder.empty() ? "" : folder + "/" + std::to_string(getpid()) + ".json");
+    std::thread(run).detach();
+  } catch (...) {
+    log::warning("no status: its thread could not be started");
+  }
+}
+
+void summarize_at_exit() noexcept {
+  Runtime* runtime = Runtime::get();
+  if (runtime == nullptr || !started.load() || summarized.exchange(true)) return;
+  try {
+    tell_events(*runtime);
+    for (DeviceRuntime* device : runtime->devices()) {
+      const vmm::Statistics& s = device->memory.statistics();
+      log::info("summary: " + std::to_string(runtime->pools_made()) + " pools, " +
+                std::to_string(s.faults.count()) + " faults (p50 " +
+                std::to_string(s.faults.quantile(0.5)) + " us, p99 " +
+                std::to_string(s.faults.quantile(0.99)) + " us, max " +
+                std::to_string(s.faults.max()) + " us, in all " +
+                std::to_string(s.faults.total() / 1000) + " ms), " +
+                std::to_string(s.releases.load()) + " releases (" +
+                std::to_string(s.released_zero_bytes.load() >> 20) + " MiB zero, " +
+                std::to_string(s.parked_bytes_total.load() >> 20) + " MiB parked, " +
+                std::to_string(s.dropped_bytes.load() >> 20) + " MiB dropped), " +
+                std::to_string(s.promoted_bytes.load() >> 20) + " MiB brought back, " +
+                std::to_string(s.dropped_fills.load()) + " fills dropped");
+    }
+    if (status_path != nullptr && !status_path->empty()) {
+      write_status(*status_path, status_json(*runtime));
+    }
+  } catch (...) {
+  }
+}
+
+void abandon_status_after_fork() noexcept {
+  started.store(false);
+  summarized.store(false);
+  status_path = nullptr;
+}
+
+}  // namespace kvshim::preload
