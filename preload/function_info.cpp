@@ -47,43 +47,6 @@ std::shared_ptr<const KernelKnowledge> nothing_known(const std::vector<ParamLayo
   return knowledge;
 }
 
-/// Takes over the knowledge's words, those that lie inside the parameters (a
-/// profile's mistake must not make a launch read beyond its arguments), sorted,
-/// and joins neighbours to runs.
-void flatten_words(FunctionInfo& info) {
-  const KernelKnowledge& knowledge = *info.knowledge;
-  std::vector<std::pair<WordPlace, bool>> words;
-  words.reserve(knowledge.words.size());
-  for (std::size_t i = 0; i < knowledge.words.size(); ++i) {
-    const WordPlace place = knowledge.words[i];
-    if (place.param >= info.params.size()) continue;
-    if (place.offset + kWordBytes > info.params[place.param].size) continue;
-    words.emplace_back(place,
-                       i < knowledge.word_is_read_only.size() && knowledge.word_is_read_only[i]);
-  }
-  std::stable_sort(words.begin(), words.end(), [](const auto& a, const auto& b) {
-    return std::pair(a.first.param, a.first.offset) < std::pair(b.first.param, b.first.offset);
-  });
-  constexpr std::size_t kMostWords = std::numeric_limits<std::uint16_t>::max();
-  if (words.size() > kMostWords) words.resize(kMostWords);  // parameters are at most 32 KiB
-  for (const auto& [place, read_only] : words) {
-    if (!info.runs.empty()) {
-      WordRun& last = info.runs.back();
-      if (last.param == place.param && last.offset + last.count * kWordBytes == place.offset) {
-        ++last.count;
-        info.words.push_back(place);
-        info.word_is_read_only.push_back(read_only);
-        continue;
-      }
-    }
-    info.runs.push_back(
-        {place.param, place.offset, 1, static_cast<std::uint16_t>(info.words.size()),
-         static_cast<std::uint32_t>(info.params[place.param].offset + place.offset)});
-    info.words.push_back(place);
-    info.word_is_read_only.push_back(read_only);
-  }
-}
-
 /// Reads a layout through `query(index, &offset, &size)`. The driver answers
 /// INVALID_VALUE for the first index that is not a parameter.
 template <class Query>
@@ -148,6 +111,40 @@ void forget_if(Matches&& matches) noexcept {
 
 }  // namespace
 
+void flatten_words(FunctionInfo* info) {
+  const KernelKnowledge& knowledge = *info->knowledge;
+  std::vector<std::pair<WordPlace, bool>> words;
+  words.reserve(knowledge.words.size());
+  for (std::size_t i = 0; i < knowledge.words.size(); ++i) {
+    const WordPlace place = knowledge.words[i];
+    if (place.param >= info->params.size()) continue;
+    if (place.offset + kWordBytes > info->params[place.param].size) continue;
+    words.emplace_back(place,
+                       i < knowledge.word_is_read_only.size() && knowledge.word_is_read_only[i]);
+  }
+  std::stable_sort(words.begin(), words.end(), [](const auto& a, const auto& b) {
+    return std::pair(a.first.param, a.first.offset) < std::pair(b.first.param, b.first.offset);
+  });
+  constexpr std::size_t kMostWords = std::numeric_limits<std::uint16_t>::max();
+  if (words.size() > kMostWords) words.resize(kMostWords);  // parameters are at most 32 KiB
+  for (const auto& [place, read_only] : words) {
+    if (!info->runs.empty()) {
+      WordRun& last = info->runs.back();
+      if (last.param == place.param && last.offset + last.count * kWordBytes == place.offset) {
+        ++last.count;
+        info->words.push_back(place);
+        info->word_is_read_only.push_back(read_only);
+        continue;
+      }
+    }
+    info->runs.push_back(
+        {place.param, place.offset, 1, static_cast<std::uint16_t>(info->words.size()),
+         static_cast<std::uint32_t>(info->params[place.param].offset + place.offset)});
+    info->words.push_back(place);
+    info->word_is_read_only.push_back(read_only);
+  }
+}
+
 void set_kernel_catalog(const heuristics::KernelCatalog* catalog) noexcept {
   g_catalog.store(catalog, std::memory_order_release);
 }
@@ -162,7 +159,7 @@ const FunctionInfo* look_at_function(const void* handle) noexcept {
       info->knowledge = catalog->classify(info->name, info->params);
     }
     if (info->knowledge == nullptr) info->knowledge = nothing_known(info->params);
-    flatten_words(*info);
+    flatten_words(info.get());
     FunctionRecord* const record = table().find_or_add(handle);
     if (record == nullptr) return nullptr;
     const FunctionInfo* expected = nullptr;

@@ -50,6 +50,11 @@ struct FunctionInfo {
 /// any kernel. Set once by the shim's composition, before the first pool.
 void set_kernel_catalog(const heuristics::KernelCatalog* catalog) noexcept;
 
+/// Takes over the words of `info->knowledge` that lie inside the parameters (a
+/// profile's mistake must not make a launch read beyond its arguments), sorted,
+/// and joins neighbours to runs. REQUIRES knowledge and params to be set.
+void flatten_words(FunctionInfo* info);
+
 /// Asks the driver and the catalog; adds to the table. Null when the driver
 /// could not be asked (no context, a sticky error): then nothing is remembered.
 /// Makes driver calls, holds no lock over them.

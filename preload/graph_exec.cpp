@@ -133,7 +133,7 @@ CUresult instantiate_graph(CUgraph graph, unsigned long long flags, CUgraphExec*
     auto state = std::make_shared<ExecState>();
     state->pin_all = device_launch;
     PinsUntilKept pins(state.get());
-    if (gate_detail::arena_bytes != 0 && graph != nullptr) {
+    if (any_pool_ever() && graph != nullptr) {
       if (const CUresult result = prepare(graph, state.get()); result != CUDA_SUCCESS) {
         return result;
       }
@@ -153,7 +153,7 @@ CUresult instantiate_graph(CUgraph graph, unsigned long long flags, CUgraphExec*
 }
 
 CUresult update_exec(CUgraphExec exec, CUgraph graph, SubmitRef submit) noexcept {
-  if (gate_detail::arena_bytes == 0 || exec == nullptr || graph == nullptr) return submit();
+  if (!any_pool_ever() || exec == nullptr || graph == nullptr) return submit();
   try {
     const std::shared_ptr<const ExecState> before = state_of(exec);
     auto state = std::make_shared<ExecState>();
@@ -212,7 +212,7 @@ CUresult graph_exec_detail::add_to_exec(CUgraphExec exec, bool guarded, GraphRea
 }
 
 CUresult launch_exec(StreamRef stream, CUgraphExec exec, SubmitRef submit) noexcept {
-  if (gate_detail::arena_bytes == 0) return submit();
+  if (!any_pool_ever()) return submit();
   const std::shared_ptr<const ExecState> state = state_of(exec);
   if (state == nullptr || state->touched.empty()) return submit();
   // In a capture the nodes are copied; this executable's pins don't cover the copy.

@@ -10,6 +10,7 @@
 
 #include "preload/gate.h"
 #include "preload/graph_reach.h"
+#include "preload/root_scan.h"
 
 namespace kvshim::preload {
 
@@ -40,7 +41,7 @@ CUresult add_to_exec(CUgraphExec exec, bool guarded, GraphReach addition, Submit
 
 template <class Add>
 CUresult change_exec(CUgraphExec exec, bool guarded, Add&& add, SubmitRef submit) noexcept {
-  if (gate_detail::arena_bytes == 0) return submit();
+  if (!any_pool_ever()) return submit();
   try {
     GraphReach addition;
     add(&addition);

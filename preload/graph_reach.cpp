@@ -89,6 +89,8 @@ bool add_kernel_node(GraphReach* reach, CUgraphNode node) {
     params.kernelParams = first.kernelParams;
     params.extra = first.extra;
   }
+  // A node captured from a CUkernel has both set, and `func` is not what was launched.
+  if (params.kern != nullptr && find_function(params.kern) != nullptr) params.func = nullptr;
   const std::size_t words = reach->words.size();
   add_kernel(reach, params);
   if (reach->words.size() != words && !reach->device_updatable) {
@@ -168,11 +170,8 @@ bool add_node(GraphReach* reach, CUgraphNode node) {
 }  // namespace
 
 void add_kernel(GraphReach* reach, const CUDA_KERNEL_NODE_PARAMS_v2& node) {
-  // A node captured from a CUkernel has both set, and only one of them may answer.
-  const FunctionInfo* info = find_function(node.func);
-  if ((info == nullptr || !info->layout_known) && node.kern != nullptr) {
-    info = find_function(node.kern);
-  }
+  const FunctionInfo* info =
+      find_function(node.func != nullptr ? static_cast<const void*>(node.func) : node.kern);
   if (info == nullptr || !info->layout_known) {
     add_every_pool(reach);
     return;

@@ -44,7 +44,7 @@ CUresult submit_launch(StreamRef stream, CUfunction function, const LaunchArgume
 }
 
 CUresult submit_unseen_launch(StreamRef stream, const char* name, SubmitRef submit) noexcept {
-  if (gate_detail::arena_bytes == 0) return submit();
+  if (!any_pool_ever()) return submit();
   try {
     const LaunchReach reach = reach_of_everything();
     if (reach.kind == LaunchReach::Kind::kNothing) return submit();

@@ -14,7 +14,7 @@ namespace kvshim::preload {
 /// no lock and no shared counter once the function was seen. `function` may be a
 /// CUkernel.
 inline bool launch_passes(CUfunction function, void* const* params, void* const* extra) noexcept {
-  if (gate_detail::arena_bytes == 0) return true;
+  if (!any_pool_ever()) return true;
   const FunctionInfo* info = find_function(function);
   if (info == nullptr) return function == nullptr;  // the driver refuses null
   return info->layout_known && !names_arena(*info, params, extra);

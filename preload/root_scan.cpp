@@ -38,14 +38,13 @@ std::optional<ParamBuffer> param_buffer(void* const* extra) noexcept {
 bool root_scan_detail::buffer_meets_arena(const FunctionInfo& info, void* const* extra) noexcept {
   const std::optional<ParamBuffer> buffer = param_buffer(extra);
   if (!buffer) return false;
+  const std::uint64_t bytes = gate_detail::arena_bytes.load(std::memory_order_acquire);
+  const std::uint64_t base = gate_detail::arena_base.load(std::memory_order_relaxed);
   for (const WordRun& run : info.runs) {
     if (run.buffer_offset >= buffer->bytes) continue;  // shorter than the parameters
     const std::size_t count =
         std::min<std::size_t>(run.count, (buffer->bytes - run.buffer_offset) / 8);
-    if (run_meets_arena(buffer->data + run.buffer_offset, count, gate_detail::arena_base,
-                        gate_detail::arena_bytes)) {
-      return true;
-    }
+    if (run_meets_arena(buffer->data + run.buffer_offset, count, base, bytes)) return true;
   }
   return false;
 }

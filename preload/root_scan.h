@@ -61,11 +61,16 @@ bool buffer_meets_arena(const FunctionInfo& info, void* const* extra) noexcept;
 
 }  // namespace root_scan_detail
 
+/// Whether a pool was ever made in this process. One relaxed load.
+inline bool any_pool_ever() noexcept {
+  return gate_detail::arena_bytes.load(std::memory_order_relaxed) != 0;
+}
+
 /// Whether a word that may be a pointer lies in the arena. The layout must be known.
 inline bool names_arena(const FunctionInfo& info, void* const* params,
                         void* const* extra) noexcept {
-  const std::uint64_t base = gate_detail::arena_base;
-  const std::uint64_t bytes = gate_detail::arena_bytes;
+  const std::uint64_t bytes = gate_detail::arena_bytes.load(std::memory_order_acquire);
+  const std::uint64_t base = gate_detail::arena_base.load(std::memory_order_relaxed);
   if (params == nullptr) {
     return extra != nullptr && root_scan_detail::buffer_meets_arena(info, extra);
   }
