@@ -45,19 +45,6 @@ CUresult launch_ex(StreamFlavor flavor, RealLaunchEx real_launch, const CUlaunch
                 {config->blockDimX, config->blockDimY, config->blockDimZ}, params, extra, submit);
 }
 
-/// One launch of the list around all the later ones: a guard in each stream, then
-/// the one real call.
-CUresult launch_list(CUDA_LAUNCH_PARAMS* list, unsigned int count, unsigned int at,
-                     SubmitRef submit) noexcept {
-  while (at < count && launch_passes(list[at].function, list[at].kernelParams, nullptr)) ++at;
-  if (at == count) return submit();
-  const CUDA_LAUNCH_PARAMS& one = list[at];
-  return launch({one.hStream, StreamFlavor::kLegacy}, one.function,
-                {one.gridDimX, one.gridDimY, one.gridDimZ},
-                {one.blockDimX, one.blockDimY, one.blockDimZ}, one.kernelParams, nullptr,
-                [&] { return launch_list(list, count, at + 1, submit); });
-}
-
 }  // namespace
 
 CUresult hook_cuLaunchKernel(CUfunction f, unsigned int grid_x, unsigned int grid_y,
@@ -133,7 +120,7 @@ CUresult hook_cuLaunchCooperativeKernelMultiDevice(CUDA_LAUNCH_PARAMS* list, uns
     return real().cuLaunchCooperativeKernelMultiDevice(list, count, flags);
   };
   if (list == nullptr) return submit();
-  return launch_list(list, count, 0, submit);
+  return submit_launches({list, count}, submit);
 }
 
 // The first API: parameters were set before by cuParamSet*, so a launch is taken

@@ -4,6 +4,14 @@ namespace kvshim::preload {
 
 namespace {
 
+void note_unknown(const FunctionInfo* info, const LaunchReach& reach) {
+  const bool named = info != nullptr && !info->name.empty();
+  note_unknown_kernel(
+      named ? info->name.c_str() : "(unnamed)",
+      info != nullptr ? describe_words(*info, reach.words) : "parameters can't be read",
+      written_bytes(reach.accesses));
+}
+
 CUresult submit_reach(StreamRef stream, const FunctionInfo* info, const LaunchReach& reach,
                       SubmitRef submit) {
   for (const PoolWord& word : reach.words) remember_argument(word.value);
@@ -20,12 +28,42 @@ CUresult submit_reach(StreamRef stream, const FunctionInfo* info, const LaunchRe
     case LaunchReach::Kind::kUnknown:
       break;
   }
-  const bool named = info != nullptr && !info->name.empty();
-  note_unknown_kernel(
-      named ? info->name.c_str() : "(unnamed)",
-      info != nullptr ? describe_words(*info, reach.words) : "parameters can't be read",
-      written_bytes(reach.accesses));
+  note_unknown(info, reach);
   return run_work(stream, reach.accesses, nullptr, submit);
+}
+
+/// One of a list, as work that the gate may be told of more than once.
+struct ListedWork {
+  StreamRef stream;
+  LaunchReach reach;
+};
+
+std::vector<ListedWork> reaching_launches(std::span<const CUDA_LAUNCH_PARAMS> launches) {
+  std::vector<ListedWork> all;
+  for (const CUDA_LAUNCH_PARAMS& one : launches) {
+    if (launch_passes(one.function, one.kernelParams, nullptr)) continue;
+    const FunctionInfo* info = find_function(one.function);
+    const bool readable = info != nullptr && info->layout_known;
+    LaunchReach reach = readable ? reach_of(*info, {one.kernelParams,
+                                                    nullptr,
+                                                    {one.gridDimX, one.gridDimY, one.gridDimZ},
+                                                    {one.blockDimX, one.blockDimY, one.blockDimZ}})
+                                 : reach_of_everything();
+    if (reach.kind == LaunchReach::Kind::kNothing) continue;
+    for (const PoolWord& word : reach.words) remember_argument(word.value);
+    if (reach.kind == LaunchReach::Kind::kUnknown) note_unknown(readable ? info : nullptr, reach);
+    // A fill among others is made for real: it can't be left out of the one call.
+    if (reach.kind == LaunchReach::Kind::kFill) {
+      reach.accesses = {{reach.fill.address, reach.fill.bytes, true}};
+    }
+    all.push_back({{one.hStream, StreamFlavor::kLegacy}, std::move(reach)});
+  }
+  return all;
+}
+
+CUresult run_listed(const ListedWork& work, SubmitRef submit) {
+  const bool linear = work.reach.kind == LaunchReach::Kind::kLinearWrite;
+  return run_work(work.stream, work.reach.accesses, linear ? &work.reach.linear : nullptr, submit);
 }
 
 }  // namespace
@@ -40,6 +78,30 @@ CUresult submit_launch(StreamRef stream, CUfunction function, const LaunchArgume
     return submit_reach(stream, info, reach_of(*info, arguments), submit);
   } catch (...) {
     return CUDA_ERROR_OUT_OF_MEMORY;  // std::bad_alloc is all that can arrive here
+  }
+}
+
+// The gate takes one stream at a time and can't be entered twice. So the other
+// streams get their guards first, each as work of its own, and are told to the
+// gate again after the real call, so that it knows of unfinished work there.
+CUresult submit_launches(std::span<const CUDA_LAUNCH_PARAMS> launches, SubmitRef submit) noexcept {
+  try {
+    const std::vector<ListedWork> reaching = reaching_launches(launches);
+    if (reaching.empty()) return submit();
+    const auto nothing = [] { return CUDA_SUCCESS; };
+    for (std::size_t i = 0; i + 1 < reaching.size(); ++i) {
+      const CUresult result = run_listed(reaching[i], nothing);
+      if (result != CUDA_SUCCESS) return result;
+    }
+    const CUresult result = run_listed(reaching.back(), submit);
+    for (std::size_t i = 0; i + 1 < reaching.size(); ++i) {
+      std::vector<Access> touched = reaching[i].reach.accesses;
+      for (Access& access : touched) access.writes = false;
+      run_work(reaching[i].stream, touched, nullptr, nothing);
+    }
+    return result;
+  } catch (...) {
+    return CUDA_ERROR_OUT_OF_MEMORY;
   }
 }
 

@@ -4,6 +4,8 @@
 
 #include <cuda.h>
 
+#include <span>
+
 #include "preload/function_info.h"
 #include "preload/gate.h"
 #include "preload/root_scan.h"
@@ -24,6 +26,9 @@ inline bool launch_passes(CUfunction function, void* const* params, void* const*
 /// REQUIRES !launch_passes(...), though it is merely slower otherwise.
 CUresult submit_launch(StreamRef stream, CUfunction function, const LaunchArguments& arguments,
                        SubmitRef submit) noexcept;
+
+/// Submits a list of launches that one real call makes, each into its own stream.
+CUresult submit_launches(std::span<const CUDA_LAUNCH_PARAMS> launches, SubmitRef submit) noexcept;
 
 /// Submits work whose parameters can't be seen: it may write every pool. `name`
 /// is for the log.

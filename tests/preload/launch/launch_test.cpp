@@ -294,9 +294,14 @@ TEST_F(Launch, AMultiDeviceLaunchIsGuardedInEachStreamAndMadeOnce) {
   }
   EXPECT_EQ(hook_cuLaunchCooperativeKernelMultiDevice(list, 3, 0), CUDA_SUCCESS);
   EXPECT_EQ(driver().launches.size(), 3u);
-  ASSERT_EQ(gate().work.size(), 2u);
+  // A guard in the first stream, guard and launches in the last, the first again.
+  ASSERT_EQ(gate().work.size(), 3u);
   EXPECT_EQ(gate().work[0].stream.handle, list[0].hStream);
+  EXPECT_TRUE(gate().work[0].accesses[0].writes);
   EXPECT_EQ(gate().work[1].stream.handle, list[2].hStream);
+  EXPECT_TRUE(gate().work[1].accesses[0].writes);
+  EXPECT_EQ(gate().work[2].stream.handle, list[0].hStream);
+  EXPECT_FALSE(gate().work[2].accesses[0].writes);
 }
 
 }  // namespace
