@@ -1,0 +1,2 @@
+// The test kernels for the GPU.
+#include "tests/simulator/test_kernels.cuh"
