@@ -15,7 +15,8 @@ class Expression::Compiler {
     bool good = sum(0);
     if (good && (skip_blanks(), at_ != text_.size())) good = fail("unexpected character");
     if (!good && error != nullptr) {
-      *error = "\"" + std::string(text_) + "\", column " + std::to_string(at_ + 1) + ": " + problem_;
+      *error =
+          "\"" + std::string(text_) + "\", column " + std::to_string(at_ + 1) + ": " + problem_;
     }
     return good;
   }

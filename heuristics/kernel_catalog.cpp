@@ -244,12 +244,11 @@ std::shared_ptr<const KernelKnowledge> KernelCatalog::classify(
   }
   KernelWords words = find_words(name, params, impl_->layouts, nullptr);
   const std::string note = words.note;
-  auto known =
-      std::make_shared<ClassifiedKernel>(nullptr, params, std::nullopt, std::move(words));
+  auto known = std::make_shared<ClassifiedKernel>(nullptr, params, std::nullopt, std::move(words));
   if (reads_only(*known)) {
     known->role = KernelRole::kReader;
-    known->reason = near_miss + (known->words.empty() ? "takes no pointers"
-                                                      : "takes only pointers to const");
+    known->reason =
+        near_miss + (known->words.empty() ? "takes no pointers" : "takes only pointers to const");
   } else {
     known->reason = near_miss + "no profile entry; " + note;
   }

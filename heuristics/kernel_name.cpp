@@ -140,7 +140,8 @@ KernelName parse_kernel_name(std::string_view mangled) {
   const std::string_view text = result.text;
   result.name = std::string(trimmed(without_return_type(trimmed(text.substr(0, group->first)))));
   result.template_arguments = template_arguments_of(result.name);
-  auto parameters = split_at_commas(text.substr(group->first + 1, group->second - group->first - 1));
+  auto parameters =
+      split_at_commas(text.substr(group->first + 1, group->second - group->first - 1));
   if (parameters && parameters->size() == 1 && parameters->front() == "void") parameters->clear();
   result.parameters = std::move(parameters);
   return result;
@@ -176,7 +177,8 @@ std::string template_argument_at(const std::vector<std::string>& arguments, std:
 }
 
 std::string_view find_template_instance(std::string_view text, std::string_view name) {
-  for (std::size_t at = text.find(name); at != std::string_view::npos; at = text.find(name, at + 1)) {
+  for (std::size_t at = text.find(name); at != std::string_view::npos;
+       at = text.find(name, at + 1)) {
     const std::size_t open = at + name.size();
     const bool whole_word = at == 0 || text[at - 1] == ':' || text[at - 1] == '<' ||
                             text[at - 1] == ' ' || text[at - 1] == '(' || text[at - 1] == ',';
@@ -194,7 +196,8 @@ std::string_view find_template_instance(std::string_view text, std::string_view 
 bool is_pointer_type(std::string_view type) {
   type = trimmed(type);
   for (const std::string_view qualifier : {" const", "__restrict__", "__restrict"}) {
-    while (type.ends_with(qualifier)) type = trimmed(type.substr(0, type.size() - qualifier.size()));
+    while (type.ends_with(qualifier))
+      type = trimmed(type.substr(0, type.size() - qualifier.size()));
   }
   return type.ends_with('*');
 }

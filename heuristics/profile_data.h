@@ -97,9 +97,9 @@ struct TypeLayout {
   std::vector<std::size_t> words;
   std::vector<std::size_t> words_from_end;
   std::vector<std::size_t> read_only_words, read_only_words_from_end;
-  std::string count_path;     // template argument that says how many words from offset 0
-  std::string const_path;     // read-only when this template argument is const
-  bool read_only = false;     // all words
+  std::string count_path;  // template argument that says how many words from offset 0
+  std::string const_path;  // read-only when this template argument is const
+  bool read_only = false;  // all words
   std::optional<int> live_grid_dimension;  // only the first grid[d] words are live
 };
 
@@ -112,7 +112,7 @@ struct PoolEvidence {
   Pattern any_native;        // some native frame
   bool has_innermost_python = false, has_any_python = false, has_none_python = false,
        has_any_native = false;
-  bool process = false;           // only in a process of this engine
+  bool process = false;  // only in a process of this engine
   std::size_t min_size = 0;
   std::size_t equal_in_a_row = 1;  // this many large requests of one size, this one included
   bool pool = true;                // false: evidence against

@@ -53,8 +53,8 @@ class Reader {
     if (node == nullptr) return otherwise;
     const auto* value = node->as_integer();
     if (value != nullptr && value->get() >= least) return value->get();
-    error(*node, "\"" + std::string(key) + "\" must be an integer of at least " +
-                     std::to_string(least));
+    error(*node,
+          "\"" + std::string(key) + "\" must be an integer of at least " + std::to_string(least));
     return otherwise;
   }
   Pattern pattern(const toml::table& table, std::string_view key, bool* present = nullptr,
@@ -167,8 +167,8 @@ class KernelParser {
   KernelParser(Reader* reader, const toml::table& table) : reader_(*reader), table_(table) {}
 
   KernelEntry parse(const std::string& profile) {
-    reader_.only_keys(table_, {"name", "match", "role", "parameters", "require", "element", "writer",
-                               "fill", "words", "read_only_words"});
+    reader_.only_keys(table_, {"name", "match", "role", "parameters", "require", "element",
+                               "writer", "fill", "words", "read_only_words"});
     entry_.label = profile + ": " + reader_.text(table_, "name", true);
     entry_.match = reader_.pattern(table_, "match", nullptr, true);
     entry_.element_path = reader_.text(table_, "element");
@@ -214,8 +214,9 @@ class KernelParser {
         }
         entry_.parameters->push_back(*spec);
       } else {
-        reader_.error(node, "\"" + text + "\" is not \"name: type\" with a type of ptr, const ptr, "
-                                          "i8 to i64, u8 to u64, f32, f64, element, bytes N");
+        reader_.error(node, "\"" + text +
+                                "\" is not \"name: type\" with a type of ptr, const ptr, "
+                                "i8 to i64, u8 to u64, f32, f64, element, bytes N");
       }
     });
   }
@@ -271,8 +272,8 @@ class KernelParser {
     if (!index) return std::nullopt;
     const ParameterSpec& spec = (*entry_.parameters)[*index];
     // Addresses are values too: a distance between two may be a stride.
-    const bool has_value = spec.kind != ParameterSpec::Kind::kOther &&
-                           spec.kind != ParameterSpec::Kind::kElement;
+    const bool has_value =
+        spec.kind != ParameterSpec::Kind::kOther && spec.kind != ParameterSpec::Kind::kElement;
     return has_value ? index : std::nullopt;
   }
   void parse_writer() {
@@ -284,8 +285,8 @@ class KernelParser {
     if (node == nullptr) return;
     const toml::table* table = node->as_table();
     if (table == nullptr) return reader_.error(*node, "\"writer\" must be a table");
-    reader_.only_keys(*table,
-                      {"slots", "slot_type", "count", "skip_below", "block", "equal", "destination"});
+    reader_.only_keys(
+        *table, {"slots", "slot_type", "count", "skip_below", "block", "equal", "destination"});
     WriterForm form;
     form.slots = pointer_parameter(*table, "slots");
     const std::string slot_type = reader_.text(*table, "slot_type", true);
@@ -347,9 +348,8 @@ class KernelParser {
       if (offset % 8 != 0 || offset + 8 > (*entry_.parameters)[*index].size) {
         return reader_.error(node, "\"" + text + "\" is not an aligned word of its parameter");
       }
-      entry_.words.push_back({{static_cast<std::uint16_t>(*index),
-                               static_cast<std::uint16_t>(offset)},
-                              read_only});
+      entry_.words.push_back(
+          {{static_cast<std::uint16_t>(*index), static_cast<std::uint16_t>(offset)}, read_only});
       entry_.parameters_with_words.push_back(*index);
     });
   }
@@ -360,9 +360,9 @@ class KernelParser {
 };
 
 TypeLayout parse_layout(Reader& reader, const toml::table& table, const std::string& profile) {
-  reader.only_keys(table, {"name", "type", "sizes", "words", "words_from_end", "read_only_words",
-                           "read_only_words_from_end", "count", "const_argument", "read_only",
-                           "live"});
+  reader.only_keys(table,
+                   {"name", "type", "sizes", "words", "words_from_end", "read_only_words",
+                    "read_only_words_from_end", "count", "const_argument", "read_only", "live"});
   TypeLayout layout;
   layout.label = profile + ": " + reader.text(table, "name", true);
   layout.type = reader.pattern(table, "type", nullptr, true);
@@ -439,9 +439,8 @@ std::optional<Profile> parse_profile(const std::string& text, const std::string&
     return std::nullopt;
   }
   const toml::table& root = parsed.table();
-  reader.only_keys(root,
-                   {"name", "process", "skip_python", "pool", "not_pool", "obstacle", "kernel",
-                    "layout"});
+  reader.only_keys(
+      root, {"name", "process", "skip_python", "pool", "not_pool", "obstacle", "kernel", "layout"});
   Profile profile;
   profile.source = source;
   profile.name = reader.text(root, "name", true);

@@ -13,10 +13,10 @@ namespace kvshim::heuristics {
 /// Who this process is: its own command line and its preloaded ancestors'
 /// (nearest first), and what kvwrap passed on. Read once; never changes.
 struct ProcessIdentity {
-  std::string executable;                               // resolved path
-  std::vector<std::string> command_line;                // own argv
-  std::vector<std::vector<std::string>> ancestors;      // argv of each ancestor
-  std::vector<std::string> wrapped_command;             // from kvwrap, may be empty
+  std::string executable;                           // resolved path
+  std::vector<std::string> command_line;            // own argv
+  std::vector<std::vector<std::string>> ancestors;  // argv of each ancestor
+  std::vector<std::string> wrapped_command;         // from kvwrap, may be empty
 };
 /// Reads /proc of this process and its ancestors; no allocation of CUDA, no lock.
 ProcessIdentity read_process_identity();
@@ -34,11 +34,11 @@ CallSite capture_call_site() noexcept;
 /// A user's rule ([[rules]] of the configuration).
 struct Rule {
   enum class Action : std::uint8_t { kAllow, kDeny } action = Action::kAllow;
-  std::string call_site;        // regular expression over frames; empty: any
+  std::string call_site;  // regular expression over frames; empty: any
   std::size_t min_size = 0;
   std::size_t max_size = SIZE_MAX;
-  std::string role;             // label of the sibling group; empty: "kv"
-  std::string source;           // "file:line" for the log
+  std::string role;    // label of the sibling group; empty: "kv"
+  std::string source;  // "file:line" for the log
 };
 
 struct AllocationRequest {
@@ -50,9 +50,9 @@ struct AllocationRequest {
 
 struct Decision {
   bool pool = false;
-  std::string role;       // e.g. "kv"; siblings share size, call-site and role
-  std::string group;      // key of the sibling group
-  std::string reason;     // why, always set: goes to the log and the status file
+  std::string role;                      // e.g. "kv"; siblings share size, call-site and role
+  std::string group;                     // key of the sibling group
+  std::string reason;                    // why, always set: goes to the log and the status file
   bool readers_stay_in_written = false;  // the profile vouches (read-ahead of rows)
 };
 
@@ -63,6 +63,9 @@ class Recognizer {
   struct Settings {
     std::size_t min_size = std::size_t{256} << 20;  // below: never a pool, no stack walk
     std::vector<Rule> rules;
+    /// Paths of the loaded shared objects, asked for when an allocation is
+    /// decided; replaceable for tests. Null: those of this process.
+    std::vector<std::string> (*loaded_objects)() = nullptr;
   };
   Recognizer(const Profiles& profiles, ProcessIdentity identity, Settings settings);
   ~Recognizer();

@@ -212,10 +212,12 @@ TEST(KernelCatalog, TritonWriterStaysUnknown) {
 
 TEST(KernelCatalog, ZeroFillIsAZeroFillOnlyWithZeroBytes) {
   constexpr char kFillInt8[] =
-      "_ZN2at6native29vectorized_elementwise_kernelILi4ENS0_11FillFunctorIaEESt5arrayIPcLm1EEEEviT0_"
+      "_ZN2at6native29vectorized_elementwise_kernelILi4ENS0_"
+      "11FillFunctorIaEESt5arrayIPcLm1EEEEviT0_"
       "T1_";
   constexpr char kFillFloat[] =
-      "_ZN2at6native29vectorized_elementwise_kernelILi4ENS0_11FillFunctorIfEESt5arrayIPcLm1EEEEviT0_"
+      "_ZN2at6native29vectorized_elementwise_kernelILi4ENS0_"
+      "11FillFunctorIfEESt5arrayIPcLm1EEEEviT0_"
       "T1_";
   LaunchBuilder launch;
   launch.add(std::int32_t{0x40000000}).add(std::int8_t{0}).add(kPool);
@@ -248,8 +250,10 @@ TEST(KernelCatalog, UnalignedFillIsKnownToo) {
   launch.add(std::int32_t{100}).add(std::int8_t{0}).add(kPool);
   for (int i = 0; i < 4; ++i) launch.add(std::int8_t{0});
   const auto kernel = catalog().classify(
-      "_ZN2at6native27unrolled_elementwise_kernelINS0_11FillFunctorIaEESt5arrayIPcLm1EELi16E23Trivia"
-      "lOffsetCalculatorILi0EjES7_ILi1EjENS0_6memory15LoadWithoutCastENSA_16StoreWithoutCastEEEviT_T0"
+      "_ZN2at6native27unrolled_elementwise_kernelINS0_"
+      "11FillFunctorIaEESt5arrayIPcLm1EELi16E23Trivia"
+      "lOffsetCalculatorILi0EjES7_ILi1EjENS0_6memory15LoadWithoutCastENSA_16StoreWithoutCastEEEviT_"
+      "T0"
       "_T2_T3_T4_T5_",
       launch.layout());
   ASSERT_EQ(kernel->role, KernelRole::kZeroFill) << kernel->reason;
@@ -275,7 +279,8 @@ TEST(KernelCatalog, FlashAttentionReadsUnlessItAppends) {
   EXPECT_FALSE(appending->word_is_read_only[13]);
 
   constexpr char kSplit[] =
-      "_ZN5flash24flash_fwd_splitkv_kernelINS_23Flash_fwd_kernel_traitsILi128ELi64EEELb1ELb0ELb0ELb0E"
+      "_ZN5flash24flash_fwd_splitkv_kernelINS_23Flash_fwd_kernel_"
+      "traitsILi128ELi64EEELb1ELb0ELb0ELb0E"
       "Lb1ELb0ELb0ELb";
   constexpr char kSplitEnd[] = "EEEvNS_16Flash_fwd_paramsE";
   const std::vector<ParamLayout> split = {{0, 480}};

@@ -11,16 +11,17 @@ using ::testing::IsEmpty;
 
 TEST(KernelName, SplitsAtTheRightCommas) {
   const KernelName name = parse_kernel_name(
-      "_ZN2at6native29vectorized_elementwise_kernelILi4ENS0_11FillFunctorIaEESt5arrayIPcLm1EEEEviT0_"
+      "_ZN2at6native29vectorized_elementwise_kernelILi4ENS0_"
+      "11FillFunctorIaEESt5arrayIPcLm1EEEEviT0_"
       "T1_");
   EXPECT_EQ(name.name,
             "at::native::vectorized_elementwise_kernel<4, at::native::FillFunctor<signed char>, "
             "std::array<char*, 1ul> >");
-  EXPECT_THAT(name.template_arguments, ElementsAre("4", "at::native::FillFunctor<signed char>",
-                                                   "std::array<char*, 1ul>"));
+  EXPECT_THAT(name.template_arguments,
+              ElementsAre("4", "at::native::FillFunctor<signed char>", "std::array<char*, 1ul>"));
   ASSERT_TRUE(name.parameters);
-  EXPECT_THAT(*name.parameters, ElementsAre("int", "at::native::FillFunctor<signed char>",
-                                            "std::array<char*, 1ul>"));
+  EXPECT_THAT(*name.parameters,
+              ElementsAre("int", "at::native::FillFunctor<signed char>", "std::array<char*, 1ul>"));
 }
 
 TEST(KernelName, ClosuresAndAnonymousNamespacesDoNotConfuseIt) {
@@ -39,12 +40,13 @@ TEST(KernelName, ClosuresAndAnonymousNamespacesDoNotConfuseIt) {
       "contigINS0_10OpaqueTypeILi4EEEjLi2ELi128ELi1ELi16EEEvPT_NS1_"
       "25CatArrInputTensorMetadataIS5_T0_XT2_EXT3_EEENS1_16TensorSizeStrideIS8_Lj4EEEiS8_");
   ASSERT_TRUE(cat.parameters);
-  EXPECT_THAT(*cat.parameters,
-              ElementsAre("at::native::OpaqueType<4>*",
-                          "at::native::(anonymous namespace)::CatArrInputTensorMetadata<at::native::"
-                          "OpaqueType<4>, unsigned int, 128, 1>",
-                          "at::native::(anonymous namespace)::TensorSizeStride<unsigned int, 4u>",
-                          "int", "unsigned int"));
+  EXPECT_THAT(
+      *cat.parameters,
+      ElementsAre("at::native::OpaqueType<4>*",
+                  "at::native::(anonymous namespace)::CatArrInputTensorMetadata<at::native::"
+                  "OpaqueType<4>, unsigned int, 128, 1>",
+                  "at::native::(anonymous namespace)::TensorSizeStride<unsigned int, 4u>", "int",
+                  "unsigned int"));
   EXPECT_TRUE(cat.name.starts_with("at::native::(anonymous namespace)::CatArrayBatchedCopy"));
 }
 
@@ -85,8 +87,8 @@ TEST(KernelName, TemplatePathsLeadInside) {
 }
 
 TEST(KernelName, HostileTextNeitherCrashesNorInventsParameters) {
-  for (const char* text : {"_ZN", "_Z1fIXgtLi4ELi3EEEvv", "_ZNK1AcvbEv", "_ZN1AltERKS_", "_ZN1AptEv",
-                           "_Z1fPFviE", "_Z1fM1AFvvE"}) {
+  for (const char* text : {"_ZN", "_Z1fIXgtLi4ELi3EEEvv", "_ZNK1AcvbEv", "_ZN1AltERKS_",
+                           "_ZN1AptEv", "_Z1fPFviE", "_Z1fM1AFvvE"}) {
     const KernelName name = parse_kernel_name(text);
     if (name.parameters) {
       EXPECT_LE(name.parameters->size(), 1u) << text;

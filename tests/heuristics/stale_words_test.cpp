@@ -24,8 +24,7 @@ bool has(const KernelKnowledge& kernel, std::uint16_t param, std::uint16_t offse
 }
 
 bool is_read_only(const KernelKnowledge& kernel, std::uint16_t param, std::uint16_t offset) {
-  const auto found =
-      std::find(kernel.words.begin(), kernel.words.end(), WordPlace{param, offset});
+  const auto found = std::find(kernel.words.begin(), kernel.words.end(), WordPlace{param, offset});
   return found != kernel.words.end() &&
          kernel.word_is_read_only[static_cast<std::size_t>(found - kernel.words.begin())];
 }
@@ -38,7 +37,8 @@ TEST(StaleWords, GatherTopKHasOnePointerInEachTensorInfo) {
     params.push_back({(end + alignment - 1) / alignment * alignment, size});
   }
   const auto kernel = catalog().classify(
-      "_ZN2at6native6mbtopk10gatherTopKIfjLi2EEEvNS_4cuda6detail10TensorInfoIKT_T0_EES8_S8_bjS8_NS5_"
+      "_ZN2at6native6mbtopk10gatherTopKIfjLi2EEEvNS_4cuda6detail10TensorInfoIKT_T0_EES8_S8_bjS8_"
+      "NS5_"
       "IS6_S8_EES8_NS5_IlS8_EES8_jjPS6_PjSD_j",
       params);
   EXPECT_FALSE(has(*kernel, 6, 152)) << kernel->reason;
@@ -46,8 +46,8 @@ TEST(StaleWords, GatherTopKHasOnePointerInEachTensorInfo) {
   EXPECT_TRUE(is_read_only(*kernel, 0, 0)) << "TensorInfo<float const>";
   EXPECT_TRUE(has(*kernel, 6, 0));
   EXPECT_FALSE(is_read_only(*kernel, 6, 0));
-  EXPECT_EQ(kernel->words, (std::vector<WordPlace>{
-                               {0, 0}, {6, 0}, {8, 0}, {12, 0}, {13, 0}, {14, 0}}));
+  EXPECT_EQ(kernel->words,
+            (std::vector<WordPlace>{{0, 0}, {6, 0}, {8, 0}, {12, 0}, {13, 0}, {14, 0}}));
 }
 
 TEST(StaleWords, ReduceHasItsPointersAtTheEnd) {
@@ -62,12 +62,13 @@ TEST(StaleWords, ReduceHasItsPointersAtTheEnd) {
   }
   EXPECT_EQ(kernel->words.size(), 6u);
   // Another size is another form: nothing is known about it.
-  EXPECT_EQ(catalog()
-                .classify("_ZN2at6native13reduce_kernelILi512ELi1ENS0_8ReduceOpIfNS0_9ArgMaxOpsIfEEjl"
-                          "Li4ELi4EEEEEvT1_",
-                          std::vector<ParamLayout>{{0, 1072}})
-                ->words.size(),
-            134u);
+  EXPECT_EQ(
+      catalog()
+          .classify("_ZN2at6native13reduce_kernelILi512ELi1ENS0_8ReduceOpIfNS0_9ArgMaxOpsIfEEjl"
+                    "Li4ELi4EEEEEvT1_",
+                    std::vector<ParamLayout>{{0, 1072}})
+          ->words.size(),
+      134u);
 }
 
 TEST(StaleWords, StridedElementwiseClosureHoldsThreePointers) {
@@ -86,7 +87,8 @@ TEST(StaleWords, StridedElementwiseClosureHoldsThreePointers) {
 TEST(StaleWords, ScatterGatherClosureHoldsThreePointers) {
   const auto kernel = catalog().classify(
       "_ZN2at6native34_scatter_gather_elementwise_kernelILi128ELi8EZNS0_36_cuda_scatter_gather_"
-      "internal_kernelILb0ENS0_10OpaqueTypeILi4EEElEclINS0_12TensorAssignEEEvRNS_14TensorIteratorEll"
+      "internal_kernelILb0ENS0_10OpaqueTypeILi4EEElEclINS0_12TensorAssignEEEvRNS_"
+      "14TensorIteratorEll"
       "lRKT_EUliE_EEviT1_",
       std::vector<ParamLayout>{{0, 4}, {8, 664}});
   for (const std::uint16_t stale : std::array<std::uint16_t, 3>{152, 240, 560}) {
