@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
@@ -65,6 +66,11 @@ class PythonCallSite : public ::testing::Test {
       : folder_(std::filesystem::temp_directory_path() /
                 ("kvshim-callsite-" + std::to_string(getpid()))) {
     std::filesystem::create_directories(folder_ / "vllm/v1/worker");
+  }
+  void SetUp() override {
+#ifdef KVSHIM_SANITIZED
+    GTEST_SKIP() << "a sanitized module can't be loaded into a plain interpreter";
+#endif
   }
   ~PythonCallSite() override { std::filesystem::remove_all(folder_); }
 
@@ -198,15 +204,19 @@ TEST(OwnMemory, UnmappedMemoryIsAnErrorAndNotACrash) {
 __attribute__((noinline)) CallSite captured_in_named_function() { return capture_call_site(); }
 
 TEST(NativeCallSite, NamesTheObjectsOnTheWayAndIsTheSameEachTime) {
-  std::vector<CallSite> sites;
-  // Volatile, so that both rounds share one call instruction.
-  volatile std::size_t rounds = 2;
-  while (sites.size() < rounds) sites.push_back(captured_in_named_function());
-  EXPECT_THAT(sites[0].python, IsEmpty());
-  ASSERT_GE(sites[0].native.size(), 3u);
-  EXPECT_THAT(sites[0].native, ::testing::Contains(HasSubstr("@libc.so.6")));
-  EXPECT_THAT(sites[0].native[0], HasSubstr("@heuristics_tests"));
-  EXPECT_EQ(sites[0].native, sites[1].native);
+  const CallSite first = captured_in_named_function();
+  EXPECT_THAT(first.python, IsEmpty());
+  ASSERT_GE(first.native.size(), 4u);
+  EXPECT_THAT(first.native, ::testing::Contains(HasSubstr("@libc.so.6")));
+  EXPECT_THAT(first.native[0], HasSubstr("@heuristics_tests"));
+  CallSite again = captured_in_named_function();
+  // Only the call in this function (below the captured one) is another.
+  const auto differing = std::mismatch(first.native.begin(), first.native.end(),
+                                       again.native.begin(), again.native.end());
+  ASSERT_NE(differing.first, first.native.end());
+  EXPECT_LE(differing.first - first.native.begin(), 2);
+  *differing.second = *differing.first;
+  EXPECT_EQ(first.native, again.native);
 }
 
 }  // namespace

@@ -31,7 +31,8 @@ bool is_read_only(const KernelKnowledge& kernel, std::uint16_t param, std::uint1
 
 TEST(StaleWords, GatherTopKHasOnePointerInEachTensorInfo) {
   std::vector<ParamLayout> params;
-  for (const std::size_t size : {216, 4, 4, 1, 4, 4, 216, 4, 216, 4, 4, 4, 8, 8, 8, 4}) {
+  for (const std::size_t size :
+       std::array<std::size_t, 16>{216, 4, 4, 1, 4, 4, 216, 4, 216, 4, 4, 4, 8, 8, 8, 4}) {
     const std::size_t end = params.empty() ? 0 : params.back().offset + params.back().size;
     const std::size_t alignment = std::min<std::size_t>(size, 8);
     params.push_back({(end + alignment - 1) / alignment * alignment, size});
