@@ -25,6 +25,11 @@ CUresult give(void* data, T value) {
   return CUDA_SUCCESS;
 }
 
+/// The size that was asked for; the pool itself is whole granules.
+std::size_t told_bytes(const PoolView& pool) noexcept {
+  return pool.requested_bytes != 0 ? pool.requested_bytes : pool.bytes;
+}
+
 /// What the current context's device may do with the pool.
 unsigned int access_flags(const PoolView& pool) {
   CUdevice current = -1;
@@ -57,7 +62,7 @@ CUresult attribute_of(const PoolView& pool, void* data, CUpointer_attribute attr
       return give(data, pool.base);
     case CU_POINTER_ATTRIBUTE_RANGE_SIZE:
     case CU_POINTER_ATTRIBUTE_MAPPING_SIZE:
-      return give(data, pool.bytes);
+      return give(data, told_bytes(pool));
     case CU_POINTER_ATTRIBUTE_MAPPED:
       return give(data, 1u);
     case CU_POINTER_ATTRIBUTE_ACCESS_FLAGS:
@@ -85,7 +90,7 @@ CUresult hook_cuMemGetAddressRange_v2(CUdeviceptr* base, std::size_t* bytes,
   const auto pool = pool_at(address);
   if (!pool) return real().cuMemGetAddressRange_v2(base, bytes, address);
   if (base != nullptr) *base = pool->base;
-  if (bytes != nullptr) *bytes = pool->bytes;
+  if (bytes != nullptr) *bytes = told_bytes(*pool);
   return CUDA_SUCCESS;
 }
 
