@@ -12,7 +12,7 @@ namespace kvshim::preload {
 
 namespace function_info_detail {
 
-thread_local constinit std::array<CacheSlot, kCacheSlots> cache{};
+thread_local constinit CacheSlot cache[kCacheSlots] = {};
 
 }  // namespace function_info_detail
 
@@ -30,6 +30,10 @@ HandleTable<FunctionRecord>& table() noexcept {
   static auto* const functions = new HandleTable<FunctionRecord>;
   return *functions;
 }
+
+// All infos ever made, newest first. Nobody walks the list: it only says, to
+// leak checkers too, that those forgotten are kept on purpose.
+std::atomic<const FunctionInfo*> g_made{nullptr};
 
 constexpr std::size_t kWordBytes = 8;
 
@@ -163,10 +167,11 @@ const FunctionInfo* look_at_function(const void* handle) noexcept {
     FunctionRecord* const record = table().find_or_add(handle);
     if (record == nullptr) return nullptr;
     const FunctionInfo* expected = nullptr;
-    if (record->info.compare_exchange_strong(expected, info.get(), std::memory_order_acq_rel)) {
-      return info.release();  // never freed, see the header
-    }
-    return expected;  // another thread looked at the same time
+    FunctionInfo* const made = info.release();
+    made->made_before = g_made.exchange(made, std::memory_order_acq_rel);
+    const bool first =
+        record->info.compare_exchange_strong(expected, made, std::memory_order_acq_rel);
+    return first ? made : expected;  // another thread may have looked at the same time
   } catch (...) {
     return nullptr;  // no memory: treated like a function that can't be asked about
   }

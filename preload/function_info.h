@@ -9,7 +9,6 @@
 
 #include <cuda.h>
 
-#include <array>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -41,9 +40,10 @@ struct FunctionInfo {
   bool own_guard = false;       // one of the shim's own kernels, seen in a captured graph
   std::vector<heuristics::ParamLayout> params;
   std::shared_ptr<const heuristics::KernelKnowledge> knowledge;  // never null
-  std::vector<heuristics::WordPlace> words;  // of the knowledge, checked against the layout
-  std::vector<bool> word_is_read_only;       // parallel to `words`
-  std::vector<WordRun> runs;                 // the same words
+  std::vector<heuristics::WordPlace> words;   // of the knowledge, checked against the layout
+  std::vector<bool> word_is_read_only;        // parallel to `words`
+  std::vector<WordRun> runs;                  // the same words
+  const FunctionInfo* made_before = nullptr;  // all ever made: none is freed
 };
 
 /// Where kernels are classified; null (the start) means that nothing is known of
@@ -80,7 +80,7 @@ struct CacheSlot {
   const FunctionRecord* record = nullptr;  // records live for ever, so no invalidation here
 };
 inline constexpr std::size_t kCacheSlots = 128;
-extern thread_local constinit std::array<CacheSlot, kCacheSlots> cache;
+extern thread_local constinit CacheSlot cache[kCacheSlots];
 
 const FunctionInfo* find_beyond_cache(const void* handle, CacheSlot& slot) noexcept;
 

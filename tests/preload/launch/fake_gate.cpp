@@ -17,7 +17,9 @@ static std::mutex g_mutex;  // for what several threads call
 FakeGate& gate() { return g_gate; }
 
 void reset_gate(bool with_arena) {
+  const PinId last_pin = g_gate.last_pin;  // ids are not given out twice
   g_gate = FakeGate{};
+  g_gate.last_pin = last_pin;
   gate_detail::arena_base = with_arena ? kArenaBase : 0;
   gate_detail::arena_bytes = with_arena ? kArenaBytes : 0;
 }

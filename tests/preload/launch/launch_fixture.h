@@ -97,6 +97,17 @@ class LaunchFixture : public ::testing::Test {
     unknown_ = driver().add_function(0x1200, kUnknownKernel, {8, 8, 4});
   }
 
+  /// Their handles will be given out again, so the shim must hear of the ends.
+  void TearDown() override {
+    while (!driver().executables.empty()) {
+      hook_cuGraphExecDestroy(reinterpret_cast<CUgraphExec>(*driver().executables.begin()));
+    }
+    while (!driver().graphs.empty()) {
+      hook_cuGraphDestroy(reinterpret_cast<CUgraph>(*driver().graphs.begin()));
+    }
+    EXPECT_TRUE(gate().pins.empty());
+  }
+
   /// vLLM's call for `heads` heads of `size` elements of two bytes, K in the
   /// first half of the pool and V in the second.
   static Arguments writer_arguments(std::uint64_t key_cache = kPoolBase) {
