@@ -49,7 +49,6 @@ CUresult hook_cuStreamBeginCaptureToGraph(CUstream stream, CUgraph graph,
                                           const CUgraphNode* dependencies,
                                           const CUgraphEdgeData* edges, size_t count,
                                           CUstreamCaptureMode mode) noexcept {
-  graph_edited(graph);
   return begin_capture({stream, StreamFlavor::kLegacy}, true, [&] {
     return real().cuStreamBeginCaptureToGraph(stream, graph, dependencies, edges, count, mode);
   });
@@ -59,7 +58,6 @@ CUresult hook_cuStreamBeginCaptureToGraph_ptsz(CUstream stream, CUgraph graph,
                                                const CUgraphNode* dependencies,
                                                const CUgraphEdgeData* edges, size_t count,
                                                CUstreamCaptureMode mode) noexcept {
-  graph_edited(graph);
   return begin_capture({stream, StreamFlavor::kPerThread}, true, [&] {
     return real().cuStreamBeginCaptureToGraph_ptsz(stream, graph, dependencies, edges, count, mode);
   });

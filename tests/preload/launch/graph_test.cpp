@@ -155,9 +155,9 @@ TEST_F(Graph, AGraphOfTheExtraFormIsReadAsWell) {
 TEST_F(Graph, ANodeOfAKernelIsRead) {
   CUfunction kernel = driver().add_function(0x2000, kUnknownKernel, {8, 8, 4}, true);
   CUgraph graph = empty_graph();
-  add_kernel(graph, kernel, unknown_arguments(kPoolBase));
+  add_kernel(graph, kernel, unknown_arguments(kPoolBase + kPoolBytes - kMiB));
   instantiate(graph);
-  EXPECT_EQ(AccessList{pinned()}, kWholePoolWritten);
+  EXPECT_EQ(AccessList{pinned()}, (AccessList{{{kPoolBase + kPoolBytes - kMiB, kMiB, true}}}));
 }
 
 TEST_F(Graph, TheDestroyedExecutablesPinsEnd) {

@@ -210,13 +210,13 @@ TEST_F(Launch, PassesAnExtraBufferThatNamesNoPool) {
 }
 
 TEST_F(Launch, ReadsNothingBeyondAShortExtraBuffer) {
-  std::vector<std::uint64_t> buffer(1, kPoolBase);  // the first of three parameters
-  std::size_t bytes = 8;
+  std::vector<std::uint64_t> buffer = {kPoolBase, kPoolBase, kPoolBase};
+  std::size_t bytes = 8;  // the first of three parameters
   void* extra[] = {CU_LAUNCH_PARAM_BUFFER_POINTER, buffer.data(), CU_LAUNCH_PARAM_BUFFER_SIZE,
                    &bytes, CU_LAUNCH_PARAM_END};
   hook_cuLaunchKernel(unknown_, 1, 1, 1, 1, 1, 1, 0, nullptr, nullptr, extra);
   ASSERT_EQ(gate().work.size(), 1u);
-  EXPECT_EQ(gate().work[0].accesses.size(), 1u);
+  EXPECT_EQ(AccessList{gate().work[0].accesses}, (AccessList{{{kPoolBase, kPoolBytes, true}}}));
 }
 
 TEST_F(Launch, TakesKernelsInPlaceOfFunctions) {
