@@ -17,8 +17,10 @@
     "T_S5_PT0_S7_PKlllllliiiPKfSB_i",                                                             \
     kvshim::engine::kWriterFunction)                                                              \
   X(kReader,                                                                                      \
-    "_ZN7cutlass13device_kernelIN5flash20enable_sm90_or_laterINS1_16FlashAttnFwdSm90INS1_25Colle" \
-    "ctiveMainloopFwdSm90ILi2EEEEEEEEEvNT_6ParamsE",                                              \
+    "_ZN7cutlass13device_kernelIN5flash20enable_sm90_or_laterINS1_16FlashAttnFwdSm90INS1_25Co"    \
+    "llectiveMainloopFwdSm90ILi2EN4cute5tupleIJNS5_1CILi1EEES8_S8_EEENS6_IJNS7_ILi128EEESA_NS"    \
+    "7_ILi64EEEEEELi64E13__nv_bfloat16fNS_4arch4Sm90ELb1ELb0ELb0ELb1ELb1ELb0EEEEEEEEEvNT_6Par"    \
+    "amsE",                                                                                       \
     kvshim::engine::kReaderFunction)                                                              \
   X(kEmbed, "kvshim_engine_embed", &kvshim_engine_embed)                                          \
   X(kProject, "kvshim_engine_project", &kvshim_engine_project)                                    \

@@ -11,8 +11,10 @@
 
 #if defined(__CUDACC__)
 #define ENGINE_KERNEL __global__ void
+#define ENGINE_OWN_KERNEL extern "C" __global__ void
 #else
 #define ENGINE_KERNEL inline void
+#define ENGINE_OWN_KERNEL extern "C" inline void
 #endif
 
 namespace kvshim::engine {
@@ -138,10 +140,22 @@ ENGINE_KERNEL reshape_and_cache_flash_kernel(
 
 }  // namespace vllm
 
-// The reader, as FlashAttention 3 passes its parameters: one large structure by value.
+// The reader, as FlashAttention 3 passes its parameters: one large structure by
+// value; its name carries the arguments by which a profile knows that it only reads.
+namespace cute {
+
+template <int kValue>
+struct C {};
+template <class... Items>
+struct tuple {};
+
+}  // namespace cute
+
 namespace flash {
 
-template <int kStages>
+template <int kStages, class Cluster, class Tile, int kHeadDim, class Element, class Accumulator,
+          class Arch, bool kCausal, bool kLocal, bool kSoftcap, bool kVarlen, bool kPagedWithoutTma,
+          bool kAppend>
 struct CollectiveMainloopFwdSm90 {};
 
 template <class Mainloop>
@@ -197,9 +211,11 @@ struct enable_sm90_or_later : Kernel {};
 
 }  // namespace flash
 
-static_assert(sizeof(flash::FlashAttnFwdSm90<flash::CollectiveMainloopFwdSm90<2>>::Params) == 2688);
-
 namespace cutlass {
+
+namespace arch {
+struct Sm90 {};
+}  // namespace arch
 
 template <class Operator>
 ENGINE_KERNEL device_kernel(const typename Operator::Params params) {
@@ -212,7 +228,7 @@ ENGINE_KERNEL device_kernel(const typename Operator::Params params) {
 // profile knows.
 
 /// hidden[t] from the token and its position; clears output[t].
-KVSHIM_KERNEL kvshim_engine_embed(const kvshim::engine::TokenPlace* places,
+ENGINE_OWN_KERNEL kvshim_engine_embed(const kvshim::engine::TokenPlace* places,
                                   unsigned long long* hidden, unsigned long long* output) {
   namespace env = kvshim::kernel_env;
   if (env::thread_index() != 0) return;
@@ -223,7 +239,7 @@ KVSHIM_KERNEL kvshim_engine_embed(const kvshim::engine::TokenPlace* places,
 }
 
 /// Keys and values of one layer from hidden[t].
-KVSHIM_KERNEL kvshim_engine_project(const unsigned long long* hidden, std::uint16_t* keys,
+ENGINE_OWN_KERNEL kvshim_engine_project(const unsigned long long* hidden, std::uint16_t* keys,
                                     std::uint16_t* values, std::uint32_t row, std::uint32_t layer) {
   namespace env = kvshim::kernel_env;
   const std::uint64_t token = env::block_index();
@@ -236,7 +252,7 @@ KVSHIM_KERNEL kvshim_engine_project(const unsigned long long* hidden, std::uint1
 }
 
 /// Before the next layer: hidden[t] takes output[t] in, which is cleared.
-KVSHIM_KERNEL kvshim_engine_advance(unsigned long long* hidden, unsigned long long* output) {
+ENGINE_OWN_KERNEL kvshim_engine_advance(unsigned long long* hidden, unsigned long long* output) {
   namespace env = kvshim::kernel_env;
   if (env::thread_index() != 0) return;
   const std::uint32_t token = env::block_index();
@@ -245,7 +261,7 @@ KVSHIM_KERNEL kvshim_engine_advance(unsigned long long* hidden, unsigned long lo
 }
 
 /// kCandidates scores a token, whole numbers that a float holds exactly.
-KVSHIM_KERNEL kvshim_engine_scores(const unsigned long long* hidden, float* scores) {
+ENGINE_OWN_KERNEL kvshim_engine_scores(const unsigned long long* hidden, float* scores) {
   namespace env = kvshim::kernel_env;
   const std::uint32_t token = env::block_index();
   for (std::uint32_t i = env::thread_index(); i < kvshim::engine::kCandidates;
@@ -256,7 +272,7 @@ KVSHIM_KERNEL kvshim_engine_scores(const unsigned long long* hidden, float* scor
 }
 
 /// No profile knows it: writes `words` words at `to`, from what stood there.
-KVSHIM_KERNEL kvshim_engine_mystery(unsigned long long* to, std::uint32_t words,
+ENGINE_OWN_KERNEL kvshim_engine_mystery(unsigned long long* to, std::uint32_t words,
                                     unsigned long long seed) {
   namespace env = kvshim::kernel_env;
   for (std::uint32_t i = env::thread_index(); i < words; i += env::thread_count()) {
@@ -266,8 +282,14 @@ KVSHIM_KERNEL kvshim_engine_mystery(unsigned long long* to, std::uint32_t words,
 
 namespace kvshim::engine {
 
-using Attention = flash::enable_sm90_or_later<
-    flash::FlashAttnFwdSm90<flash::CollectiveMainloopFwdSm90<2>>>;
+using Mainloop = flash::CollectiveMainloopFwdSm90<
+    2, cute::tuple<cute::C<1>, cute::C<1>, cute::C<1>>,
+    cute::tuple<cute::C<128>, cute::C<128>, cute::C<64>>, 64, __nv_bfloat16, float,
+    cutlass::arch::Sm90, true, false, false, true, true, false>;
+using Attention = flash::enable_sm90_or_later<flash::FlashAttnFwdSm90<Mainloop>>;
+static_assert(sizeof(Attention::Params) == 2688);
+static_assert(offsetof(Attention::Params, key_cache) == 104);
+static_assert(offsetof(Attention::Params, value_cache) == 152);
 using Bytes = std::array<char*, 1>;
 using Filler = at::native::FillFunctor<signed char>;
 
