@@ -150,12 +150,19 @@ def write_exports(args):
             raise TableError(f"{TABLE.name}: cuda.h has no {name}")
         parameters = declared[name]
         passed = arguments(parameters)
-        condition = "" if name in ALWAYS_HOOKED else f"if (!shim_active()) return function({passed});\n  "
+        # While active the table of the driver is there, so nothing is called before
+        # the hook and its arguments stay where they are; the rest is out of line.
+        always = name in ALWAYS_HOOKED
         out.append(
-            f"KVSHIM_EXPORT CUresult CUDAAPI {name}({signature(parameters)}) {{\n"
+            f"[[gnu::noinline]] static CUresult asleep_{name}({signature(parameters)}) {{\n"
             f"  const auto function = real().{name};\n"
-            f"  if (function == nullptr) [[unlikely]] return answer_missing();\n"
-            f"  {condition}return hook_{name}({passed});\n"
+            f"  if (function == nullptr) return answer_missing();\n"
+            f"  return {f'hook_{name}' if always else 'function'}({passed});\n"
+            f"}}\n"
+            f"KVSHIM_EXPORT CUresult CUDAAPI {name}({signature(parameters)}) {{\n"
+            f"  if (!shim_active()) return asleep_{name}({passed});\n"
+            f"  if (found_driver().{name} == nullptr) [[unlikely]] return answer_missing();\n"
+            f"  return hook_{name}({passed});\n"
             f"}}")
     out += ['}  // extern "C"', "", "namespace kvshim::preload {",
             "void* const kExportedWrappers[] = {"]

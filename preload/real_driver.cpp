@@ -68,7 +68,7 @@ struct FoundDriver {
 };
 
 constexpr RealDriver kNothing;
-std::atomic<const FoundDriver*> found_driver{nullptr};
+std::atomic<const FoundDriver*> driver_and_rows{nullptr};
 
 void* function_at(const RealDriver& table, std::size_t offset) noexcept {
   void* function = nullptr;
@@ -108,7 +108,7 @@ const RealDriver& find() noexcept {
   // host's next dlerror() would take for its own.
   (void)dlerror();
   const FoundDriver* expected = nullptr;
-  if (!found_driver.compare_exchange_strong(expected, candidate, std::memory_order_acq_rel)) {
+  if (!driver_and_rows.compare_exchange_strong(expected, candidate, std::memory_order_acq_rel)) {
     delete candidate;
     found.store(&expected->functions, std::memory_order_release);
     return expected->functions;
@@ -121,7 +121,7 @@ const RealDriver& find() noexcept {
 
 int entry_point_row(const void* real_function) noexcept {
   (void)real();
-  const FoundDriver* driver = found_driver.load(std::memory_order_acquire);
+  const FoundDriver* driver = driver_and_rows.load(std::memory_order_acquire);
   return driver != nullptr && real_function != nullptr ? driver->row_of(real_function) : -1;
 }
 

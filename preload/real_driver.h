@@ -40,6 +40,12 @@ inline const RealDriver& real() noexcept {
   return table != nullptr ? *table : real_driver_detail::find();
 }
 
+/// The table once it was found. REQUIRES an active shim, or an earlier real() that
+/// found it.
+inline const RealDriver& found_driver() noexcept {
+  return *real_driver_detail::found.load(std::memory_order_acquire);
+}
+
 /// Rows of entry_points.def, counted from 0.
 inline constexpr int kEntryPointCount = 0
 #define KVSHIM_ENTRY_POINT(name, role, area, note) +1

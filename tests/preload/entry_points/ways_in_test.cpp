@@ -94,6 +94,8 @@ class WaysIn : public testing::Test {
     set_active_ =
         reinterpret_cast<void (*)(bool)>(dlsym(RTLD_DEFAULT, "kvshim_test_set_active"));
     ASSERT_NE(set_active_, nullptr);
+    // An active shim has found the driver: its cuInit went through it.
+    ASSERT_NE(through_dlsym("cuInit"), nullptr);
     set_active_(false);
     *last_call_ = "";
     *last_hook_ = "";
