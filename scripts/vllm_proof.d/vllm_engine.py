@@ -1,0 +1,44 @@
+"""vLLM's offline engine, unmodified, as the proof drives it."""
+import hashlib
+import struct
+import time
+
+
+class VllmEngine:
+    def __init__(self, options):
+        from vllm import LLM
+        size = {"kv_cache_memory_bytes": options.kv_bytes} if options.kv_bytes else {}
+        self.llm = LLM(model=options.model, gpu_memory_utilization=options.util, **size,
+                       max_model_len=options.len, enforce_eager=options.eager,
+                       enable_prefix_caching=options.prefix, seed=0, disable_log_stats=True)
+
+    def facts(self):
+        cache = self.llm.llm_engine.vllm_config.cache_config
+        return {"num_blocks": cache.num_gpu_blocks, "block_size": cache.block_size}
+
+    def burst(self, prompts, tokens, logprobs):
+        from vllm import SamplingParams
+        sampling = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True, seed=0,
+                                  logprobs=1 if logprobs else None)
+        begin = time.time()
+        start = time.monotonic()
+        outputs = self.llm.generate(prompts, sampling, use_tqdm=False)
+        seconds = time.monotonic() - start
+        end = time.time()
+        return {"begin": begin, "end": end, "seconds": seconds,
+                "digests": [digest(o.outputs[0]) for o in outputs],
+                "prompt_tokens": sum(len(o.prompt_token_ids) for o in outputs),
+                "output_tokens": sum(len(o.outputs[0].token_ids) for o in outputs),
+                "cached_tokens": sum(o.num_cached_tokens or 0 for o in outputs)}
+
+    def close(self):
+        pass
+
+
+def digest(output):
+    """Of the tokens and the exact bits of every log-probability, in order."""
+    sha = hashlib.sha256(struct.pack(f"<{len(output.token_ids)}q", *output.token_ids))
+    for position in output.logprobs or []:
+        for token in sorted(position):
+            sha.update(struct.pack("<qd", token, position[token].logprob))
+    return sha.hexdigest()[:16]
