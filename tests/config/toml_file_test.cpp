@@ -3,6 +3,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <random>
+#include <string>
+#include <string_view>
+
 #include "tests/config/loaded_text.h"
 
 namespace kvshim::config {
@@ -106,6 +110,43 @@ TEST(TomlFileTest, HostileTextsAreReportedAndSurvived) {
   EXPECT_EQ(load_for(std::string("\0\0\0", 3)).problems.size(), 1u);
   EXPECT_EQ(load_for("\xff\xfe").problems.size(), 1u);
   EXPECT_EQ(load_for("min_size = \"" + std::string(50000, '9') + "\"").problems.size(), 1u);
+}
+
+// A file that is being written, or hit by a bad disk: anything may come out but
+// a crash, and every complaint is one line.
+TEST(TomlFileTest, DamagedFilesAreSurvived) {
+  const std::string sample = R"(min_size = "1GiB"
+[[rules]]
+action = "deny"
+call_site = "a(b|c)*"
+[[process]]
+match = { command_line = "x", environment = { A = "^1$" } }
+idle_timeout = '2s' # comment
+[[process.rules]]
+action = "allow"
+)";
+  const std::string_view bytes = "[]{}=.,'\"\\#\n 019aZ_-+:\x7f\xc3\xff";
+  std::mt19937 random(20261124);
+  for (int round = 0; round < 3000; ++round) {
+    std::string text = sample;
+    for (unsigned change = 0; change <= random() % 4; ++change) {
+      const std::size_t place = random() % text.size();
+      switch (random() % 3) {
+        case 0:
+          text[place] = bytes[random() % bytes.size()];
+          break;
+        case 1:
+          text.insert(place, 1 + random() % 3, bytes[random() % bytes.size()]);
+          break;
+        default:
+          text.erase(place, random() % 20);
+      }
+    }
+    for (const std::string& problem : load_for(text).problems) {
+      EXPECT_THAT(problem, StartsWith("test.toml:")) << text;
+      EXPECT_EQ(problem.find('\n'), std::string::npos) << text;
+    }
+  }
 }
 
 }  // namespace

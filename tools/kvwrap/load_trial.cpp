@@ -54,7 +54,7 @@ std::string reason_in(const std::string& output, const std::string& library,
   std::size_t start = 0;
   while (start < output.size()) {
     const std::size_t end = std::min(output.find('\n', start), output.size());
-    const std::string line = without_lead(output.substr(start, end - start), self);
+    std::string line = without_lead(output.substr(start, end - start), self);
     if (line.find(library) != std::string::npos) return line;
     if (first.empty()) first = line;
     start = end + 1;
@@ -83,7 +83,7 @@ std::string try_load(const std::string& self, const std::string& library) {
   if (::pipe2(ends.data(), O_CLOEXEC) != 0) return std::string("pipe: ") + std::strerror(errno);
   const pid_t child = ::fork();
   if (child < 0) {
-    const std::string reason = std::string("fork: ") + std::strerror(errno);
+    std::string reason = std::string("fork: ") + std::strerror(errno);
     ::close(ends[0]);
     ::close(ends[1]);
     return reason;
