@@ -9,10 +9,12 @@
 namespace kvshim::simulator {
 namespace {
 
-/// Guarded by the stream mutex.
+/// Guarded by the stream mutex, but for `nodes`: a graph's last hold may be let
+/// go anywhere.
 struct Graphs {
   std::unordered_map<CUgraph, std::shared_ptr<Graph>> user;  // the user's to destroy
   std::unordered_map<CUgraph, std::weak_ptr<Graph>> inner;   // children, captures under way
+  std::mutex node_mutex;
   std::unordered_set<Node*> nodes;
 };
 
@@ -25,7 +27,10 @@ Graphs& graphs() {
 
 Graph::~Graph() {
   for (const auto& node : nodes) {
-    graphs().nodes.erase(node.get());
+    {
+      const std::lock_guard lock(graphs().node_mutex);
+      graphs().nodes.erase(node.get());
+    }
     if (const auto* alloc = std::get_if<AllocOperation>(&node->operation)) {
       if (!node->original) free_device(alloc->params.dptr);
     }
@@ -42,10 +47,12 @@ std::shared_ptr<Graph> find_graph(const StreamLock&, CUgraph handle) {
 
 Node* find_node(const StreamLock&, CUgraphNode handle) {
   auto* node = reinterpret_cast<Node*>(handle);
+  const std::lock_guard nodes_lock(graphs().node_mutex);
   return graphs().nodes.contains(node) ? node : nullptr;
 }
 
 std::shared_ptr<Graph> make_graph(const StreamLock&) {
+  std::erase_if(graphs().inner, [](const auto& entry) { return entry.second.expired(); });
   auto graph = std::make_shared<Graph>();
   graphs().inner[handle_of(graph.get())] = graph;
   return graph;
@@ -67,7 +74,10 @@ Node* add_node(const StreamLock&, Graph& graph, CUgraphNodeType type, Operation 
   node->graph = &graph;
   node->dependencies = std::move(dependencies);
   Node* result = node.get();
-  graphs().nodes.insert(result);
+  {
+    const std::lock_guard nodes_lock(graphs().node_mutex);
+    graphs().nodes.insert(result);
+  }
   graph.nodes.push_back(std::move(node));
   return result;
 }
@@ -75,7 +85,10 @@ Node* add_node(const StreamLock&, Graph& graph, CUgraphNodeType type, Operation 
 void remove_node(const StreamLock&, Node& node) {
   Graph& graph = *node.graph;
   for (const auto& other : graph.nodes) std::erase(other->dependencies, &node);
-  graphs().nodes.erase(&node);
+  {
+    const std::lock_guard nodes_lock(graphs().node_mutex);
+    graphs().nodes.erase(&node);
+  }
   std::erase_if(graph.nodes, [&](const auto& candidate) { return candidate.get() == &node; });
 }
 
