@@ -188,6 +188,19 @@ std::string unmet_demand(const KernelEntry& entry, const KernelName& name) {
   return {};
 }
 
+/// The type that `element` of the entry names; empty when there is none.
+std::string element_type(const KernelEntry& entry, const KernelName& name) {
+  if (!entry.element_path.starts_with('*')) {
+    return template_argument_at(name.template_arguments, entry.element_path);
+  }
+  if (!entry.parameters || !name.parameters) return {};
+  const std::string_view wanted = std::string_view(entry.element_path).substr(1);
+  for (std::size_t i = 0; i < entry.parameters->size() && i < name.parameters->size(); ++i) {
+    if ((*entry.parameters)[i].name == wanted) return pointee_type((*name.parameters)[i]);
+  }
+  return {};
+}
+
 bool reads_only(const KernelKnowledge& kernel) {
   return std::find(kernel.word_is_read_only.begin(), kernel.word_is_read_only.end(), false) ==
          kernel.word_is_read_only.end();
@@ -219,7 +232,7 @@ std::shared_ptr<const KernelKnowledge> KernelCatalog::classify(
       std::optional<std::size_t> element;
       std::string problem;
       if (!entry.element_path.empty()) {
-        const std::string type = template_argument_at(name.template_arguments, entry.element_path);
+        const std::string type = element_type(entry, name);
         element = known_type_size(type);
         if (!element) problem = "the size of \"" + type.substr(0, 60) + "\" is unknown";
       }

@@ -202,6 +202,13 @@ bool is_pointer_type(std::string_view type) {
   return type.ends_with('*');
 }
 
+std::string pointee_type(std::string_view type) {
+  if (!is_pointer_type(type)) return {};
+  std::string_view pointee = trimmed(type.substr(0, type.rfind('*')));
+  if (pointee.ends_with(" const")) pointee.remove_suffix(6);
+  return std::string(pointee);
+}
+
 bool points_to_const(std::string_view type) {
   if (!is_pointer_type(type)) return false;
   const std::string_view pointee = trimmed(type.substr(0, type.rfind('*')));

@@ -37,6 +37,8 @@ std::string template_argument_at(const std::vector<std::string>& arguments, std:
 std::string_view find_template_instance(std::string_view text, std::string_view name);
 
 bool is_pointer_type(std::string_view type);
+/// "float" of "float const*"; empty when it is no pointer.
+std::string pointee_type(std::string_view type);
 /// "T const*" and "T const* const": what is pointed to is const.
 bool points_to_const(std::string_view type);
 /// Size of a builtin type or a well-known number type (half, bfloat16, fp8)

@@ -76,7 +76,9 @@ struct KernelEntry {
   KernelRole role = KernelRole::kUnknown;
   std::optional<std::vector<ParameterSpec>> parameters;
   std::vector<TemplateDemand> demands;
-  std::string element_path;  // empty: the entry has no element type
+  /// Where the element type stands: a path of template arguments ("1.0"), or
+  /// "*name", what that parameter points to. Empty: the entry has none.
+  std::string element_path;
   std::optional<WriterForm> writer;
   std::optional<FillForm> fill;
   struct Word {

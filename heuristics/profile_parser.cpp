@@ -179,6 +179,10 @@ class KernelParser {
       entry_.demands.push_back({reader_.text(demand, "of"), reader_.text(demand, "argument", true),
                                 reader_.pattern(demand, "matches", nullptr, true)});
     });
+    if (entry_.element_path.starts_with('*') && !parameter_index(entry_.element_path.substr(1))) {
+      reader_.error(*table_.get("element"),
+                    "\"" + entry_.element_path + "\" does not name one of the parameters");
+    }
     parse_writer();
     parse_fill();
     parse_words("words", false);

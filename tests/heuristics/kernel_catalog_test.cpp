@@ -173,6 +173,26 @@ TEST(KernelCatalog, MlaWriterCoversLatentAndRotaryPart) {
   EXPECT_EQ(call->destinations[0].length, 576u * 2);
 }
 
+TEST(KernelCatalog, FusedMlaWriterTakesItsElementFromTheCachePointer) {
+  LaunchBuilder launch;
+  for (int i = 0; i < 5; ++i) launch.add(kElsewhere);
+  launch.add(std::int32_t{64});
+  for (int i = 0; i < 4; ++i) launch.add(std::int64_t{7});
+  launch.add(std::int32_t{128}).add(kPool).add(kElsewhere);
+  launch.add(std::int32_t{64 * 576}).add(std::int32_t{576}).add(std::int32_t{512});
+  launch.add(std::int32_t{64}).add(kElsewhere).grid(9);
+  // Of vLLM 0.22.1: bfloat16 queries, a cache of 8-bit floats.
+  const auto kernel = catalog().classify(
+      "_ZN4vllm38concat_and_cache_mla_rope_fused_kernelIN3c108BFloat16ES2_Lb1E13__nv_bfloat16hLNS_"
+      "18Fp8KVCacheDataTypeE1EEEvPKlPT_S8_PKS7_PKT0_illlliPT3_S6_iiiiPKf",
+      launch.layout());
+  ASSERT_EQ(kernel->role, KernelRole::kWriter) << kernel->reason;
+  const auto call = kernel->writer_call(launch.values());
+  ASSERT_TRUE(call);
+  EXPECT_EQ(call->destinations[0].base, kPool);
+  EXPECT_EQ(call->destinations[0].length, 576u);
+}
+
 TEST(KernelCatalog, LlamaCppRowsAreSlotsOnlyInTheSimpleShape) {
   struct Uint3 {
     std::uint32_t x, y, z;
@@ -277,6 +297,20 @@ TEST(KernelCatalog, FlashAttentionReadsUnlessItAppends) {
       catalog().classify(std::string(kFlash3Prefix) + "Lb1" + kFlash3Suffix, params);
   EXPECT_EQ(appending->role, KernelRole::kUnknown);
   EXPECT_FALSE(appending->word_is_read_only[13]);
+
+  // As vLLM 0.22.1 ships it: two more template arguments than FlashAttention's own.
+  const auto shipped = catalog().classify(
+      "_ZN7cutlass13device_kernelIN5flash20enable_sm90_or_laterINS1_16FlashAttnFwdSm90INS1_"
+      "25Collecti"
+      "veMainloopFwdSm90ILi2EN4cute5tupleIJNS5_1CILi1EEES8_S8_EEENS6_IJNS7_ILi128EEESA_SA_"
+      "EEELi128ENS"
+      "_10bfloat16_tEfNS_4arch4Sm90ELb0ELb1ELb0ELb1ELb0ELb0ELb0ELb1ELb1ELb1ELb0ELb0ESC_Li4EEENS1_"
+      "21Co"
+      "llectiveEpilogueFwdISB_S9_SC_SE_Li256ELb1ELb1ELb0ELb0ELi4EEENS1_"
+      "36VarlenDynamicPersistentTileS"
+      "chedulerILi128ELi128ELi256ELi32ELb0ELb1ELb1ELb1ELb0ELb1EEEEEEEEEvNT_6ParamsE",
+      params);
+  EXPECT_EQ(shipped->role, KernelRole::kReader) << shipped->reason;
 
   constexpr char kSplit[] =
       "_ZN5flash24flash_fwd_splitkv_kernelINS_23Flash_fwd_kernel_"
