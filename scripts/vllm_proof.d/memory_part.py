@@ -31,7 +31,8 @@ class MemoryPlan:
 
 
 def run(plan, context):
-    result = {"plan": dict(plan.__dict__), "complete": False, "marks": []}
+    result = context.partials[plan.name] = {
+        "plan": dict(plan.__dict__), "complete": False, "marks": []}
     engines = {}
     try:
         options = ["--util", str(plan.util), *(["--eager"] if plan.eager else []),

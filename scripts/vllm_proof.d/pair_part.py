@@ -30,7 +30,7 @@ class PairPlan:
 
 def run(plan, context):
     """Returns the part's figures; never raises for an engine's failure ("error" says it)."""
-    result = {"plan": dict(plan.__dict__), "complete": False}
+    result = context.partials[plan.name] = {"plan": dict(plan.__dict__), "complete": False}
     engines = {}
     try:
         start_engines(plan, context, engines, result)
@@ -122,21 +122,17 @@ def run_pairs(plan, context, engines, result):
                 context.say(f"{plan.name}: pair {number}: outputs differ in {wrong[-1]['requests']}")
         cached += elastic["cached_tokens"]
         prompt_tokens += elastic["prompt_tokens"]
+        result["hit_rate"] = cached / prompt_tokens
         result["same_cached_tokens"] = (result.get("same_cached_tokens", True)
                                         and static["cached_tokens"] == elastic["cached_tokens"])
+        result["releases_during_pairs"] = len(record.releases()) - releases_before
         if number % 20 == 19:
+            evaluate(result)
             context.say(f"{plan.name}: {number + 1} pairs, {len(wrong)} wrong, "
-                        f"{len(record.releases()) - releases_before} releases")
+                        f"{result['releases_during_pairs']} releases, throughput "
+                        f"{result['throughput_ratio']['median']:.3f}")
+    evaluate(result)
     result["wall_seconds"] = time.time() - begin
-    result["releases_during_pairs"] = len(record.releases()) - releases_before
-    result["identical_pairs"] = len(pairs) - len(wrong)
-    result["hit_rate"] = cached / prompt_tokens if prompt_tokens else None
-    result["throughput_ratio"] = median_interval([s / e for s, e, *_ in pairs])
-    for first in (0, 1):
-        result[f"throughput_ratio_{('static', 'elastic')[first]}_first"] = median_interval(
-            [s / e for s, e, *_ in pairs[first::2]])
-    result["static_seconds"] = spread([p[0] for p in pairs])
-    result["elastic_seconds"] = spread([p[1] for p in pairs])
     device = record.fresh_device()
     if device and pairs:
         busy = sum(p[1] for p in pairs)
@@ -145,6 +141,18 @@ def run_pairs(plan, context, engines, result):
     result["release_mib"] = spread([r["mib"] for r in record.releases(begin)])
     result["brought_back_mib"] = spread([r["mib"] for r in record.brought_back(begin)])
     result["brought_back_us"] = spread([r["us"] for r in record.brought_back(begin)])
+
+
+def evaluate(result):
+    """The figures that follow from the pairs so far."""
+    pairs = result["pairs"]
+    result["identical_pairs"] = sum(p[2] for p in pairs)
+    result["throughput_ratio"] = median_interval([s / e for s, e, *_ in pairs])
+    for number, name in enumerate(("static", "elastic")):
+        result[f"throughput_ratio_{name}_first"] = median_interval(
+            [s / e for s, e, *_ in pairs[number::2]])
+    result["static_seconds"] = spread([p[0] for p in pairs])
+    result["elastic_seconds"] = spread([p[1] for p in pairs])
 
 
 def fault_seconds(device):

@@ -36,8 +36,9 @@ def run(context, idle=2.0, requests=16, tokens=200):
                    "KVSHIM_LOG_FILE": str(folder / "serve.shim.log"),
                    "KVSHIM_STATUS_DIR": str(status_folder)}
     environment.pop("VLLM_ENABLE_V1_MULTIPROCESSING", None)
-    result = {"complete": False, "bursts": [], "base_mib": sampler.now() / MIB,
-              "command": " ".join([*settings.wrapper, *command(settings)])}
+    result = context.partials["serve"] = {
+        "complete": False, "bursts": [], "base_mib": sampler.now() / MIB,
+        "command": " ".join([*settings.wrapper, *command(settings)])}
     record = ShimRecord(folder / "serve.shim.log", status_folder)
     begin = time.time()
     with open(folder / "serve.log", "w") as log:
