@@ -17,6 +17,9 @@ namespace kvshim::heuristics {
 namespace {
 
 constexpr std::size_t kMaxLeftAlone = 8;  // kinds kept for the warning
+// What makes allocations of one kind worth a warning before the process ends.
+constexpr std::size_t kSuspiciousCount = 3;
+constexpr std::size_t kSuspiciousBytes = std::size_t{4} << 30;
 
 std::string joined(const std::vector<std::string>& arguments) {
   std::string text;
@@ -84,12 +87,17 @@ struct Recognizer::Impl {
     std::size_t count = 0;
     std::string frame;  // without line number; may be empty
     std::string reason;
+    bool known_other = false;  // a profile says that it is no pool
+    std::size_t total() const { return bytes * count; }
+    bool suspicious() const {
+      return !known_other && (count >= kSuspiciousCount || bytes >= kSuspiciousBytes);
+    }
   };
   mutable std::mutex mutex;  // guards what follows; nothing is called under it
   std::size_t last_bytes = 0;
   std::size_t equal_in_a_row = 0;
   std::vector<LeftAlone> left_alone;
-  bool warned = false;
+  std::string warned_about;  // the candidate of the last warning
 
   /// What a request looks like to one profile.
   struct View {
@@ -156,7 +164,9 @@ struct Recognizer::Impl {
                        });
   }
 
-  Decision by_rules_and_profiles(const AllocationRequest& request, std::size_t in_a_row) const;
+  /// `*known_other` when a profile says that it is something else.
+  Decision by_rules_and_profiles(const AllocationRequest& request, std::size_t in_a_row,
+                                 bool* known_other) const;
   static Decision taken(const AllocationRequest& request, const std::string& role,
                         const std::string* frame, std::string reason, bool readers_stay);
 };
@@ -212,7 +222,7 @@ Decision Recognizer::Impl::taken(const AllocationRequest& request, const std::st
 }
 
 Decision Recognizer::Impl::by_rules_and_profiles(const AllocationRequest& request,
-                                                 std::size_t in_a_row) const {
+                                                 std::size_t in_a_row, bool* known_other) const {
   Decision left;
   const CallSite& site = request.call_site;
   if (request.bytes < settings.min_size) {
@@ -257,6 +267,7 @@ Decision Recognizer::Impl::by_rules_and_profiles(const AllocationRequest& reques
       break;
     }
   }
+  *known_other = !against.empty();
   left.reason = against.empty() ? "no rule and no profile knows the call-site" : against;
   return left;
 }
@@ -269,7 +280,8 @@ Decision Recognizer::decide(const AllocationRequest& request) {
     impl_->last_bytes = request.bytes;
     in_a_row = impl_->equal_in_a_row;
   }
-  Decision decision = impl_->by_rules_and_profiles(request, in_a_row);
+  bool known_other = false;
+  Decision decision = impl_->by_rules_and_profiles(request, in_a_row, &known_other);
   if (decision.pool || request.bytes < impl_->settings.min_size) return decision;
 
   std::string frame;
@@ -287,7 +299,7 @@ Decision Recognizer::decide(const AllocationRequest& request) {
     ++known->count;
   } else {
     // Of many kinds the largest matter.
-    impl_->left_alone.push_back({request.bytes, 1, frame, decision.reason});
+    impl_->left_alone.push_back({request.bytes, 1, frame, decision.reason, known_other});
     std::stable_sort(
         impl_->left_alone.begin(), impl_->left_alone.end(),
         [](const Impl::LeftAlone& a, const Impl::LeftAlone& b) { return a.bytes > b.bytes; });
@@ -296,17 +308,26 @@ Decision Recognizer::decide(const AllocationRequest& request) {
   return decision;
 }
 
-std::string Recognizer::left_alone_warning(std::size_t pools) {
+std::string Recognizer::left_alone_warning(std::size_t pools, bool at_exit) {
   const std::lock_guard lock(impl_->mutex);
-  if (pools != 0 || impl_->warned || impl_->left_alone.empty()) return {};
-  impl_->warned = true;
+  const Impl::LeftAlone* best = nullptr;
+  for (const Impl::LeftAlone& entry : impl_->left_alone) {
+    if (!at_exit && !entry.suspicious()) continue;
+    // KV pools come one a layer: the most bytes of one kind are the likeliest.
+    const bool better = best == nullptr || entry.known_other < best->known_other ||
+                        (entry.known_other == best->known_other && entry.total() > best->total());
+    if (better) best = &entry;
+  }
+  if (pools != 0 || best == nullptr) return {};
+  const std::string candidate = std::to_string(best->bytes) + " " + best->frame;
+  if (candidate == impl_->warned_about) return {};
+  // Before the end, one warning is enough: more candidates may only be weights.
+  if (!at_exit && !impl_->warned_about.empty()) return {};
+  impl_->warned_about = candidate;
   std::string text = "no allocation was recognised as a KV pool; large ones left alone:";
-  const Impl::LeftAlone* best = &impl_->left_alone.front();
   for (const Impl::LeftAlone& entry : impl_->left_alone) {
     text += "\n  " + std::to_string(entry.count) + " x " + size_text(entry.bytes) +
             (entry.frame.empty() ? "" : " at " + entry.frame) + " (" + entry.reason + ")";
-    // KV pools come one a layer: the most bytes of one kind are the likeliest.
-    if (entry.bytes * entry.count > best->bytes * best->count) best = &entry;
   }
   text +=
       "\nif one of them is the KV cache, add to the configuration:\n[[rules]]\n"

@@ -74,9 +74,11 @@ class Recognizer {
   /// Decides; remembers the request (siblings, the warning about large
   /// allocations left alone). Thread-safe. Never calls the driver.
   Decision decide(const AllocationRequest& request);
-  /// The one warning about large allocations left alone while there is no
-  /// pool: text once, empty otherwise. `pools` is the number made so far.
-  std::string left_alone_warning(std::size_t pools);
+  /// The warning about large allocations left alone while there is no pool
+  /// (`pools` made so far): at once when one of them looks like a KV pool (three
+  /// of one size and call-site, or 4 GiB), so not for the first weights; else
+  /// with `at_exit`. Text once for each largest candidate, empty otherwise.
+  std::string left_alone_warning(std::size_t pools, bool at_exit = false);
   /// Reasons why this process's pools can't be made elastic at all (a KV
   /// connector on the command line, expandable_segments, sleep mode), each
   /// with its remedy; empty when none.

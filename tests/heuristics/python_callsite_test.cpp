@@ -13,8 +13,10 @@
 #include <fstream>
 #include <memory>
 #include <set>
+#include <sstream>
 
 #include "heuristics/own_memory.h"
+#include "heuristics/profiles.h"
 #include "heuristics/recognizer.h"
 
 namespace kvshim::heuristics {
@@ -58,6 +60,19 @@ std::vector<std::string> interpreters() {
     if (known && versions.insert(version).second) working.push_back(candidate);
   }
   return working;
+}
+
+/// What the recognizer makes of the frames that the probe printed.
+Decision decide_on(const std::string& text) {
+  AllocationRequest request;
+  request.bytes = std::size_t{1} << 30;
+  std::istringstream lines(text);
+  for (std::string line; std::getline(lines, line);) {
+    if (line.starts_with("P ")) request.call_site.python.push_back(line.substr(2));
+    if (line.starts_with("N ")) request.call_site.native.push_back(line.substr(2));
+  }
+  const Profiles profiles = Profiles::built_in();
+  return Recognizer(profiles, ProcessIdentity{}, Recognizer::Settings{}).decide(request);
 }
 
 class PythonCallSite : public ::testing::Test {
@@ -118,6 +133,9 @@ TEST_F(PythonCallSite, RealInterpretersShowTheirFramesWithoutTheGil) {
           << interpreter << ": the line of the call";
     }
     EXPECT_THAT(text, HasSubstr("N ")) << "native frames too";
+    const Decision decision = decide_on(text);
+    EXPECT_TRUE(decision.pool) << interpreter << ": " << decision.reason;
+    EXPECT_EQ(decision.reason, "vllm: KV cache function at _allocate_kv_cache_tensors " + file());
     std::printf("[ checked  ] %s, 3.%s", interpreter.c_str(), version.c_str());
   }
 }

@@ -144,6 +144,14 @@ TEST(Recognizer, WeightsActivationsAndWorkspacesAreNoPools) {
         << "equal sizes and large, but weights";
   }
   EXPECT_FALSE(scene.ask(1188 * kMiB, {"sample vllm/v1/sample/sampler.py:90"}).pool);
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_FALSE(
+        scene.ask(594 * kMiB, {"compute_logprobs vllm/v1/worker/gpu/sample/logprob.py:30"}).pool);
+    EXPECT_FALSE(scene
+                     .ask(594 * kMiB, {"_get_logits vllm/v1/worker/gpu_model_runner.py:4000",
+                                       "execute_model vllm/v1/worker/gpu_worker.py:700"})
+                     .pool);
+  }
   EXPECT_FALSE(scene
                    .ask(1188 * kMiB, {"_dummy_run vllm/v1/worker/gpu_model_runner.py:4000",
                                       "profile_run vllm/v1/worker/gpu_model_runner.py:4100"})
@@ -274,15 +282,18 @@ TEST(Recognizer, ObstaclesNameTheirRemedy) {
 TEST(Recognizer, TheWarningComesOnceAndItsRuleWorks) {
   Scene scene{ProcessIdentity{}};
   EXPECT_EQ(scene.recognizer().left_alone_warning(0), "") << "nothing large yet";
-  scene.ask(5000 * kMiB, {"load /opt/other/weights.py:10"});
+  EXPECT_EQ(scene.recognizer().left_alone_warning(0, true), "") << "not at the end either";
+  scene.ask(3000 * kMiB, {"load /opt/other/weights.py:10"});
+  EXPECT_EQ(scene.recognizer().left_alone_warning(0), "") << "the first weights are no reason";
   for (int layer = 0; layer < 3; ++layer) {
     scene.ask(2884 * kMiB, {"make_cache(x) /opt/other/engine+.py:" + std::to_string(layer)});
   }
   EXPECT_EQ(scene.recognizer().left_alone_warning(1), "") << "there is a pool";
   const std::string warning = scene.recognizer().left_alone_warning(0);
-  EXPECT_THAT(warning, HasSubstr("1 x 5000 MiB at load /opt/other/weights.py"));
+  EXPECT_THAT(warning, HasSubstr("1 x 3000 MiB at load /opt/other/weights.py"));
   EXPECT_THAT(warning, HasSubstr("3 x 2884 MiB at make_cache(x) /opt/other/engine+.py"));
   EXPECT_EQ(scene.recognizer().left_alone_warning(0), "") << "once";
+  EXPECT_EQ(scene.recognizer().left_alone_warning(0, true), "") << "and not again at the end";
 
   const std::size_t begin = warning.find("call_site = '") + 13;
   ASSERT_THAT(warning, HasSubstr("[[rules]]\naction = \"allow\"\ncall_site = '"));
@@ -292,7 +303,25 @@ TEST(Recognizer, TheWarningComesOnceAndItsRuleWorks) {
   rule.max_size = std::strtoul(warning.c_str() + warning.find("max_size = ") + 11, nullptr, 10);
   Scene with_rule(ProcessIdentity{}, {rule});
   EXPECT_TRUE(with_rule.ask(2884 * kMiB, {"make_cache(x) /opt/other/engine+.py:77"}).pool);
-  EXPECT_FALSE(with_rule.ask(5000 * kMiB, {"load /opt/other/weights.py:10"}).pool);
+  EXPECT_FALSE(with_rule.ask(3000 * kMiB, {"load /opt/other/weights.py:10"}).pool);
+}
+
+TEST(Recognizer, TheEndTellsWhatTheFirstWarningCouldNotKnow) {
+  Scene scene{ProcessIdentity{}};
+  for (int i = 0; i < 3; ++i) scene.ask(300 * kMiB, {"load /opt/other/weights.py:10"});
+  EXPECT_THAT(scene.recognizer().left_alone_warning(0), HasSubstr("weights"));
+  scene.ask(60000 * kMiB, {"make_cache /opt/other/engine.py:1"});
+  EXPECT_EQ(scene.recognizer().left_alone_warning(0), "");
+  EXPECT_THAT(scene.recognizer().left_alone_warning(0, true), HasSubstr("'make_cache "));
+  EXPECT_EQ(scene.recognizer().left_alone_warning(0, true), "");
+}
+
+TEST(Recognizer, WeightsThatAProfileKnowsAreNoReasonToWarn) {
+  Scene scene;
+  for (int i = 0; i < 5; ++i) {
+    scene.ask(900 * kMiB, {"create_weights vllm/model_executor/layers/linear.py:300"}, kEmpty);
+  }
+  EXPECT_EQ(scene.recognizer().left_alone_warning(0), "");
 }
 
 TEST(Recognizer, EveryDecisionHasAReason) {
