@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <mutex>
+#include <thread>
 #include <unordered_map>
 
 #include "observe/log.h"
@@ -86,6 +87,48 @@ CUresult put_in_front(DeviceRuntime& device, StreamRef stream,
   return result;
 }
 
+// The submission that this thread is making, for retry_over_holes(): which
+// ranges its work writes, and whether it is being captured.
+struct Current {
+  std::span<const Touched> touched;
+  bool capturing = false;
+  bool pinned = false;
+};
+thread_local Current* current = nullptr;
+
+class CurrentScope {
+ public:
+  explicit CurrentScope(Current& now) : before_(current) { current = &now; }
+  ~CurrentScope() { current = before_; }
+  CurrentScope(const CurrentScope&) = delete;
+  CurrentScope& operator=(const CurrentScope&) = delete;
+
+ private:
+  Current* before_;
+};
+
+bool all_written_present(const Current& now) {
+  return std::all_of(now.touched.begin(), now.touched.end(), [](const Touched& t) {
+    return t.device->memory.all_present(t.written);
+  });
+}
+
+// A captured copy or fill runs at times the gate can't see, and the driver
+// checks its destination when it is captured and when the graph is
+// instantiated: its ranges stay present for good.
+CUresult pin_for_capture(Current& now) {
+  now.pinned = true;
+  for (const Touched& t : now.touched) {
+    if (t.written.empty()) continue;
+    t.device->memory.pin(t.written);
+    const StreamRef own{t.device->memory.kernels().stream(), StreamFlavor::kLegacy};
+    const CUresult result = put_in_front(*t.device, own, t.written, nullptr);
+    t.device->streams.submitted(own);
+    if (result != CUDA_SUCCESS) return result;
+  }
+  return CUDA_SUCCESS;
+}
+
 CUresult submit_to(Runtime& runtime, std::span<const Touched> touched, std::size_t next,
                    StreamRef stream, const vmm::LinearWrite* linear, SubmitRef submit) {
   if (next == touched.size()) return submit();
@@ -146,6 +189,8 @@ CUresult run_work(StreamRef stream, std::span<const Access> accesses,
   if (runtime == nullptr) return submit();
   const std::vector<Touched> touched = by_device(*runtime, accesses);
   if (touched.empty()) return submit();
+  Current now{touched, is_capturing(stream), false};
+  CurrentScope scope(now);
   return submit_to(*runtime, touched, 0, stream, linear, submit);
 }
 
@@ -168,6 +213,8 @@ CUresult run_fill(StreamRef stream, CUdeviceptr address, std::size_t bytes, bool
     vmm::RelaxedCaptureScope relaxed(runtime->driver());
     quiet = !device.streams.capturing(stream, &capture) && device.streams.finished();
   }
+  Current now{touched, is_capturing(stream), false};
+  CurrentScope scope(now);
   if (!quiet) {
     CUresult result = put_in_front(device, stream, touched[0].written, nullptr);
     if (result == CUDA_SUCCESS) result = submit();
@@ -194,14 +241,29 @@ CUresult run_fill(StreamRef stream, CUdeviceptr address, std::size_t bytes, bool
   return result;
 }
 
+// Measured (docs/results): the driver refuses, with INVALID_VALUE and without
+// effect, a copy or a fill whose destination is a hole or read-only at the time
+// of the call. A swap takes 60 to 300 us, a row of them some milliseconds; a
+// destination that is still absent becomes present when the guard in front has
+// run, which the call then has to wait for.
 CUresult retry_over_holes(SubmitRef call) {
-  // A swap takes 60 to 300 us, a row of them some milliseconds.
-  for (int attempt = 0;; ++attempt) {
+  const auto patience = std::chrono::steady_clock::now() + std::chrono::seconds(70);
+  if (current != nullptr && current->capturing && !current->pinned) {
+    const CUresult pinned = pin_for_capture(*current);
+    if (pinned != CUDA_SUCCESS) return pinned;
+    while (!all_written_present(*current) && std::chrono::steady_clock::now() < patience) {
+      std::this_thread::sleep_for(std::chrono::microseconds(20));
+    }
+  }
+  for (;;) {
     const vmm::SwapWatch watch = vmm::SwapWatch::start();
     const CUresult result = call();
-    if (result != CUDA_ERROR_INVALID_VALUE || !watch.overlapped() || attempt == 10'000) {
+    if (result != CUDA_ERROR_INVALID_VALUE) return result;
+    const bool absent = current != nullptr && !all_written_present(*current);
+    if ((!watch.overlapped() && !absent) || std::chrono::steady_clock::now() > patience) {
       return result;
     }
+    if (absent) std::this_thread::sleep_for(std::chrono::microseconds(20));
   }
 }
 

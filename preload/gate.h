@@ -117,9 +117,12 @@ CUresult run_work(StreamRef stream, std::span<const Access> accesses,
 CUresult run_fill(StreamRef stream, CUdeviceptr address, std::size_t bytes, bool zero, SubmitRef submit);
 
 /// Calls a driver function that looks at the mappings of pool addresses at the
-/// time of the call (copies, fills, queries over ranges): repeats it while it
-/// answers INVALID_VALUE and a swap of a pool was under way meanwhile. Use
-/// inside the `submit` of copies and fills.
+/// time of the call (copies, fills, stream memory operations): repeats it while
+/// it answers INVALID_VALUE because a swap is under way or because the written
+/// ranges of the surrounding submission are still absent (the driver refuses
+/// read-only destinations, too): the call then waits, for at most 70 s, until
+/// the guard in front has run. In a capture the written ranges are made present
+/// first and stay so for good. Use inside the `submit` of copies and fills.
 CUresult retry_over_holes(SubmitRef call);
 
 /// Makes the ranges resident (in order after all pool work submitted so far)

@@ -49,7 +49,8 @@ CUresult DeviceMemory::allocate(std::size_t bytes, const std::string& group, CUc
   std::size_t driver_free = 0, total = 0;
   CUresult result = driver_.cuMemGetInfo_v2(&driver_free, &total);
   if (result != CUDA_SUCCESS) return result;
-  if (free_as_static(driver_free) < mapped) return CUDA_ERROR_OUT_OF_MEMORY;
+  // The first comparison also keeps what follows from overflowing.
+  if (bytes > total || free_as_static(driver_free) < mapped) return CUDA_ERROR_OUT_OF_MEMORY;
 
   std::vector<GranuleRun> dirty;
   {
@@ -60,15 +61,12 @@ CUresult DeviceMemory::allocate(std::size_t bytes, const std::string& group, CUc
   // Bits of a freed pool's addresses may still say present; they must be
   // clear before the addresses mean another pool (I9).
   if (!dirty.empty()) {
-    std::vector<AbiRun> runs;
-    for (const GranuleRun& run : dirty) runs.push_back({run.first, run.count});
-    result = kernels_->launch_clear(runs);
-    while (result == CUDA_SUCCESS || result == CUDA_ERROR_NOT_READY) {
-      result = driver_.cuStreamQuery(kernels_->stream());
-      if (result == CUDA_SUCCESS) break;
-      std::this_thread::sleep_for(std::chrono::microseconds(20));
+    result = clear_freed(dirty);
+    if (result != CUDA_SUCCESS) {
+      std::lock_guard lock(mutex_);
+      dirty_.insert(dirty_.end(), dirty.begin(), dirty.end());
+      return result;
     }
-    if (result != CUDA_SUCCESS) return result;
     for (const GranuleRun& run : dirty) arena_.give_back(run.first, run.count);
   }
 
@@ -107,6 +105,26 @@ CUresult DeviceMemory::allocate(std::size_t bytes, const std::string& group, CUc
   return result;
 }
 
+// Waits: only allocations, which are ordered anyway, wait for it.
+CUresult DeviceMemory::clear_freed(std::span<const GranuleRun> freed) {
+  CUresult result = CUDA_SUCCESS;
+  for (std::size_t at = 0; at < freed.size() && result == CUDA_SUCCESS;
+       at += DeviceKernels::kScanCapacity) {
+    std::vector<AbiRun> runs;
+    for (const GranuleRun& run :
+         freed.subspan(at, std::min<std::size_t>(DeviceKernels::kScanCapacity, freed.size() - at))) {
+      runs.push_back({run.first, run.count});
+    }
+    result = kernels_->launch_clear(runs, DeviceKernels::ClearUser::kAllocation);
+    while (result == CUDA_SUCCESS &&
+           (result = driver_.cuStreamQuery(kernels_->stream())) == CUDA_ERROR_NOT_READY) {
+      std::this_thread::sleep_for(std::chrono::microseconds(20));
+      result = CUDA_SUCCESS;
+    }
+  }
+  return result;
+}
+
 CUresult DeviceMemory::free(CUdeviceptr base) {
   std::lock_guard lock(mutex_);
   const auto it = pools_.find(arena_.granule(base));
@@ -121,6 +139,8 @@ CUresult DeviceMemory::free(CUdeviceptr base) {
     mapper_.release_device(p.park.extent.order, p.park.host_handle);
     return true;
   });
+  // A restored extent's staging mapping would keep its memory alive.
+  unmap_retired_staging(retired_staging_.size());
   CUresult result = CUDA_SUCCESS;
   for (auto& [offset, extent] : pool.extents) {
     const CUresult unmapped = mapper_.unmap(address_of(pool, offset), order_bytes(extent.order));
@@ -176,6 +196,30 @@ void DeviceMemory::pin(CUdeviceptr address, std::size_t bytes) {
   for (const AbiRun& run : granule_runs(address, bytes)) {
     if (Pool* pool = pool_of_granule(run.first)) pool->pin(run.first - pool->first, run.count);
   }
+}
+
+void DeviceMemory::pin(std::span<const AbiRun> runs) {
+  std::lock_guard lock(mutex_);
+  for (const AbiRun& run : runs) {
+    Pool* pool = pool_of_granule(run.first);
+    if (pool == nullptr) continue;
+    const std::uint32_t begin = run.first - pool->first;
+    pool->pin(begin, std::min(run.count, pool->granules - begin));
+  }
+}
+
+bool DeviceMemory::all_present(std::span<const AbiRun> runs) const {
+  std::lock_guard lock(mutex_);
+  for (const AbiRun& run : runs) {
+    Pool* pool = pool_of_granule(run.first);
+    if (pool == nullptr) continue;
+    const std::uint32_t begin = run.first - pool->first;
+    const std::uint32_t end = std::min(begin + run.count, pool->granules);
+    for (auto it = pool->extent_at(begin); it != pool->extents.end() && it->first < end; ++it) {
+      if (!it->second.present()) return false;
+    }
+  }
+  return true;
 }
 
 void DeviceMemory::unpin(CUdeviceptr address, std::size_t bytes) {

@@ -92,6 +92,9 @@ class DeviceMemory {
   /// brought about by a fixed guard in stream order.
   void pin(CUdeviceptr address, std::size_t bytes);
   void unpin(CUdeviceptr address, std::size_t bytes);
+  void pin(std::span<const AbiRun> runs);
+  /// Whether every granule of the runs is present (or in no pool any more).
+  bool all_present(std::span<const AbiRun> runs) const;
   /// The runs of present granules that meet the range.
   std::vector<AbiRun> present_runs(CUdeviceptr address, std::size_t bytes) const;
   /// Granule runs of the range inside its pool; empty when there is none.
@@ -163,6 +166,8 @@ class DeviceMemory {
     bool host;
   };
 
+  CUresult clear_freed(std::span<const GranuleRun> freed);
+  void unmap_retired_staging(std::size_t most);
   Pool* pool_of_granule(GranuleIndex granule) const;
   Extent* named_extent(const ExtentName& name, ExtentState state, Pool** pool) const;
   CUdeviceptr address_of(const Pool& pool, std::uint32_t offset) const {
@@ -177,7 +182,13 @@ class DeviceMemory {
   void make_exactly_present(std::span<const AbiRun> wanted, std::vector<AbiRun>* runs);
   std::uint8_t order_for_row(const Group& group, std::uint32_t offset) const;
   void remember_front(Group& group, const Piece& piece);
-  bool make_present(Pool& pool, std::uint32_t offset, std::uint8_t order, bool must,
+  /// How much is done for an extent when GPU memory is short.
+  enum class Need {
+    kIfRoom,      // nothing: a sibling, which has faults of its own
+    kOneGranule,  // the one granule that is written must be had; read-ahead need not
+    kWhole,       // all of it is about to be written
+  };
+  bool make_present(Pool& pool, std::uint32_t offset, std::uint8_t order, Need need,
                     std::vector<AbiRun>* runs);
   CUresult create_for_fault(std::uint8_t order, bool must, CUmemGenericAllocationHandle* handle,
                             ExtentState* state);
@@ -186,7 +197,8 @@ class DeviceMemory {
   bool swap_piece(Pool& pool, const Piece& whole, const Piece& taken,
                   CUmemGenericAllocationHandle handle);
   bool map_as_recorded(Pool& pool, std::uint32_t offset, const Extent& extent);
-  void make_piece_absent(Pool& pool, const Piece& piece, std::uint64_t* freed);
+  void make_piece_absent(Pool& pool, const Piece& piece, std::uint64_t* freed,
+                         std::uint64_t* forgotten);
   void collect_absent_pieces(Pool& pool, const Piece& piece,
                              const std::vector<std::uint32_t>& changed, bool merge,
                              std::vector<Piece>* pieces);

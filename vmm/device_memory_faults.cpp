@@ -30,13 +30,15 @@ void add_run(std::vector<AbiRun>* runs, GranuleIndex first, std::uint32_t count)
 }  // namespace
 
 // cuMemGetInfo takes about 18 us, a tenth of a fault: the figure is kept for
-// 50 ms and reduced by what is taken, unless it comes near the floor.
+// 50 ms and reduced by what is taken; near the floor for 1 ms, since a full GPU
+// is looked at for each extent of a row.
 bool DeviceMemory::gpu_has_room(std::uint64_t bytes) {
   constexpr std::uint64_t kGoodFor = 50'000;
   constexpr std::uint64_t kNear = std::uint64_t{1} << 30;
+  constexpr std::uint64_t kGoodForNear = 1'000;
   const std::uint64_t now = now_microseconds();
-  if (free_read_at_ == 0 || now - free_read_at_ > kGoodFor ||
-      free_estimate_ < floor_ + bytes + kNear) {
+  const bool near = free_estimate_ < floor_ + bytes + kNear;
+  if (free_read_at_ == 0 || now - free_read_at_ > (near ? kGoodForNear : kGoodFor)) {
     std::size_t free = 0, total = 0;
     if (driver_.cuMemGetInfo_v2(&free, &total) != CUDA_SUCCESS) return true;  // let create decide
     free_estimate_ = free;
@@ -97,17 +99,18 @@ bool DeviceMemory::swap_piece(Pool& pool, const Piece& whole, const Piece& taken
   return ok;
 }
 
-bool DeviceMemory::make_present(Pool& pool, std::uint32_t offset, std::uint8_t order, bool must,
+bool DeviceMemory::make_present(Pool& pool, std::uint32_t offset, std::uint8_t order, Need need,
                                 std::vector<AbiRun>* runs) {
   const auto it = pool.extent_at(offset);
   const Piece whole{it->first, it->second.order};
   Piece taken = aligned_piece(pool.first, offset, std::min(order, whole.order));
   CUmemGenericAllocationHandle handle = 0;
   ExtentState state = ExtentState::kResident;
+  const bool must = need == Need::kWhole || (need == Need::kOneGranule && taken.order == 0);
   CUresult result = create_for_fault(taken.order, must, &handle, &state);
   if (result != CUDA_SUCCESS && taken.order != 0) {  // one granule may still be had
     taken = aligned_piece(pool.first, offset, 0);
-    result = create_for_fault(taken.order, must, &handle, &state);
+    result = create_for_fault(taken.order, need != Need::kIfRoom, &handle, &state);
   }
   if (result != CUDA_SUCCESS) return false;
   if (!swap_piece(pool, whole, taken, handle)) {
@@ -168,7 +171,7 @@ void DeviceMemory::make_rows_present(std::span<const AbiRun> wanted, std::vector
       if (!it->second.present()) {
         Group& group = groups_[pool->group];
         const std::uint8_t order = order_for_row(group, offset);
-        if (make_present(*pool, offset, order, true, runs)) {
+        if (make_present(*pool, offset, order, Need::kOneGranule, runs)) {
           it = pool->extent_at(offset);
           const Piece made{it->first, it->second.order};
           remember_front(group, made);
@@ -181,6 +184,7 @@ void DeviceMemory::make_rows_present(std::span<const AbiRun> wanted, std::vector
       } else {
         it->second.written_serial = ++serial_;
         add_run(runs, pool->first + it->first, order_granules(it->second.order));
+        rows.push_back({pool->group, {it->first, it->second.order}});
       }
       offset = it->first + order_granules(it->second.order);
     }
@@ -192,8 +196,11 @@ void DeviceMemory::make_rows_present(std::span<const AbiRun> wanted, std::vector
           std::min(offset + order_granules(row.piece.order), sibling->granules);
       while (offset < end) {
         auto it = sibling->extent_at(offset);
-        if (!it->second.present() &&
-            !make_present(*sibling, offset, row.piece.order, false, runs)) {
+        if (it->second.present()) {
+          // Its bit may be clear (a release that was interrupted, a restore):
+          // told now, it needs no question of its own.
+          add_run(runs, sibling->first + it->first, order_granules(it->second.order));
+        } else if (!make_present(*sibling, offset, row.piece.order, Need::kIfRoom, runs)) {
           break;
         }
         it = sibling->extent_at(offset);
@@ -231,7 +238,7 @@ void DeviceMemory::make_exactly_present(std::span<const AbiRun> wanted,
         return true;
       };
       while (order > 0 && !covered(order)) --order;
-      if (!make_present(*pool, offset, order, true, runs)) {
+      if (!make_present(*pool, offset, order, Need::kWhole, runs)) {
         statistics_.failed_faults.fetch_add(1);
         ++granule;
         continue;
