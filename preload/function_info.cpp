@@ -26,10 +26,12 @@ using heuristics::WordPlace;
 std::atomic<const heuristics::KernelCatalog*> g_catalog{nullptr};
 
 // Leaked: launches may still run while static destructors do.
-HandleTable<FunctionRecord>& table() noexcept {
-  static auto* const functions = new HandleTable<FunctionRecord>;
-  return *functions;
+using FunctionTable = HandleTable<FunctionRecord>;
+std::atomic<FunctionTable*>& current_table() noexcept {
+  static std::atomic<FunctionTable*> functions{new FunctionTable};
+  return functions;
 }
+FunctionTable& table() noexcept { return *current_table().load(std::memory_order_acquire); }
 
 // All infos ever made, newest first. Nobody walks the list: it only says, to
 // leak checkers too, that those forgotten are kept on purpose.
@@ -191,6 +193,11 @@ void forget_library(CUlibrary library) noexcept {
 
 void forget_functions() noexcept {
   forget_if([](const FunctionInfo&) { return true; });
+}
+
+void abandon_functions_after_fork() noexcept {
+  current_table().store(new FunctionTable, std::memory_order_release);
+  for (auto& slot : function_info_detail::cache) slot = {};
 }
 
 namespace function_info_detail {

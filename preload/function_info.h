@@ -68,6 +68,8 @@ void forget_module(CUmodule module) noexcept;
 void forget_library(CUlibrary library) noexcept;
 /// Everything: a context and all its modules go.
 void forget_functions() noexcept;
+/// In a forked child, where one thread is left: the table may be locked for ever.
+void abandon_functions_after_fork() noexcept;
 
 namespace function_info_detail {
 

@@ -1,6 +1,8 @@
 #include "preload/graph_capture.h"
 
 #include <mutex>
+#include <optional>
+#include <thread>
 #include <unordered_map>
 #include <unordered_set>
 
@@ -17,6 +19,10 @@ namespace {
 struct Capture {
   CUgraph graph = nullptr;
   bool unguarded = false;
+  // Where it began, which is where it must end. The per-thread default stream's
+  // handle means another stream in each thread.
+  CUstream origin = nullptr;
+  std::thread::id thread;
 };
 
 struct Records {
@@ -27,17 +33,19 @@ struct Records {
 };
 
 // Leaked: graphs may still be used while static destructors run.
-Records& records() noexcept {
-  static auto* const all = new Records;
-  return *all;
+std::atomic<Records*>& current_records() noexcept {
+  static std::atomic<Records*> all{new Records};
+  return all;
 }
+Records& records() noexcept { return *current_records().load(std::memory_order_acquire); }
 
 struct CaptureState {
   std::uint64_t id = 0;
   CUgraph graph = nullptr;
 };
 
-/// Legal while capturing; also answers for a capture that was invalidated.
+/// Legal while capturing. Nothing for a capture that was invalidated: the driver
+/// doesn't give its id any more.
 std::optional<CaptureState> ask_driver(StreamRef stream) noexcept {
   const auto get_info = real().cuStreamGetCaptureInfo_v2;
   if (get_info == nullptr) return std::nullopt;
@@ -54,8 +62,21 @@ std::optional<CaptureState> ask_driver(StreamRef stream) noexcept {
   return CaptureState{id, graph};
 }
 
-void forget_capture(Records& all, std::uint64_t id) {
-  if (all.captures.erase(id) != 0) --graph_capture_detail::captures;
+bool began_on(const Capture& capture, CUstream stream) {
+  return capture.origin == stream &&
+         (stream != CU_STREAM_PER_THREAD || capture.thread == std::this_thread::get_id());
+}
+
+/// Removes the capture that began on the stream; whether all of it was guarded.
+bool take_capture(Records& all, CUstream stream) {
+  for (auto it = all.captures.begin(); it != all.captures.end(); ++it) {
+    if (!began_on(it->second, stream)) continue;
+    const bool guarded = !it->second.unguarded;
+    all.captures.erase(it);
+    --graph_capture_detail::captures;
+    return guarded;
+  }
+  return false;
 }
 
 }  // namespace
@@ -66,37 +87,21 @@ void capture_began(StreamRef stream, bool into_existing) noexcept {
   Records& all = records();
   const std::lock_guard lock(all.mutex);
   all.guarded.erase(state->graph);
+  take_capture(all, stream.explicit_handle());  // one whose end was missed
   try {
-    if (all.captures.insert_or_assign(state->id, Capture{state->graph, into_existing}).second) {
-      ++graph_capture_detail::captures;
-    }
+    const Capture capture{state->graph, into_existing, stream.explicit_handle(),
+                          std::this_thread::get_id()};
+    if (all.captures.insert_or_assign(state->id, capture).second) ++graph_capture_detail::captures;
   } catch (...) {  // no memory: the graph will count as manual
   }
 }
 
-std::optional<std::uint64_t> capture_of(StreamRef stream) noexcept {
-  if (!any_capture()) return std::nullopt;
-  const std::optional<CaptureState> state = ask_driver(stream);
-  if (!state) return std::nullopt;
-  return state->id;
-}
-
-void capture_ended(StreamRef stream, std::optional<std::uint64_t> id, CUresult result,
-                   CUgraph graph) noexcept {
-  if (!id) {
-    if (result == CUDA_SUCCESS && graph != nullptr) graph_gone(graph);
-    return;
-  }
+void capture_ended(StreamRef stream, CUresult result, CUgraph graph) noexcept {
   // Ended from the wrong thread, for one, it goes on.
-  if (result != CUDA_SUCCESS) {
-    const std::optional<CaptureState> state = ask_driver(stream);
-    if (state && state->id == *id) return;
-  }
+  if (result != CUDA_SUCCESS && any_capture() && ask_driver(stream)) return;
   Records& all = records();
   const std::lock_guard lock(all.mutex);
-  const auto found = all.captures.find(*id);
-  const bool guarded = found != all.captures.end() && !found->second.unguarded;
-  forget_capture(all, *id);
+  const bool guarded = take_capture(all, stream.explicit_handle());
   if (result != CUDA_SUCCESS || graph == nullptr) return;
   all.guarded.erase(graph);
   if (!guarded) return;
@@ -106,12 +111,27 @@ void capture_ended(StreamRef stream, std::optional<std::uint64_t> id, CUresult r
   }
 }
 
-void capture_gets_unguarded_work(StreamRef stream) noexcept {
-  const std::optional<std::uint64_t> id = capture_of(stream);
-  if (!id) return;
+void stream_gone(CUstream stream) noexcept {
+  if (!any_capture()) return;
   Records& all = records();
   const std::lock_guard lock(all.mutex);
-  const auto found = all.captures.find(*id);
+  take_capture(all, stream);
+}
+
+void captures_gone() noexcept {
+  Records& all = records();
+  const std::lock_guard lock(all.mutex);
+  graph_capture_detail::captures -= static_cast<int>(all.captures.size());
+  all.captures.clear();
+}
+
+void capture_gets_unguarded_work(StreamRef stream) noexcept {
+  if (!any_capture()) return;
+  const std::optional<CaptureState> state = ask_driver(stream);
+  if (!state) return;
+  Records& all = records();
+  const std::lock_guard lock(all.mutex);
+  const auto found = all.captures.find(state->id);
   if (found != all.captures.end()) found->second.unguarded = true;
 }
 
@@ -169,6 +189,11 @@ std::vector<CUgraph> conditional_bodies(CUgraphNode node) {
   const std::lock_guard lock(all.mutex);
   const auto found = all.conditionals.find(node);
   return found != all.conditionals.end() ? found->second : std::vector<CUgraph>{};
+}
+
+void abandon_captures_after_fork() noexcept {
+  current_records().store(new Records, std::memory_order_release);
+  graph_capture_detail::captures.store(0);
 }
 
 }  // namespace kvshim::preload

@@ -10,7 +10,6 @@
 
 #include <atomic>
 #include <cstdint>
-#include <optional>
 #include <span>
 #include <vector>
 
@@ -31,11 +30,13 @@ inline bool any_capture() noexcept {
 /// of the caller's, whose other nodes have no guards.
 void capture_began(StreamRef stream, bool into_existing) noexcept;
 
-/// A capture that is about to end; empty when the stream doesn't capture.
-std::optional<std::uint64_t> capture_of(StreamRef stream) noexcept;
-/// After the real cuStreamEndCapture answered `result` and `graph` for it.
-void capture_ended(StreamRef stream, std::optional<std::uint64_t> id, CUresult result,
-                   CUgraph graph) noexcept;
+/// After the real cuStreamEndCapture answered `result` and `graph`.
+void capture_ended(StreamRef stream, CUresult result, CUgraph graph) noexcept;
+/// The stream is gone, and with it a capture that began on it.
+void stream_gone(CUstream stream) noexcept;
+/// A context is gone with its streams: all captures are taken to be over. One
+/// that goes on in another context will give a manual graph.
+void captures_gone() noexcept;
 
 /// The capture that `stream` takes part in received a node that no guard covers.
 /// Nothing happens when it isn't capturing.
@@ -55,5 +56,8 @@ void graph_gone(CUgraph graph) noexcept;
 void conditional_added(CUgraphNode node, std::span<const CUgraph> bodies) noexcept;
 /// Empty when the node is not known.
 std::vector<CUgraph> conditional_bodies(CUgraphNode node);
+
+/// In a forked child: the parent's records are left alone, their lock too.
+void abandon_captures_after_fork() noexcept;
 
 }  // namespace kvshim::preload

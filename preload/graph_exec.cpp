@@ -16,9 +16,16 @@ namespace {
 
 using Accesses = std::vector<Access>;
 
+/// A range kept present, and the pool that it was of: the same addresses in a
+/// later pool are not covered by it.
+struct PinnedRange {
+  Access range;
+  std::uint64_t pool = 0;
+};
+
 struct ExecState {
-  Accesses touched;  // submitted with each launch
-  Accesses pinned;   // what `pins` keep present
+  Accesses touched;                 // submitted with each launch
+  std::vector<PinnedRange> pinned;  // what `pins` keep present
   std::vector<PinId> pins;
   bool pin_all = false;  // launched or changed by the device
 
@@ -33,10 +40,12 @@ struct ExecRecord {
 };
 
 // Leaked: graphs may still be launched while static destructors run.
-HandleTable<ExecRecord>& table() noexcept {
-  static auto* const executables = new HandleTable<ExecRecord>;
-  return *executables;
+using ExecTable = HandleTable<ExecRecord>;
+std::atomic<ExecTable*>& current_table() noexcept {
+  static std::atomic<ExecTable*> executables{new ExecTable};
+  return executables;
 }
+ExecTable& table() noexcept { return *current_table().load(std::memory_order_acquire); }
 
 std::shared_ptr<const ExecState> state_of(CUgraphExec exec) noexcept {
   ExecRecord* const record = table().find(exec);
@@ -60,18 +69,28 @@ void unpin_all(const std::vector<PinId>& pins) noexcept {
   for (const PinId id : pins) unpin(id);
 }
 
-bool covers(const Accesses& ranges, const Access& wanted) {
-  return std::any_of(ranges.begin(), ranges.end(), [&](const Access& range) {
-    return range.address <= wanted.address && wanted.address - range.address <= range.bytes &&
-           wanted.bytes <= range.bytes - (wanted.address - range.address);
-  });
+bool contains(const Access& range, const Access& wanted) {
+  return range.address <= wanted.address && wanted.address - range.address <= range.bytes &&
+         wanted.bytes <= range.bytes - (wanted.address - range.address);
+}
+
+/// The id of the (first) live pool in the range, 0 when there is none.
+std::uint64_t pool_of(const Access& range) {
+  const std::vector<PoolView> pools = pools_in(range.address, range.bytes);
+  return pools.empty() ? 0 : pools.front().buffer_id;
 }
 
 /// Pins what `state` doesn't keep present yet. On failure nothing is added.
 CUresult add_pins(ExecState* state, const Accesses& wanted) {
   Accesses missing;
-  std::copy_if(wanted.begin(), wanted.end(), std::back_inserter(missing),
-               [&](const Access& access) { return !covers(state->pinned, access); });
+  for (const Access& access : wanted) {
+    const std::uint64_t pool = pool_of(access);
+    const bool covered =
+        std::any_of(state->pinned.begin(), state->pinned.end(), [&](const PinnedRange& pinned) {
+          return pinned.pool == pool && contains(pinned.range, access);
+        });
+    if (!covered) missing.push_back(access);
+  }
   if (missing.empty()) return CUDA_SUCCESS;
   state->pins.reserve(state->pins.size() + 1);
   state->pinned.reserve(state->pinned.size() + missing.size());
@@ -79,13 +98,15 @@ CUresult add_pins(ExecState* state, const Accesses& wanted) {
   const PinId id = pin(missing, &result);
   if (result != CUDA_SUCCESS) return result;
   if (id != kNoPin) state->pins.push_back(id);
-  state->pinned.insert(state->pinned.end(), missing.begin(), missing.end());
+  for (const Access& access : missing) state->pinned.push_back({access, pool_of(access)});
   return CUDA_SUCCESS;
 }
 
 void add_touched(Accesses* touched, const Accesses& more) {
   for (const Access& access : more) {
-    if (!covers(*touched, access)) touched->push_back(access);
+    const bool known = std::any_of(touched->begin(), touched->end(),
+                                   [&](const Access& other) { return contains(other, access); });
+    if (!known) touched->push_back(access);
   }
 }
 
@@ -223,6 +244,10 @@ CUresult launch_exec(StreamRef stream, CUgraphExec exec, SubmitRef submit) noexc
 void exec_destroyed(CUgraphExec exec) noexcept {
   std::shared_ptr<const ExecState> exchanged;
   if (exchange_state(exec, &exchanged) && exchanged != nullptr) unpin_all(exchanged->pins);
+}
+
+void abandon_executables_after_fork() noexcept {
+  current_table().store(new ExecTable, std::memory_order_release);
 }
 
 }  // namespace kvshim::preload

@@ -35,6 +35,9 @@ CUresult launch_exec(StreamRef stream, CUgraphExec exec, SubmitRef submit) noexc
 /// After the real destruction.
 void exec_destroyed(CUgraphExec exec) noexcept;
 
+/// In a forked child: the parent's records are left alone, their locks too.
+void abandon_executables_after_fork() noexcept;
+
 namespace graph_exec_detail {
 CUresult add_to_exec(CUgraphExec exec, bool guarded, GraphReach addition, SubmitRef submit);
 }

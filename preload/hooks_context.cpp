@@ -3,13 +3,16 @@
 // The primary context has a count of users. The driver doesn't show it, so the
 // shim counts retains and releases itself (it sees them all from cuInit on) and
 // takes the release that brings its count to zero for the one that destroys.
-#include <algorithm>
 #include <array>
+#include <atomic>
 #include <mutex>
 
 #include "preload/function_info.h"
 #include "preload/gate.h"
+#include "preload/graph_capture.h"
+#include "preload/graph_exec.h"
 #include "preload/hooks.h"
+#include "preload/launch.h"
 #include "preload/real_driver.h"
 
 namespace kvshim::preload {
@@ -23,18 +26,28 @@ struct PrimaryContext {
 
 constexpr std::size_t kMostDevices = 64;
 
-std::mutex g_primaries_mutex;  // never held across a driver call
-std::array<PrimaryContext, kMostDevices> g_primaries;
+struct Primaries {
+  std::mutex mutex;  // never held across a driver call
+  std::array<PrimaryContext, kMostDevices> of_device;
 
-PrimaryContext* primary_of(CUdevice device) noexcept {
-  const auto index = static_cast<std::size_t>(device);
-  return device >= 0 && index < kMostDevices ? &g_primaries[index] : nullptr;
+  PrimaryContext* find(CUdevice device) noexcept {
+    const auto index = static_cast<std::size_t>(device);
+    return device >= 0 && index < kMostDevices ? &of_device[index] : nullptr;
+  }
+};
+
+// Leaked, as contexts end while static destructors run.
+std::atomic<Primaries*>& current_primaries() noexcept {
+  static std::atomic<Primaries*> all{new Primaries};
+  return all;
 }
+Primaries& primaries() noexcept { return *current_primaries().load(std::memory_order_acquire); }
 
 /// The context that a release (or a reset) would destroy, null when it stays.
 CUcontext would_end(CUdevice device, bool reset) noexcept {
-  const std::lock_guard lock(g_primaries_mutex);
-  const PrimaryContext* primary = primary_of(device);
+  Primaries& all = primaries();
+  const std::lock_guard lock(all.mutex);
+  const PrimaryContext* primary = all.find(device);
   return primary != nullptr && (reset || primary->users == 1) ? primary->context : nullptr;
 }
 
@@ -42,14 +55,16 @@ void context_ends(CUcontext context) noexcept {
   if (context == nullptr) return;
   before_context_destroy(context);
   forget_functions();
+  captures_gone();
 }
 
 CUresult release(CUdevice device, SubmitRef submit) noexcept {
   context_ends(would_end(device, false));
   const CUresult result = submit();
   if (result != CUDA_SUCCESS) return result;
-  const std::lock_guard lock(g_primaries_mutex);
-  if (PrimaryContext* primary = primary_of(device); primary != nullptr && primary->users > 0) {
+  Primaries& all = primaries();
+  const std::lock_guard lock(all.mutex);
+  if (PrimaryContext* primary = all.find(device); primary != nullptr && primary->users > 0) {
     if (--primary->users == 0) primary->context = nullptr;
   }
   return result;
@@ -67,11 +82,19 @@ CUresult destroy(CUcontext context, SubmitRef submit) noexcept {
 
 }  // namespace
 
+void abandon_launch_state_after_fork() noexcept {
+  abandon_functions_after_fork();
+  abandon_captures_after_fork();
+  abandon_executables_after_fork();
+  current_primaries().store(new Primaries, std::memory_order_release);
+}
+
 CUresult hook_cuDevicePrimaryCtxRetain(CUcontext* context, CUdevice device) noexcept {
   const CUresult result = real().cuDevicePrimaryCtxRetain(context, device);
   if (result != CUDA_SUCCESS || context == nullptr) return result;
-  const std::lock_guard lock(g_primaries_mutex);
-  if (PrimaryContext* primary = primary_of(device)) {
+  Primaries& all = primaries();
+  const std::lock_guard lock(all.mutex);
+  if (PrimaryContext* primary = all.find(device)) {
     primary->context = *context;
     ++primary->users;
   }

@@ -16,10 +16,16 @@ CUresult begin_capture(StreamRef stream, bool into_existing, SubmitRef submit) n
 }
 
 CUresult end_capture(StreamRef stream, CUgraph* graph, SubmitRef submit) noexcept {
-  const auto id = capture_of(stream);
   const CUresult result = submit();
-  capture_ended(stream, id, result, graph != nullptr ? *graph : nullptr);
+  capture_ended(stream, result, graph != nullptr ? *graph : nullptr);
   after_capture(stream);
+  return result;
+}
+
+CUresult destroy(CUstream stream, SubmitRef submit) noexcept {
+  before_stream_destroy(stream);
+  const CUresult result = submit();
+  if (result == CUDA_SUCCESS) stream_gone(stream);
   return result;
 }
 
@@ -74,13 +80,11 @@ CUresult hook_cuStreamEndCapture_ptsz(CUstream stream, CUgraph* graph) noexcept 
 }
 
 CUresult hook_cuStreamDestroy(CUstream stream) noexcept {
-  before_stream_destroy(stream);
-  return real().cuStreamDestroy(stream);
+  return destroy(stream, [&] { return real().cuStreamDestroy(stream); });
 }
 
 CUresult hook_cuStreamDestroy_v2(CUstream stream) noexcept {
-  before_stream_destroy(stream);
-  return real().cuStreamDestroy_v2(stream);
+  return destroy(stream, [&] { return real().cuStreamDestroy_v2(stream); });
 }
 
 }  // namespace kvshim::preload

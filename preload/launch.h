@@ -34,4 +34,8 @@ CUresult submit_launches(std::span<const CUDA_LAUNCH_PARAMS> launches, SubmitRef
 /// is for the log.
 CUresult submit_unseen_launch(StreamRef stream, const char* name, SubmitRef submit) noexcept;
 
+/// In a forked child: functions, captures, executables and contexts were the
+/// parent's. Takes no lock that another thread could have held.
+void abandon_launch_state_after_fork() noexcept;
+
 }  // namespace kvshim::preload

@@ -226,7 +226,10 @@ void fill_captures(RealDriver& t) {
     *graph = reinterpret_cast<CUgraph>(found->second.graph);
     return CUDA_SUCCESS;
   };
-  t.cuStreamDestroy_v2 = [](CUstream) { return CUDA_SUCCESS; };
+  t.cuStreamDestroy_v2 = [](CUstream stream) {
+    driver().captures.erase(stream);
+    return CUDA_SUCCESS;
+  };
 }
 
 void fill_graphs(RealDriver& t) {

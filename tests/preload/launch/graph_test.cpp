@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 
 #include "preload/graph_capture.h"
+#include "preload/launch.h"
 #include "tests/preload/launch/launch_fixture.h"
 
 namespace kvshim::preload::testing {
@@ -519,13 +520,75 @@ TEST_F(Graph, CapturesAreAnnouncedToTheGate) {
               ::testing::ElementsAre("before capture", "after capture", "before stream destroy"));
 }
 
-TEST_F(Graph, ACaptureThatFailsToEndLeavesNoRecord) {
+TEST_F(Graph, AnInvalidatedCaptureLeavesNoRecordAtItsEnd) {
   begin();
+  driver_table().cuStreamGetCaptureInfo_v2 = [](CUstream, CUstreamCaptureStatus* status,
+                                                cuuint64_t*, CUgraph*, const CUgraphNode**,
+                                                std::size_t*) {
+    *status = CU_STREAM_CAPTURE_STATUS_INVALIDATED;
+    return CUDA_SUCCESS;
+  };
   driver().next_result = CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
   CUgraph graph = nullptr;
   EXPECT_EQ(hook_cuStreamEndCapture(kStream, &graph), CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);
   EXPECT_FALSE(any_capture());
   EXPECT_FALSE(graph_is_guarded(graph));
+}
+
+TEST_F(Graph, ACaptureEndedFromTheWrongThreadGoesOn) {
+  begin();
+  launch(writer_, writer_arguments(), 4, kStream);
+  const auto real_end = driver_table().cuStreamEndCapture;
+  driver_table().cuStreamEndCapture = [](CUstream, CUgraph*) {
+    return CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD;
+  };
+  CUgraph none = nullptr;
+  EXPECT_EQ(hook_cuStreamEndCapture(kStream, &none), CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD);
+  EXPECT_TRUE(any_capture());
+  driver_table().cuStreamEndCapture = real_end;
+  EXPECT_TRUE(graph_is_guarded(end()));
+  EXPECT_FALSE(any_capture());
+}
+
+TEST_F(Graph, ADestroyedStreamTakesItsCaptureAlong) {
+  begin();
+  hook_cuStreamDestroy_v2(reinterpret_cast<CUstream>(0x5100));  // another one
+  EXPECT_TRUE(any_capture());
+  hook_cuStreamDestroy_v2(kStream);
+  EXPECT_FALSE(any_capture());
+}
+
+TEST_F(Graph, ADestroyedContextTakesAllCapturesAlong) {
+  begin();
+  begin(reinterpret_cast<CUstream>(0x5100));
+  hook_cuCtxDestroy_v2(reinterpret_cast<CUcontext>(0xc123));
+  EXPECT_FALSE(any_capture());
+  CUgraph graph = end();
+  EXPECT_FALSE(graph_is_guarded(graph));
+}
+
+TEST_F(Graph, APinDoesntCoverALaterPoolAtTheSameAddress) {
+  CUgraph graph = empty_graph();
+  add_kernel(graph, writer_, writer_arguments());
+  CUgraphExec exec = instantiate(graph);
+  ASSERT_EQ(gate().pins.size(), 1u);
+  gate().pools[0].buffer_id = 77;  // freed, and another one made
+  Arguments arguments = writer_arguments();
+  CUDA_KERNEL_NODE_PARAMS params = kernel_params(writer_, &arguments);
+  hook_cuGraphExecKernelNodeSetParams_v2(exec, nullptr, &params);
+  EXPECT_EQ(gate().pins.size(), 2u);
+}
+
+TEST_F(Graph, AForkedChildStartsWithoutRecords) {
+  CUgraph graph = captured_writer();
+  CUgraphExec exec = instantiate(graph);
+  begin();
+  const FunctionInfo* info = find_function(unknown_);
+  abandon_launch_state_after_fork();
+  EXPECT_FALSE(any_capture());
+  EXPECT_FALSE(graph_is_guarded(graph));
+  EXPECT_EQ(AccessList{launched_reach(exec)}, kNothing);
+  EXPECT_NE(find_function(unknown_), info);
 }
 
 }  // namespace

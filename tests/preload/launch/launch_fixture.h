@@ -106,6 +106,9 @@ class LaunchFixture : public ::testing::Test {
       hook_cuGraphDestroy(reinterpret_cast<CUgraph>(*driver().graphs.begin()));
     }
     EXPECT_TRUE(gate().pins.empty());
+    while (!driver().captures.empty()) {
+      hook_cuStreamDestroy_v2(driver().captures.begin()->first);
+    }
   }
 
   /// vLLM's call for `heads` heads of `size` elements of two bytes, K in the
