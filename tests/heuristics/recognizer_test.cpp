@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
+#include <thread>
 
 #include "heuristics/process_identity.h"
 #include "heuristics/profiles.h"
@@ -81,9 +82,8 @@ TEST(Recognizer, EachAllocationPathOfVllmIsAPool) {
   for (const char* frame : {
            "initialize_kv_cache vllm/v1/worker/gpu_model_runner.py:1700",         // 0.8
            "_allocate_kv_cache_tensors vllm/v1/worker/gpu_model_runner.py:5000",  // 2025
-           "allocate_uniform_kv_caches vllm/v1/worker/kv_connector_model_runner_mixin.py:90",
-           "_allocate_kv_cache vllm/v1/worker/gpu/attn_utils.py:120",  // runner v2
-           "allocate_kv_cache vllm/v1/worker/utils.py:300",            // 0.28
+           "_allocate_kv_cache vllm/v1/worker/gpu/attn_utils.py:120",             // runner v2
+           "allocate_kv_cache vllm/v1/worker/utils.py:300",                       // 0.28
            "_init_minimal_kv_cache_for_profiling vllm/v1/worker/gpu_model_runner.py:5300",
        }) {
     Scene scene;
@@ -92,6 +92,16 @@ TEST(Recognizer, EachAllocationPathOfVllmIsAPool) {
     EXPECT_EQ(decision.role, "kv");
     EXPECT_THAT(decision.reason, HasSubstr("vllm: KV cache function at "));
   }
+}
+
+TEST(Recognizer, CrossLayerBlocksOfAConnectorAreKnownAndLeftAlone) {
+  Scene scene;
+  const Decision decision = scene.ask(
+      60000 * kMiB,
+      with_callers(
+          "allocate_uniform_kv_caches vllm/v1/worker/kv_connector_model_runner_mixin.py:90"));
+  EXPECT_FALSE(decision.pool);
+  EXPECT_THAT(decision.reason, HasSubstr("cross-layer blocks of a KV connector"));
 }
 
 TEST(Recognizer, TorchFramesAndComprehensionsAreSeenThrough) {
@@ -330,6 +340,24 @@ TEST(Recognizer, EveryDecisionHasAReason) {
   EXPECT_THAT(
       scene.ask(300 * kMiB, {"create_weights vllm/model_executor/layers/linear.py:300"}).reason,
       HasSubstr("no pool by vllm: weights"));
+}
+
+TEST(Recognizer, ThreadsThatAllocateTogetherAreAllCounted) {
+  Scene scene{ProcessIdentity{}};
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 4; ++i) {
+    threads.emplace_back([&scene] {
+      for (int round = 0; round < 50; ++round) {
+        AllocationRequest request;
+        request.bytes = 300 * kMiB;
+        request.call_site = capture_call_site();
+        request.call_site.native = {"same@object"};
+        scene.recognizer().decide(request);
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_THAT(scene.recognizer().left_alone_warning(0), HasSubstr("200 x 300 MiB at same@object"));
 }
 
 TEST(ProcessIdentity, ReadsOwnCommandLineAndKvwrapsWord) {
