@@ -80,7 +80,7 @@ CUresult DeviceKernels::set_up(const Arena& arena, CUdevice device, const char* 
   KVSHIM_STEP(pinned(driver_, 1, &channel_));
   KVSHIM_STEP(pinned(driver_, kScanCapacity, &scan_ranges_));
   KVSHIM_STEP(pinned(driver_, kScanCapacity, &scan_results_));
-  KVSHIM_STEP(pinned(driver_, kScanCapacity, &clear_runs_));
+  KVSHIM_STEP(pinned(driver_, 2 * kScanCapacity, &clear_runs_));
   auto* words = reinterpret_cast<std::uint32_t*>(state_);
   context_ = {arena.base(), words, words + bitmap_words, words + 2 * bitmap_words, nullptr};
   KVSHIM_STEP(device_pointer(driver_, channel_, &context_.channel));
@@ -157,12 +157,13 @@ CUresult DeviceKernels::launch_scan(std::uint32_t count) {
   return launch(scan_, kParts, std::max(count, 1u), 512, stream_, &params);
 }
 
-CUresult DeviceKernels::launch_clear(std::span<const AbiRun> runs) {
-  std::copy(runs.begin(), runs.end(), clear_runs_);
+CUresult DeviceKernels::launch_clear(std::span<const AbiRun> runs, ClearUser user) {
+  AbiRun* const buffer = clear_runs_ + (user == ClearUser::kAllocation ? kScanCapacity : 0);
+  std::copy(runs.begin(), runs.end(), buffer);
   ClearParams params{};
   params.context = context_;
   params.run_count = static_cast<std::uint32_t>(runs.size());
-  const CUresult result = device_pointer(driver_, clear_runs_, const_cast<AbiRun**>(&params.runs));
+  const CUresult result = device_pointer(driver_, buffer, const_cast<AbiRun**>(&params.runs));
   if (result != CUDA_SUCCESS) return result;
   return launch(clear_, std::clamp(params.run_count, 1u, 1024u), 1, 32, stream_, &params);
 }

@@ -35,8 +35,10 @@ class DeviceKernels {
   AbiCopy* scan_ranges() const { return scan_ranges_; }
   const std::uint32_t* scan_results() const { return scan_results_; }
   CUresult launch_scan(std::uint32_t count);
-  /// Clears residency bits of the runs (at most kScanCapacity).
-  CUresult launch_clear(std::span<const AbiRun> runs);
+  /// Clears residency bits of the runs (at most kScanCapacity). Each user has a
+  /// buffer of its own, which is free again when its launch has finished.
+  enum class ClearUser { kRelease, kAllocation };
+  CUresult launch_clear(std::span<const AbiRun> runs, ClearUser user = ClearUser::kRelease);
   /// The device's own non-blocking stream.
   CUstream stream() const { return stream_; }
 
@@ -60,7 +62,7 @@ class DeviceKernels {
   GuardChannel* channel_ = nullptr;
   AbiCopy* scan_ranges_ = nullptr;
   std::uint32_t* scan_results_ = nullptr;
-  AbiRun* clear_runs_ = nullptr;
+  AbiRun* clear_runs_ = nullptr;  // kScanCapacity for each ClearUser
   GuardContext context_{};
 };
 

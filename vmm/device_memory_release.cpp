@@ -129,7 +129,8 @@ void DeviceMemory::collect_absent_pieces(Pool& pool, const Piece& piece,
   collect_absent_pieces(pool, {piece.offset + order_granules(half), half}, changed, merge, pieces);
 }
 
-void DeviceMemory::make_piece_absent(Pool& pool, const Piece& piece, std::uint64_t* freed) {
+void DeviceMemory::make_piece_absent(Pool& pool, const Piece& piece, std::uint64_t* freed,
+                                     std::uint64_t* forgotten) {
   const std::uint32_t end = piece.offset + order_granules(piece.order);
   const auto first = pool.extents.find(piece.offset);
   const auto last = pool.extents.lower_bound(end);
@@ -148,10 +149,20 @@ void DeviceMemory::make_piece_absent(Pool& pool, const Piece& piece, std::uint64
     if (!extent.present()) continue;
     const bool host = extent.state == ExtentState::kParked;
     retired_.push_back({extent.order, extent.handle, host});
+    *forgotten += order_bytes(extent.order);
     if (!host) *freed += order_bytes(extent.order);
   }
   pool.extents.erase(first, last);
   pool.extents.emplace(piece.offset, Extent{.order = piece.order});
+}
+
+void DeviceMemory::unmap_retired_staging(std::size_t most) {
+  for (; most != 0 && !retired_staging_.empty(); --most) {
+    const auto [address, order] = retired_staging_.back();
+    retired_staging_.pop_back();
+    mapper_.unmap(address, order_bytes(order));
+    release_staging_.give_back(address);
+  }
 }
 
 std::uint64_t DeviceMemory::swap_to_absent(std::span<const ExtentName> extents,
@@ -174,11 +185,11 @@ std::uint64_t DeviceMemory::swap_to_absent(std::span<const ExtentName> extents,
     std::vector<Piece> pieces;
     collect_absent_pieces(pool, block, changed, !near_front(pool, block), &pieces);
     for (const Piece& piece : pieces) {
-      const std::uint64_t before = freed;
-      make_piece_absent(pool, piece, &freed);
+      std::uint64_t forgotten = 0;
+      make_piece_absent(pool, piece, &freed, &forgotten);
       auto& counter = proof == ProofOfAbsence::kZero ? statistics_.released_zero_bytes
                                                      : statistics_.dropped_bytes;
-      counter.fetch_add(freed - before, std::memory_order_relaxed);
+      counter.fetch_add(forgotten, std::memory_order_relaxed);
     }
   }
   // Idleness resets read-ahead; the fronts themselves stay.
@@ -196,12 +207,7 @@ void DeviceMemory::release_retired() {
   for (;;) {
     std::lock_guard lock(mutex_);
     if (retired_.empty() && retired_staging_.empty()) break;
-    for (std::size_t i = 0; i < kBatch && !retired_staging_.empty(); ++i) {
-      const auto [address, order] = retired_staging_.back();
-      retired_staging_.pop_back();
-      mapper_.unmap(address, order_bytes(order));
-      release_staging_.give_back(address);
-    }
+    unmap_retired_staging(kBatch);
     for (std::size_t i = 0; i < kBatch && !retired_.empty(); ++i) {
       const Retired r = retired_.back();
       retired_.pop_back();

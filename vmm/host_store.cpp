@@ -40,6 +40,10 @@ bool HostStore::wants(unsigned order, std::size_t wanted) const {
 
 void HostStore::add_made(unsigned order, CUmemGenericAllocationHandle handle) {
   mapper_.adopt_host(order);
+  if (used_ + cached_ + order_bytes(order) > budget_) {  // taken meanwhile
+    mapper_.release_host(order, handle);
+    return;
+  }
   cache_[order].push_back(handle);
   cached_ += order_bytes(order);
 }

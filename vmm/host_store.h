@@ -24,7 +24,8 @@ class HostStore {
   /// Whether a handle of the order should be made ahead so that `wanted` are
   /// cached, and the budget has room for it.
   bool wants(unsigned order, std::size_t wanted) const;
-  /// Adds a handle made elsewhere (making takes long; it is done unlocked).
+  /// Adds a handle made elsewhere (making takes long; it is done unlocked), or
+  /// releases it when the budget has no room left.
   void add_made(unsigned order, CUmemGenericAllocationHandle handle);
   /// Releases cached handles until at most `keep` bytes are cached.
   void trim(std::uint64_t keep);

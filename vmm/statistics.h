@@ -4,12 +4,13 @@
 #include <array>
 #include <atomic>
 #include <bit>
+#include <cmath>
 #include <cstdint>
 
 namespace kvshim::vmm {
 
 /// Latencies in microseconds: 8 buckets per power of two up to about an hour,
-/// so a quantile is right within 9 %. Lock-free; one writer or many.
+/// so a quantile is at most 12.5 % too large. Lock-free; one writer or many.
 class LatencyHistogram {
  public:
   void add(std::uint64_t microseconds) noexcept {
@@ -24,16 +25,16 @@ class LatencyHistogram {
   std::uint64_t count() const noexcept { return count_.load(std::memory_order_relaxed); }
   std::uint64_t total() const noexcept { return total_.load(std::memory_order_relaxed); }
   std::uint64_t max() const noexcept { return max_.load(std::memory_order_relaxed); }
-  /// Upper bound of the bucket that holds the quantile (0 < q <= 1); 0 if empty.
+  /// Upper bound of the bucket that holds the quantile (nearest rank, 0 < q <= 1);
+  /// 0 if empty.
   std::uint64_t quantile(double q) const noexcept {
     const std::uint64_t all = count();
     if (all == 0) return 0;
-    std::uint64_t rank = static_cast<std::uint64_t>(q * static_cast<double>(all));
-    if (rank >= all) rank = all - 1;
+    const auto rank = static_cast<std::uint64_t>(std::ceil(q * static_cast<double>(all)));
     std::uint64_t below = 0;
     for (std::size_t i = 0; i < buckets_.size(); ++i) {
       below += buckets_[i].load(std::memory_order_relaxed);
-      if (below > rank) {
+      if (below >= rank) {
         const std::uint64_t bound = upper_bound(i);
         return bound < max() ? bound : max();
       }

@@ -1,0 +1,134 @@
+// Parked extents that are written become resident: copied by the guard, then swapped.
+#include <gtest/gtest.h>
+
+#include "tests/vmm/memory_bench.h"
+
+namespace kvshim::vmm::testing {
+namespace {
+
+class PromotionTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    pool_ = bench_.pool(100 * kMiB);
+    sibling_ = bench_.pool(100 * kMiB);
+    for (std::uint32_t g = 0; g < 4; ++g) {
+      bench_.served(pool_, g);
+      bench_.write(pool_, g, 100 + g);
+      bench_.write(sibling_, g, 200 + g);
+    }
+    ASSERT_EQ(bench_.park_all(), 8u);
+    ASSERT_EQ(bench_.memory->physical().device, 0u);
+  }
+  void expect_contents() {
+    for (std::uint32_t g = 0; g < 4; ++g) {
+      EXPECT_TRUE(bench_.holds(pool_, g, 100 + g)) << g;
+      EXPECT_TRUE(bench_.holds(sibling_, g, 200 + g)) << g;
+    }
+  }
+  MemoryBench bench_;
+  const PoolRecord* pool_ = nullptr;
+  const PoolRecord* sibling_ = nullptr;
+};
+
+TEST_F(PromotionTest, AParkedExtentIsWritableInPlace) {
+  EXPECT_TRUE(bench_.writable(pool_, 2));
+  expect_contents();
+  EXPECT_EQ(bench_.figures(pool_).parked, 4 * kGranuleBytes);
+}
+
+TEST_F(PromotionTest, AWriteBringsTheRowBackInTwoSteps) {
+  const FaultAnswer first = bench_.fault(pool_, 2);
+  ASSERT_EQ(first.kind, AnswerKind::kCopyFirst);
+  EXPECT_EQ(first.copies.size(), 2u) << "the row: the sibling's granule too";
+  EXPECT_EQ(bench_.figures(pool_).parked, 4 * kGranuleBytes) << "nothing changes before the copy";
+  for (const AbiCopy& copy : first.copies) {
+    std::memcpy(reinterpret_cast<void*>(copy.destination),
+                reinterpret_cast<const void*>(copy.source), copy.bytes);
+  }
+  const FaultAnswer second = bench_.memory->copied();
+  EXPECT_EQ(second.kind, AnswerKind::kPresent);
+  EXPECT_TRUE(names(second.runs, bench_.granule(pool_, 2)));
+  EXPECT_TRUE(names(second.runs, bench_.granule(sibling_, 2)));
+  EXPECT_EQ(bench_.figures(pool_).resident, kGranuleBytes);
+  EXPECT_EQ(bench_.figures(sibling_).resident, kGranuleBytes);
+  EXPECT_EQ(bench_.memory->statistics().promotions.load(), 2u);
+  expect_contents();
+}
+
+TEST_F(PromotionTest, ExactRequestsPromoteNoSiblings) {
+  EXPECT_EQ(bench_.served(pool_, 1, 2, false).kind, AnswerKind::kPresent);
+  EXPECT_EQ(bench_.figures(pool_).resident, 2 * kGranuleBytes);
+  EXPECT_EQ(bench_.figures(sibling_).resident, 0u);
+  expect_contents();
+}
+
+TEST_F(PromotionTest, ParkedStaysInPlaceWhenTheGpuIsFull) {
+  bench_.driver.take_gpu_memory(bench_.driver.gpu_free() - kFloor);
+  bench_.forget_free_memory();
+  const FaultAnswer answer = bench_.fault(pool_, 2);
+  EXPECT_EQ(answer.kind, AnswerKind::kPresent);
+  EXPECT_TRUE(names(answer.runs, bench_.granule(pool_, 2)));
+  EXPECT_EQ(bench_.figures(pool_).parked, 4 * kGranuleBytes);
+  expect_contents();
+}
+
+TEST_F(PromotionTest, AGuardThatGaveUpBetweenLeavesThingsAsTheyWere) {
+  const std::uint64_t device = bench_.memory->physical().device;
+  ASSERT_EQ(bench_.fault(pool_, 2).kind, AnswerKind::kCopyFirst);
+  EXPECT_GT(bench_.memory->physical().device, device);
+  // The next guard asks for something else.
+  EXPECT_EQ(bench_.fault(pool_, 30).kind, AnswerKind::kPresent);
+  EXPECT_EQ(bench_.memory->physical().device, device + 2 * kGranuleBytes);
+  EXPECT_EQ(bench_.figures(pool_).parked, 4 * kGranuleBytes);
+  expect_contents();
+}
+
+TEST_F(PromotionTest, MixedRequestsGetAbsentAndParkedGranulesTogether) {
+  const FaultAnswer answer = bench_.served(pool_, 2, 6);
+  EXPECT_EQ(answer.kind, AnswerKind::kPresent);
+  for (std::uint32_t g = 2; g < 8; ++g) {
+    EXPECT_TRUE(names(answer.runs, bench_.granule(pool_, g)));
+    EXPECT_TRUE(bench_.writable(pool_, g));
+  }
+  EXPECT_EQ(bench_.figures(pool_).parked, 2 * kGranuleBytes);
+  expect_contents();
+}
+
+TEST_F(PromotionTest, FreeingAPoolWhoseCopyIsPendingLeaksNothing) {
+  ASSERT_EQ(bench_.fault(pool_, 2).kind, AnswerKind::kCopyFirst);
+  EXPECT_EQ(bench_.memory->free(pool_->base), CUDA_SUCCESS);
+  bench_.expect_sound();
+  EXPECT_EQ(bench_.memory->free(sibling_->base), CUDA_SUCCESS);
+  bench_.expect_empty();
+}
+
+TEST_F(PromotionTest, FreeingTheAskersPoolBeforeItsAnswerIsHarmless) {
+  ASSERT_EQ(bench_.fault(pool_, 2).kind, AnswerKind::kCopyFirst);
+  EXPECT_EQ(bench_.memory->free(pool_->base), CUDA_SUCCESS);
+  bench_.memory->copied();
+  bench_.expect_sound();
+  EXPECT_EQ(bench_.figures(sibling_).resident + bench_.figures(sibling_).parked,
+            4 * kGranuleBytes);
+}
+
+// More extents than one answer has copies: the rest stays in place, right and slow.
+TEST(PromotionLimitTest, NoAnswerNamesMoreCopiesThanItHasRoomFor) {
+  MemoryBench bench({.host_budget = 4 * kGiB}, 16 * kGiB);
+  std::vector<const PoolRecord*> layers;
+  for (int i = 0; i < 10; ++i) layers.push_back(bench.pool(128 * kMiB, "layers"));
+  for (std::uint32_t g = 0; g < 60; ++g) {
+    bench.fault(layers[0], g * 7 % 64);  // scattered: one granule each
+  }
+  ASSERT_GT(bench.park_all(), kMaxCopies);
+  const FaultAnswer answer = bench.fault(layers[0], 0, 64);
+  EXPECT_EQ(answer.kind, AnswerKind::kCopyFirst);
+  EXPECT_EQ(answer.copies.size(), kMaxCopies);
+  const FaultAnswer rest = bench.memory->copied();
+  EXPECT_EQ(rest.kind, AnswerKind::kPresent);
+  for (std::uint32_t g = 0; g < 64; ++g) {
+    EXPECT_TRUE(names(rest.runs, bench.granule(layers[0], g)));
+  }
+}
+
+}  // namespace
+}  // namespace kvshim::vmm::testing
