@@ -47,8 +47,7 @@ constexpr std::size_t saturating_add(std::size_t a, std::size_t b) noexcept {
 /// Empty (0 bytes) when the extent is.
 constexpr ByteRange touched(const CopySide& side, const CopyExtent& extent) noexcept {
   if (extent.width == 0 || extent.height == 0 || extent.depth == 0) return {side.base, 0};
-  const std::size_t pitch =
-      side.pitch != 0 ? side.pitch : saturating_add(side.x, extent.width);
+  const std::size_t pitch = side.pitch != 0 ? side.pitch : saturating_add(side.x, extent.width);
   const std::size_t slice_rows = side.slice_rows != 0 ? side.slice_rows : extent.height;
   const auto offset_of = [&](std::size_t row, std::size_t slice) {
     return saturating_multiply(saturating_add(saturating_multiply(slice, slice_rows), row), pitch);

@@ -16,19 +16,19 @@ namespace {
 
 // The typed copies of one variant, with one shape: a stream that the synchronous
 // ones don't have.
-#define KVSHIM_SYNC_COPIES(Variant, flavor, suffix)                                          \
-  struct Variant {                                                                           \
-    static constexpr StreamFlavor kFlavor = StreamFlavor::flavor;                            \
-    static constexpr bool kSynchronous = true;                                               \
-    static CUresult to_device(CUdeviceptr to, const void* from, std::size_t n, CUstream) {   \
-      return real().cuMemcpyHtoD_v2##suffix(to, from, n);                                    \
-    }                                                                                        \
-    static CUresult to_host(void* to, CUdeviceptr from, std::size_t n, CUstream) {           \
-      return real().cuMemcpyDtoH_v2##suffix(to, from, n);                                    \
-    }                                                                                        \
-    static CUresult on_device(CUdeviceptr to, CUdeviceptr from, std::size_t n, CUstream) {   \
-      return real().cuMemcpyDtoD_v2##suffix(to, from, n);                                    \
-    }                                                                                        \
+#define KVSHIM_SYNC_COPIES(Variant, flavor, suffix)                                        \
+  struct Variant {                                                                         \
+    static constexpr StreamFlavor kFlavor = StreamFlavor::flavor;                          \
+    static constexpr bool kSynchronous = true;                                             \
+    static CUresult to_device(CUdeviceptr to, const void* from, std::size_t n, CUstream) { \
+      return real().cuMemcpyHtoD_v2##suffix(to, from, n);                                  \
+    }                                                                                      \
+    static CUresult to_host(void* to, CUdeviceptr from, std::size_t n, CUstream) {         \
+      return real().cuMemcpyDtoH_v2##suffix(to, from, n);                                  \
+    }                                                                                      \
+    static CUresult on_device(CUdeviceptr to, CUdeviceptr from, std::size_t n, CUstream) { \
+      return real().cuMemcpyDtoD_v2##suffix(to, from, n);                                  \
+    }                                                                                      \
   };
 #define KVSHIM_ASYNC_COPIES(Variant, flavor, suffix)                                         \
   struct Variant {                                                                           \
@@ -116,69 +116,69 @@ CUresult peer_copy(StreamRef stream, CUdeviceptr to, CUdeviceptr from, std::size
 
 }  // namespace
 
-#define KVSHIM_SYNC_HOOKS(Variant, suffix)                                                      \
-  CUresult hook_cuMemcpyHtoD_v2##suffix(CUdeviceptr to, const void* from,                       \
-                                        std::size_t n) noexcept {                               \
-    return copy<Variant>(nullptr, to, word(from), n, true,                                      \
-                         [&] { return real().cuMemcpyHtoD_v2##suffix(to, from, n); });          \
-  }                                                                                             \
-  CUresult hook_cuMemcpyDtoH_v2##suffix(void* to, CUdeviceptr from, std::size_t n) noexcept {   \
-    return copy<Variant>(nullptr, word(to), from, n, false,                                     \
-                         [&] { return real().cuMemcpyDtoH_v2##suffix(to, from, n); });          \
-  }                                                                                             \
-  CUresult hook_cuMemcpyDtoD_v2##suffix(CUdeviceptr to, CUdeviceptr from,                       \
-                                        std::size_t n) noexcept {                               \
-    return copy<Variant>(nullptr, to, from, n, false,                                           \
-                         [&] { return real().cuMemcpyDtoD_v2##suffix(to, from, n); });          \
-  }                                                                                             \
-  CUresult hook_cuMemcpy##suffix(CUdeviceptr to, CUdeviceptr from, std::size_t n) noexcept {    \
-    return copy<Variant>(nullptr, to, from, n, true,                                            \
-                         [&] { return real().cuMemcpy##suffix(to, from, n); });                 \
-  }                                                                                             \
-  CUresult hook_cuMemcpyPeer##suffix(CUdeviceptr to, CUcontext to_context, CUdeviceptr from,    \
-                                     CUcontext from_context, std::size_t n) noexcept {          \
-    return peer_copy({nullptr, Variant::kFlavor}, to, from, n, [&] {                            \
-      return real().cuMemcpyPeer##suffix(to, to_context, from, from_context, n);                \
-    });                                                                                         \
-  }                                                                                             \
-  CUresult hook_cuMemcpyDtoA_v2##suffix(CUarray to, std::size_t offset, CUdeviceptr from,       \
-                                        std::size_t n) noexcept {                               \
-    return range_work({nullptr, Variant::kFlavor}, {from, n, false},                            \
-                      [&] { return real().cuMemcpyDtoA_v2##suffix(to, offset, from, n); });     \
-  }                                                                                             \
-  CUresult hook_cuMemcpyAtoD_v2##suffix(CUdeviceptr to, CUarray from, std::size_t offset,       \
-                                        std::size_t n) noexcept {                               \
-    return range_work({nullptr, Variant::kFlavor}, {to, n, true},                               \
-                      [&] { return real().cuMemcpyAtoD_v2##suffix(to, from, offset, n); });     \
+#define KVSHIM_SYNC_HOOKS(Variant, suffix)                                                    \
+  CUresult hook_cuMemcpyHtoD_v2##suffix(CUdeviceptr to, const void* from,                     \
+                                        std::size_t n) noexcept {                             \
+    return copy<Variant>(nullptr, to, word(from), n, true,                                    \
+                         [&] { return real().cuMemcpyHtoD_v2##suffix(to, from, n); });        \
+  }                                                                                           \
+  CUresult hook_cuMemcpyDtoH_v2##suffix(void* to, CUdeviceptr from, std::size_t n) noexcept { \
+    return copy<Variant>(nullptr, word(to), from, n, false,                                   \
+                         [&] { return real().cuMemcpyDtoH_v2##suffix(to, from, n); });        \
+  }                                                                                           \
+  CUresult hook_cuMemcpyDtoD_v2##suffix(CUdeviceptr to, CUdeviceptr from,                     \
+                                        std::size_t n) noexcept {                             \
+    return copy<Variant>(nullptr, to, from, n, false,                                         \
+                         [&] { return real().cuMemcpyDtoD_v2##suffix(to, from, n); });        \
+  }                                                                                           \
+  CUresult hook_cuMemcpy##suffix(CUdeviceptr to, CUdeviceptr from, std::size_t n) noexcept {  \
+    return copy<Variant>(nullptr, to, from, n, true,                                          \
+                         [&] { return real().cuMemcpy##suffix(to, from, n); });               \
+  }                                                                                           \
+  CUresult hook_cuMemcpyPeer##suffix(CUdeviceptr to, CUcontext to_context, CUdeviceptr from,  \
+                                     CUcontext from_context, std::size_t n) noexcept {        \
+    return peer_copy({nullptr, Variant::kFlavor}, to, from, n, [&] {                          \
+      return real().cuMemcpyPeer##suffix(to, to_context, from, from_context, n);              \
+    });                                                                                       \
+  }                                                                                           \
+  CUresult hook_cuMemcpyDtoA_v2##suffix(CUarray to, std::size_t offset, CUdeviceptr from,     \
+                                        std::size_t n) noexcept {                             \
+    return range_work({nullptr, Variant::kFlavor}, {from, n, false},                          \
+                      [&] { return real().cuMemcpyDtoA_v2##suffix(to, offset, from, n); });   \
+  }                                                                                           \
+  CUresult hook_cuMemcpyAtoD_v2##suffix(CUdeviceptr to, CUarray from, std::size_t offset,     \
+                                        std::size_t n) noexcept {                             \
+    return range_work({nullptr, Variant::kFlavor}, {to, n, true},                             \
+                      [&] { return real().cuMemcpyAtoD_v2##suffix(to, from, offset, n); });   \
   }
 
-#define KVSHIM_ASYNC_HOOKS(Variant, suffix)                                                     \
-  CUresult hook_cuMemcpyHtoDAsync_v2##suffix(CUdeviceptr to, const void* from, std::size_t n,   \
-                                             CUstream s) noexcept {                             \
-    return copy<Variant>(s, to, word(from), n, true,                                            \
-                         [&] { return real().cuMemcpyHtoDAsync_v2##suffix(to, from, n, s); });  \
-  }                                                                                             \
-  CUresult hook_cuMemcpyDtoHAsync_v2##suffix(void* to, CUdeviceptr from, std::size_t n,         \
-                                             CUstream s) noexcept {                             \
-    return copy<Variant>(s, word(to), from, n, false,                                           \
-                         [&] { return real().cuMemcpyDtoHAsync_v2##suffix(to, from, n, s); });  \
-  }                                                                                             \
-  CUresult hook_cuMemcpyDtoDAsync_v2##suffix(CUdeviceptr to, CUdeviceptr from, std::size_t n,   \
-                                             CUstream s) noexcept {                             \
-    return copy<Variant>(s, to, from, n, false,                                                 \
-                         [&] { return real().cuMemcpyDtoDAsync_v2##suffix(to, from, n, s); });  \
-  }                                                                                             \
-  CUresult hook_cuMemcpyAsync##suffix(CUdeviceptr to, CUdeviceptr from, std::size_t n,          \
-                                      CUstream s) noexcept {                                    \
-    return copy<Variant>(s, to, from, n, true,                                                  \
-                         [&] { return real().cuMemcpyAsync##suffix(to, from, n, s); });         \
-  }                                                                                             \
-  CUresult hook_cuMemcpyPeerAsync##suffix(CUdeviceptr to, CUcontext to_context,                 \
-                                          CUdeviceptr from, CUcontext from_context,             \
-                                          std::size_t n, CUstream s) noexcept {                 \
-    return peer_copy({s, Variant::kFlavor}, to, from, n, [&] {                                  \
-      return real().cuMemcpyPeerAsync##suffix(to, to_context, from, from_context, n, s);        \
-    });                                                                                         \
+#define KVSHIM_ASYNC_HOOKS(Variant, suffix)                                                       \
+  CUresult hook_cuMemcpyHtoDAsync_v2##suffix(CUdeviceptr to, const void* from, std::size_t n,     \
+                                             CUstream s) noexcept {                               \
+    return copy<Variant>(s, to, word(from), n, true,                                              \
+                         [&] { return real().cuMemcpyHtoDAsync_v2##suffix(to, from, n, s); });    \
+  }                                                                                               \
+  CUresult hook_cuMemcpyDtoHAsync_v2##suffix(void* to, CUdeviceptr from, std::size_t n,           \
+                                             CUstream s) noexcept {                               \
+    return copy<Variant>(s, word(to), from, n, false,                                             \
+                         [&] { return real().cuMemcpyDtoHAsync_v2##suffix(to, from, n, s); });    \
+  }                                                                                               \
+  CUresult hook_cuMemcpyDtoDAsync_v2##suffix(CUdeviceptr to, CUdeviceptr from, std::size_t n,     \
+                                             CUstream s) noexcept {                               \
+    return copy<Variant>(s, to, from, n, false,                                                   \
+                         [&] { return real().cuMemcpyDtoDAsync_v2##suffix(to, from, n, s); });    \
+  }                                                                                               \
+  CUresult hook_cuMemcpyAsync##suffix(CUdeviceptr to, CUdeviceptr from, std::size_t n,            \
+                                      CUstream s) noexcept {                                      \
+    return copy<Variant>(s, to, from, n, true,                                                    \
+                         [&] { return real().cuMemcpyAsync##suffix(to, from, n, s); });           \
+  }                                                                                               \
+  CUresult hook_cuMemcpyPeerAsync##suffix(CUdeviceptr to, CUcontext to_context, CUdeviceptr from, \
+                                          CUcontext from_context, std::size_t n,                  \
+                                          CUstream s) noexcept {                                  \
+    return peer_copy({s, Variant::kFlavor}, to, from, n, [&] {                                    \
+      return real().cuMemcpyPeerAsync##suffix(to, to_context, from, from_context, n, s);          \
+    });                                                                                           \
   }
 
 KVSHIM_SYNC_HOOKS(SyncLegacy, )

@@ -104,9 +104,9 @@ CUresult batch_copy(StreamRef stream, const Batch& batch, std::size_t* fail_inde
     const CUresult result = run_work(stream, accesses, nullptr, [&]() -> CUresult {
       if (!rest.places.empty()) {
         std::size_t failed = SIZE_MAX;
-        const Batch remaining{rest.to.data(),         rest.from.data(),   rest.sizes.data(),
-                              rest.places.size(),     rest.attributes.data(),
-                              rest.starts.data(),     rest.places.size()};
+        const Batch remaining{rest.to.data(),     rest.from.data(),       rest.sizes.data(),
+                              rest.places.size(), rest.attributes.data(), rest.starts.data(),
+                              rest.places.size()};
         const CUresult partial = call(remaining, &failed);
         if (partial != CUDA_SUCCESS) {
           if (fail_index != nullptr) {
@@ -196,8 +196,8 @@ CUresult batch_copy_boxes(StreamRef stream, std::size_t count, CUDA_MEMCPY3D_BAT
       const CopyExtent extent{saturating_multiply(copy.extent.width, element), copy.extent.height,
                               copy.extent.depth};
       const CopySide from_side = side_of(copy.src, element);
-      const ByteRange to = is_pointer(copy.dst) ? touched(side_of(copy.dst, element), extent)
-                                                : ByteRange{};
+      const ByteRange to =
+          is_pointer(copy.dst) ? touched(side_of(copy.dst, element), extent) : ByteRange{};
       const ByteRange from = is_pointer(copy.src) ? touched(from_side, extent) : ByteRange{};
       const bool to_pool = meets_arena(to.address, to.bytes);
       const bool from_pool = meets_arena(from.address, from.bytes);
@@ -275,77 +275,71 @@ CUresult decompress(StreamRef stream, const CUmemDecompressParams* list, std::si
 
 // A batch's failing index exists in the first version only. The typed copies are
 // those of the stream's flavour (d: destination, o: origin).
-#define KVSHIM_TYPED_COPY(suffix)                                                             \
-  [s](CUdeviceptr d, CUdeviceptr o, std::size_t n, bool to_device, bool from_device) {        \
-    if (!from_device) {                                                                       \
-      return real().cuMemcpyHtoDAsync_v2##suffix(d, reinterpret_cast<const void*>(o), n, s);  \
-    }                                                                                         \
-    if (!to_device) {                                                                         \
-      return real().cuMemcpyDtoHAsync_v2##suffix(reinterpret_cast<void*>(d), o, n, s);        \
-    }                                                                                         \
-    return real().cuMemcpyDtoDAsync_v2##suffix(d, o, n, s);                                   \
+#define KVSHIM_TYPED_COPY(suffix)                                                            \
+  [s](CUdeviceptr d, CUdeviceptr o, std::size_t n, bool to_device, bool from_device) {       \
+    if (!from_device) {                                                                      \
+      return real().cuMemcpyHtoDAsync_v2##suffix(d, reinterpret_cast<const void*>(o), n, s); \
+    }                                                                                        \
+    if (!to_device) {                                                                        \
+      return real().cuMemcpyDtoHAsync_v2##suffix(reinterpret_cast<void*>(d), o, n, s);       \
+    }                                                                                        \
+    return real().cuMemcpyDtoDAsync_v2##suffix(d, o, n, s);                                  \
   }
 
-#define KVSHIM_BATCH_HOOKS(suffix, flavor)                                                    \
-  CUresult hook_cuMemcpyBatchAsync##suffix(                                                   \
-      CUdeviceptr* to, CUdeviceptr* from, std::size_t* sizes, std::size_t count,              \
-      CUmemcpyAttributes* attributes, std::size_t* starts, std::size_t attribute_count,       \
-      std::size_t* fail_index, CUstream s) noexcept {                                         \
-    return batch_copy(                                                                        \
-        {s, StreamFlavor::flavor},                                                            \
-        {to, from, sizes, count, attributes, starts, attribute_count}, fail_index,            \
-        [s](const Batch& b, std::size_t* failed) {                                            \
-          return real().cuMemcpyBatchAsync##suffix(b.to, b.from, b.sizes, b.count,            \
-                                                   b.attributes, b.attribute_starts,          \
-                                                   b.attribute_count, failed, s);             \
-        },                                                                                    \
-        KVSHIM_TYPED_COPY(suffix));                                                           \
-  }                                                                                           \
-  CUresult hook_cuMemcpyBatchAsync_v2##suffix(                                                \
-      CUdeviceptr* to, CUdeviceptr* from, std::size_t* sizes, std::size_t count,              \
-      CUmemcpyAttributes* attributes, std::size_t* starts, std::size_t attribute_count,       \
-      CUstream s) noexcept {                                                                  \
-    return batch_copy(                                                                        \
-        {s, StreamFlavor::flavor},                                                            \
-        {to, from, sizes, count, attributes, starts, attribute_count}, nullptr,               \
-        [s](const Batch& b, std::size_t*) {                                                   \
-          return real().cuMemcpyBatchAsync_v2##suffix(b.to, b.from, b.sizes, b.count,         \
-                                                      b.attributes, b.attribute_starts,       \
-                                                      b.attribute_count, s);                  \
-        },                                                                                    \
-        KVSHIM_TYPED_COPY(suffix));                                                           \
-  }                                                                                           \
-  CUresult hook_cuMemcpy3DBatchAsync##suffix(std::size_t count, CUDA_MEMCPY3D_BATCH_OP* copies, \
-                                             std::size_t* fail_index, unsigned long long flags, \
-                                             CUstream s) noexcept {                           \
-    return batch_copy_boxes(                                                                  \
-        {s, StreamFlavor::flavor}, count, copies, fail_index, flags,                          \
-        [s, flags](std::size_t n, CUDA_MEMCPY3D_BATCH_OP* list, std::size_t* failed) {        \
-          return real().cuMemcpy3DBatchAsync##suffix(n, list, failed, flags, s);              \
-        },                                                                                    \
-        [s](const CUDA_MEMCPY3D& form) {                                                      \
-          return real().cuMemcpy3DAsync_v2##suffix(&form, s);                                 \
-        });                                                                                   \
-  }                                                                                           \
-  CUresult hook_cuMemcpy3DBatchAsync_v2##suffix(std::size_t count,                            \
-                                                CUDA_MEMCPY3D_BATCH_OP* copies,               \
-                                                unsigned long long flags, CUstream s) noexcept { \
-    return batch_copy_boxes(                                                                  \
-        {s, StreamFlavor::flavor}, count, copies, nullptr, flags,                             \
-        [s, flags](std::size_t n, CUDA_MEMCPY3D_BATCH_OP* list, std::size_t*) {               \
-          return real().cuMemcpy3DBatchAsync_v2##suffix(n, list, flags, s);                   \
-        },                                                                                    \
-        [s](const CUDA_MEMCPY3D& form) {                                                      \
-          return real().cuMemcpy3DAsync_v2##suffix(&form, s);                                 \
-        });                                                                                   \
-  }                                                                                           \
-  CUresult hook_cuMemBatchDecompressAsync##suffix(CUmemDecompressParams* list,                \
-                                                  std::size_t count, unsigned int flags,      \
-                                                  std::size_t* error_index,                   \
-                                                  CUstream s) noexcept {                      \
-    return decompress({s, StreamFlavor::flavor}, list, count, [&] {                           \
-      return real().cuMemBatchDecompressAsync##suffix(list, count, flags, error_index, s);    \
-    });                                                                                       \
+#define KVSHIM_BATCH_HOOKS(suffix, flavor)                                                         \
+  CUresult hook_cuMemcpyBatchAsync##suffix(CUdeviceptr* to, CUdeviceptr* from, std::size_t* sizes, \
+                                           std::size_t count, CUmemcpyAttributes* attributes,      \
+                                           std::size_t* starts, std::size_t attribute_count,       \
+                                           std::size_t* fail_index, CUstream s) noexcept {         \
+    return batch_copy(                                                                             \
+        {s, StreamFlavor::flavor}, {to, from, sizes, count, attributes, starts, attribute_count},  \
+        fail_index,                                                                                \
+        [s](const Batch& b, std::size_t* failed) {                                                 \
+          return real().cuMemcpyBatchAsync##suffix(b.to, b.from, b.sizes, b.count, b.attributes,   \
+                                                   b.attribute_starts, b.attribute_count, failed,  \
+                                                   s);                                             \
+        },                                                                                         \
+        KVSHIM_TYPED_COPY(suffix));                                                                \
+  }                                                                                                \
+  CUresult hook_cuMemcpyBatchAsync_v2##suffix(CUdeviceptr* to, CUdeviceptr* from,                  \
+                                              std::size_t* sizes, std::size_t count,               \
+                                              CUmemcpyAttributes* attributes, std::size_t* starts, \
+                                              std::size_t attribute_count, CUstream s) noexcept {  \
+    return batch_copy(                                                                             \
+        {s, StreamFlavor::flavor}, {to, from, sizes, count, attributes, starts, attribute_count},  \
+        nullptr,                                                                                   \
+        [s](const Batch& b, std::size_t*) {                                                        \
+          return real().cuMemcpyBatchAsync_v2##suffix(b.to, b.from, b.sizes, b.count,              \
+                                                      b.attributes, b.attribute_starts,            \
+                                                      b.attribute_count, s);                       \
+        },                                                                                         \
+        KVSHIM_TYPED_COPY(suffix));                                                                \
+  }                                                                                                \
+  CUresult hook_cuMemcpy3DBatchAsync##suffix(std::size_t count, CUDA_MEMCPY3D_BATCH_OP* copies,    \
+                                             std::size_t* fail_index, unsigned long long flags,    \
+                                             CUstream s) noexcept {                                \
+    return batch_copy_boxes(                                                                       \
+        {s, StreamFlavor::flavor}, count, copies, fail_index, flags,                               \
+        [s, flags](std::size_t n, CUDA_MEMCPY3D_BATCH_OP* list, std::size_t* failed) {             \
+          return real().cuMemcpy3DBatchAsync##suffix(n, list, failed, flags, s);                   \
+        },                                                                                         \
+        [s](const CUDA_MEMCPY3D& form) { return real().cuMemcpy3DAsync_v2##suffix(&form, s); });   \
+  }                                                                                                \
+  CUresult hook_cuMemcpy3DBatchAsync_v2##suffix(std::size_t count, CUDA_MEMCPY3D_BATCH_OP* copies, \
+                                                unsigned long long flags, CUstream s) noexcept {   \
+    return batch_copy_boxes(                                                                       \
+        {s, StreamFlavor::flavor}, count, copies, nullptr, flags,                                  \
+        [s, flags](std::size_t n, CUDA_MEMCPY3D_BATCH_OP* list, std::size_t*) {                    \
+          return real().cuMemcpy3DBatchAsync_v2##suffix(n, list, flags, s);                        \
+        },                                                                                         \
+        [s](const CUDA_MEMCPY3D& form) { return real().cuMemcpy3DAsync_v2##suffix(&form, s); });   \
+  }                                                                                                \
+  CUresult hook_cuMemBatchDecompressAsync##suffix(CUmemDecompressParams* list, std::size_t count,  \
+                                                  unsigned int flags, std::size_t* error_index,    \
+                                                  CUstream s) noexcept {                           \
+    return decompress({s, StreamFlavor::flavor}, list, count, [&] {                                \
+      return real().cuMemBatchDecompressAsync##suffix(list, count, flags, error_index, s);         \
+    });                                                                                            \
   }
 
 KVSHIM_BATCH_HOOKS(, kLegacy)

@@ -84,9 +84,8 @@ CUresult pitched_copy(StreamRef stream, bool synchronous, const Description* cop
     const CopySide source_side = source_of(*copy);
     const ByteRange source =
         is_array(copy->srcMemoryType) ? ByteRange{} : touched(source_side, extent);
-    const ByteRange destination = is_array(copy->dstMemoryType)
-                                      ? ByteRange{}
-                                      : touched(destination_of(*copy), extent);
+    const ByteRange destination =
+        is_array(copy->dstMemoryType) ? ByteRange{} : touched(destination_of(*copy), extent);
     const bool source_is_pool = meets_arena(source.address, source.bytes);
     const bool destination_is_pool = meets_arena(destination.address, destination.bytes);
     if (!is_array(copy->srcMemoryType) && copy->srcMemoryType != CU_MEMORYTYPE_DEVICE &&
@@ -108,14 +107,14 @@ CUresult pitched_copy(StreamRef stream, bool synchronous, const Description* cop
 
 }  // namespace
 
-#define KVSHIM_SYNC_HOOK(name, Description, flavor)                       \
-  CUresult hook_##name(const Description* copy) noexcept {                \
-    return pitched_copy({nullptr, StreamFlavor::flavor}, true, copy,      \
+#define KVSHIM_SYNC_HOOK(name, Description, flavor)                           \
+  CUresult hook_##name(const Description* copy) noexcept {                    \
+    return pitched_copy({nullptr, StreamFlavor::flavor}, true, copy,          \
                         [](const Description* c) { return real().name(c); }); \
   }
-#define KVSHIM_ASYNC_HOOK(name, Description, flavor)                        \
-  CUresult hook_##name(const Description* copy, CUstream stream) noexcept { \
-    return pitched_copy({stream, StreamFlavor::flavor}, false, copy,        \
+#define KVSHIM_ASYNC_HOOK(name, Description, flavor)                                        \
+  CUresult hook_##name(const Description* copy, CUstream stream) noexcept {                 \
+    return pitched_copy({stream, StreamFlavor::flavor}, false, copy,                        \
                         [stream](const Description* c) { return real().name(c, stream); }); \
   }
 

@@ -46,25 +46,25 @@ CUresult fill_rows(StreamRef stream, bool synchronous, CUdeviceptr to, std::size
 
 }  // namespace
 
-#define KVSHIM_FILL_HOOKS(width, Value, bytes)                                                  \
-  KVSHIM_SYNC_FILL(cuMemsetD##width##_v2, Value, bytes, kLegacy)                                \
-  KVSHIM_SYNC_FILL(cuMemsetD##width##_v2_ptds, Value, bytes, kPerThread)                        \
-  KVSHIM_ASYNC_FILL(cuMemsetD##width##Async, Value, bytes, kLegacy)                             \
-  KVSHIM_ASYNC_FILL(cuMemsetD##width##Async_ptsz, Value, bytes, kPerThread)                     \
-  KVSHIM_SYNC_FILL_ROWS(cuMemsetD2D##width##_v2, Value, bytes, kLegacy)                         \
-  KVSHIM_SYNC_FILL_ROWS(cuMemsetD2D##width##_v2_ptds, Value, bytes, kPerThread)                 \
-  KVSHIM_ASYNC_FILL_ROWS(cuMemsetD2D##width##Async, Value, bytes, kLegacy)                      \
+#define KVSHIM_FILL_HOOKS(width, Value, bytes)                                  \
+  KVSHIM_SYNC_FILL(cuMemsetD##width##_v2, Value, bytes, kLegacy)                \
+  KVSHIM_SYNC_FILL(cuMemsetD##width##_v2_ptds, Value, bytes, kPerThread)        \
+  KVSHIM_ASYNC_FILL(cuMemsetD##width##Async, Value, bytes, kLegacy)             \
+  KVSHIM_ASYNC_FILL(cuMemsetD##width##Async_ptsz, Value, bytes, kPerThread)     \
+  KVSHIM_SYNC_FILL_ROWS(cuMemsetD2D##width##_v2, Value, bytes, kLegacy)         \
+  KVSHIM_SYNC_FILL_ROWS(cuMemsetD2D##width##_v2_ptds, Value, bytes, kPerThread) \
+  KVSHIM_ASYNC_FILL_ROWS(cuMemsetD2D##width##Async, Value, bytes, kLegacy)      \
   KVSHIM_ASYNC_FILL_ROWS(cuMemsetD2D##width##Async_ptsz, Value, bytes, kPerThread)
 
-#define KVSHIM_SYNC_FILL(name, Value, bytes, flavor)                                            \
-  CUresult hook_##name(CUdeviceptr to, Value value, std::size_t count) noexcept {               \
-    return fill({nullptr, StreamFlavor::flavor}, true, to, count, bytes, value == 0,            \
-                [&] { return real().name(to, value, count); });                                 \
+#define KVSHIM_SYNC_FILL(name, Value, bytes, flavor)                                 \
+  CUresult hook_##name(CUdeviceptr to, Value value, std::size_t count) noexcept {    \
+    return fill({nullptr, StreamFlavor::flavor}, true, to, count, bytes, value == 0, \
+                [&] { return real().name(to, value, count); });                      \
   }
-#define KVSHIM_ASYNC_FILL(name, Value, bytes, flavor)                                           \
-  CUresult hook_##name(CUdeviceptr to, Value value, std::size_t count, CUstream s) noexcept {   \
-    return fill({s, StreamFlavor::flavor}, false, to, count, bytes, value == 0,                 \
-                [&] { return real().name(to, value, count, s); });                              \
+#define KVSHIM_ASYNC_FILL(name, Value, bytes, flavor)                                         \
+  CUresult hook_##name(CUdeviceptr to, Value value, std::size_t count, CUstream s) noexcept { \
+    return fill({s, StreamFlavor::flavor}, false, to, count, bytes, value == 0,               \
+                [&] { return real().name(to, value, count, s); });                            \
   }
 #define KVSHIM_SYNC_FILL_ROWS(name, Value, bytes, flavor)                                       \
   CUresult hook_##name(CUdeviceptr to, std::size_t pitch, Value value, std::size_t width,       \
@@ -72,12 +72,11 @@ CUresult fill_rows(StreamRef stream, bool synchronous, CUdeviceptr to, std::size
     return fill_rows({nullptr, StreamFlavor::flavor}, true, to, pitch, width, height, bytes,    \
                      value == 0, [&] { return real().name(to, pitch, value, width, height); }); \
   }
-#define KVSHIM_ASYNC_FILL_ROWS(name, Value, bytes, flavor)                                      \
-  CUresult hook_##name(CUdeviceptr to, std::size_t pitch, Value value, std::size_t width,       \
-                       std::size_t height, CUstream s) noexcept {                               \
-    return fill_rows({s, StreamFlavor::flavor}, false, to, pitch, width, height, bytes,         \
-                     value == 0,                                                                \
-                     [&] { return real().name(to, pitch, value, width, height, s); });          \
+#define KVSHIM_ASYNC_FILL_ROWS(name, Value, bytes, flavor)                                         \
+  CUresult hook_##name(CUdeviceptr to, std::size_t pitch, Value value, std::size_t width,          \
+                       std::size_t height, CUstream s) noexcept {                                  \
+    return fill_rows({s, StreamFlavor::flavor}, false, to, pitch, width, height, bytes,            \
+                     value == 0, [&] { return real().name(to, pitch, value, width, height, s); }); \
   }
 
 KVSHIM_FILL_HOOKS(8, unsigned char, 1)

@@ -92,12 +92,14 @@ CUresult hook_cuTensorMapEncodeTiled(CUtensorMap* map, CUtensorMapDataType type,
   });
 }
 
-CUresult hook_cuTensorMapEncodeIm2col(
-    CUtensorMap* map, CUtensorMapDataType type, cuuint32_t rank, void* address,
-    const cuuint64_t* dimensions, const cuuint64_t* strides, const int* lower, const int* upper,
-    cuuint32_t channels, cuuint32_t pixels, const cuuint32_t* element_strides,
-    CUtensorMapInterleave interleave, CUtensorMapSwizzle swizzle, CUtensorMapL2promotion promotion,
-    CUtensorMapFloatOOBfill fill) noexcept {
+CUresult hook_cuTensorMapEncodeIm2col(CUtensorMap* map, CUtensorMapDataType type, cuuint32_t rank,
+                                      void* address, const cuuint64_t* dimensions,
+                                      const cuuint64_t* strides, const int* lower, const int* upper,
+                                      cuuint32_t channels, cuuint32_t pixels,
+                                      const cuuint32_t* element_strides,
+                                      CUtensorMapInterleave interleave, CUtensorMapSwizzle swizzle,
+                                      CUtensorMapL2promotion promotion,
+                                      CUtensorMapFloatOOBfill fill) noexcept {
   return encode(address, [&] {
     return real().cuTensorMapEncodeIm2col(map, type, rank, address, dimensions, strides, lower,
                                           upper, channels, pixels, element_strides, interleave,
@@ -112,10 +114,9 @@ CUresult hook_cuTensorMapEncodeIm2colWide(
     CUtensorMapInterleave interleave, CUtensorMapIm2ColWideMode mode, CUtensorMapSwizzle swizzle,
     CUtensorMapL2promotion promotion, CUtensorMapFloatOOBfill fill) noexcept {
   return encode(address, [&] {
-    return real().cuTensorMapEncodeIm2colWide(map, type, rank, address, dimensions, strides,
-                                              lower_width, upper_width, channels, pixels,
-                                              element_strides, interleave, mode, swizzle, promotion,
-                                              fill);
+    return real().cuTensorMapEncodeIm2colWide(
+        map, type, rank, address, dimensions, strides, lower_width, upper_width, channels, pixels,
+        element_strides, interleave, mode, swizzle, promotion, fill);
   });
 }
 

@@ -148,29 +148,25 @@ CUresult hook_cuMemGetAccess(unsigned long long* flags, const CUmemLocation* loc
 CUresult hook_cuMemRangeGetAttribute(void* data, std::size_t data_bytes,
                                      CUmem_range_attribute attribute, CUdeviceptr address,
                                      std::size_t bytes) noexcept {
-  return forward_unless_pool("cuMemRangeGetAttribute", address, bytes, "a managed range's query",
-                             [&] {
-                               return real().cuMemRangeGetAttribute(data, data_bytes, attribute,
-                                                                    address, bytes);
-                             });
+  return forward_unless_pool(
+      "cuMemRangeGetAttribute", address, bytes, "a managed range's query",
+      [&] { return real().cuMemRangeGetAttribute(data, data_bytes, attribute, address, bytes); });
 }
 
 CUresult hook_cuMemRangeGetAttributes(void** data, std::size_t* data_bytes,
                                       CUmem_range_attribute* attributes, std::size_t count,
                                       CUdeviceptr address, std::size_t bytes) noexcept {
-  return forward_unless_pool("cuMemRangeGetAttributes", address, bytes, "a managed range's query",
-                             [&] {
-                               return real().cuMemRangeGetAttributes(data, data_bytes, attributes,
-                                                                     count, address, bytes);
-                             });
+  return forward_unless_pool(
+      "cuMemRangeGetAttributes", address, bytes, "a managed range's query", [&] {
+        return real().cuMemRangeGetAttributes(data, data_bytes, attributes, count, address, bytes);
+      });
 }
 
 CUresult hook_cuMemRetainAllocationHandle(CUmemGenericAllocationHandle* handle,
                                           void* address) noexcept {
   const auto word = reinterpret_cast<CUdeviceptr>(address);
-  return forward_unless_pool("cuMemRetainAllocationHandle", word, 1, "retaining its handle", [&] {
-    return real().cuMemRetainAllocationHandle(handle, address);
-  });
+  return forward_unless_pool("cuMemRetainAllocationHandle", word, 1, "retaining its handle",
+                             [&] { return real().cuMemRetainAllocationHandle(handle, address); });
 }
 
 }  // namespace kvshim::preload

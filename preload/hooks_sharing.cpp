@@ -29,8 +29,7 @@ CUresult forward_outside_arena(const char* entry_point, CUdeviceptr address, std
 /// cuMemAlloc memory does.
 template <class Call>
 CUresult forward_unless_any_pool(const char* entry_point, const CUdeviceptr* addresses,
-                                 const std::size_t* sizes, std::size_t count,
-                                 Call call) noexcept {
+                                 const std::size_t* sizes, std::size_t count, Call call) noexcept {
   if (gate_detail::arena_bytes == 0 || addresses == nullptr || sizes == nullptr) return call();
   for (std::size_t i = 0; i < count; ++i) {
     if (!meets_arena(addresses[i], sizes[i])) continue;
@@ -51,9 +50,8 @@ CUresult hook_cuMemGetHandleForAddressRange(void* handle, CUdeviceptr address, s
                                             CUmemRangeHandleType type,
                                             unsigned long long flags) noexcept {
   return forward_unless_pool(
-      "cuMemGetHandleForAddressRange", address, bytes, "sharing as a dma-buf", [&] {
-        return real().cuMemGetHandleForAddressRange(handle, address, bytes, type, flags);
-      });
+      "cuMemGetHandleForAddressRange", address, bytes, "sharing as a dma-buf",
+      [&] { return real().cuMemGetHandleForAddressRange(handle, address, bytes, type, flags); });
 }
 
 CUresult hook_cuMemPoolExportPointer(CUmemPoolPtrExportData* data, CUdeviceptr address) noexcept {
@@ -95,9 +93,8 @@ CUresult hook_cuMemAddressFree(CUdeviceptr address, std::size_t bytes) noexcept 
 
 CUresult hook_cuMemAdvise(CUdeviceptr address, std::size_t bytes, CUmem_advise advice,
                           CUdevice device) noexcept {
-  return forward_unless_pool("cuMemAdvise", address, bytes, "what managed memory can", [&] {
-    return real().cuMemAdvise(address, bytes, advice, device);
-  });
+  return forward_unless_pool("cuMemAdvise", address, bytes, "what managed memory can",
+                             [&] { return real().cuMemAdvise(address, bytes, advice, device); });
 }
 
 CUresult hook_cuMemAdvise_v2(CUdeviceptr address, std::size_t bytes, CUmem_advise advice,
@@ -110,20 +107,17 @@ CUresult hook_cuMemAdvise_v2(CUdeviceptr address, std::size_t bytes, CUmem_advis
 #define KVSHIM_PREFETCH_HOOKS(suffix)                                                           \
   CUresult hook_cuMemPrefetchAsync##suffix(CUdeviceptr address, std::size_t bytes,              \
                                            CUdevice device, CUstream stream) noexcept {         \
-    return forward_unless_pool("cuMemPrefetchAsync", address, bytes, "what managed memory can", \
-                               [&] {                                                            \
-                                 return real().cuMemPrefetchAsync##suffix(address, bytes,       \
-                                                                          device, stream);      \
-                               });                                                              \
+    return forward_unless_pool(                                                                 \
+        "cuMemPrefetchAsync", address, bytes, "what managed memory can",                        \
+        [&] { return real().cuMemPrefetchAsync##suffix(address, bytes, device, stream); });     \
   }                                                                                             \
   CUresult hook_cuMemPrefetchAsync_v2##suffix(CUdeviceptr address, std::size_t bytes,           \
                                               CUmemLocation location, unsigned int flags,       \
                                               CUstream stream) noexcept {                       \
-    return forward_unless_pool("cuMemPrefetchAsync", address, bytes, "what managed memory can", \
-                               [&] {                                                            \
-                                 return real().cuMemPrefetchAsync_v2##suffix(                   \
-                                     address, bytes, location, flags, stream);                  \
-                               });                                                              \
+    return forward_unless_pool(                                                                 \
+        "cuMemPrefetchAsync", address, bytes, "what managed memory can", [&] {                  \
+          return real().cuMemPrefetchAsync_v2##suffix(address, bytes, location, flags, stream); \
+        });                                                                                     \
   }                                                                                             \
   CUresult hook_cuMemPrefetchBatchAsync##suffix(                                                \
       CUdeviceptr* addresses, std::size_t* sizes, std::size_t count, CUmemLocation* locations,  \

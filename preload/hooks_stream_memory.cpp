@@ -53,16 +53,16 @@ CUresult batch_work(StreamRef stream, unsigned int count,
 
 }  // namespace
 
-#define KVSHIM_WORD_HOOK(name, Value, bytes, writes, flavor)                         \
-  CUresult hook_##name(CUstream stream, CUdeviceptr address, Value value,            \
-                       unsigned int flags) noexcept {                                \
-    return word_work({stream, StreamFlavor::flavor}, address, bytes, writes,         \
-                     [&] { return real().name(stream, address, value, flags); });    \
+#define KVSHIM_WORD_HOOK(name, Value, bytes, writes, flavor)                      \
+  CUresult hook_##name(CUstream stream, CUdeviceptr address, Value value,         \
+                       unsigned int flags) noexcept {                             \
+    return word_work({stream, StreamFlavor::flavor}, address, bytes, writes,      \
+                     [&] { return real().name(stream, address, value, flags); }); \
   }
-#define KVSHIM_WORD_HOOKS(base, Value, bytes, writes)                   \
-  KVSHIM_WORD_HOOK(base, Value, bytes, writes, kLegacy)                 \
-  KVSHIM_WORD_HOOK(base##_ptsz, Value, bytes, writes, kPerThread)       \
-  KVSHIM_WORD_HOOK(base##_v2, Value, bytes, writes, kLegacy)            \
+#define KVSHIM_WORD_HOOKS(base, Value, bytes, writes)             \
+  KVSHIM_WORD_HOOK(base, Value, bytes, writes, kLegacy)           \
+  KVSHIM_WORD_HOOK(base##_ptsz, Value, bytes, writes, kPerThread) \
+  KVSHIM_WORD_HOOK(base##_v2, Value, bytes, writes, kLegacy)      \
   KVSHIM_WORD_HOOK(base##_v2_ptsz, Value, bytes, writes, kPerThread)
 
 KVSHIM_WORD_HOOKS(cuStreamWriteValue32, cuuint32_t, 4, true)
@@ -70,12 +70,11 @@ KVSHIM_WORD_HOOKS(cuStreamWriteValue64, cuuint64_t, 8, true)
 KVSHIM_WORD_HOOKS(cuStreamWaitValue32, cuuint32_t, 4, false)
 KVSHIM_WORD_HOOKS(cuStreamWaitValue64, cuuint64_t, 8, false)
 
-#define KVSHIM_BATCH_HOOK(name, flavor)                                              \
-  CUresult hook_##name(CUstream stream, unsigned int count,                          \
-                       CUstreamBatchMemOpParams* operations,                         \
-                       unsigned int flags) noexcept {                                \
-    return batch_work({stream, StreamFlavor::flavor}, count, operations,             \
-                      [&] { return real().name(stream, count, operations, flags); }); \
+#define KVSHIM_BATCH_HOOK(name, flavor)                                                           \
+  CUresult hook_##name(CUstream stream, unsigned int count, CUstreamBatchMemOpParams* operations, \
+                       unsigned int flags) noexcept {                                             \
+    return batch_work({stream, StreamFlavor::flavor}, count, operations,                          \
+                      [&] { return real().name(stream, count, operations, flags); });             \
   }
 
 KVSHIM_BATCH_HOOK(cuStreamBatchMemOp, kLegacy)

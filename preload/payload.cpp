@@ -16,8 +16,7 @@ void search_payload(StreamRef stream, const CopySide& source, const CopyExtent& 
   if (!pools_exist() || source.base == 0) return;
   if (is_device_memory(source.base)) return;
   const std::size_t slice_rows = source.slice_rows != 0 ? source.slice_rows : extent.height;
-  const bool rows_adjoin =
-      extent.height == 1 || source.pitch == 0 || source.pitch == extent.width;
+  const bool rows_adjoin = extent.height == 1 || source.pitch == 0 || source.pitch == extent.width;
   const bool slices_adjoin = extent.depth == 1 || (rows_adjoin && slice_rows == extent.height);
   const auto search = [&](std::size_t row, std::size_t slice, std::size_t rows,
                           std::size_t slices) {

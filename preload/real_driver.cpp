@@ -125,9 +125,7 @@ int entry_point_row(const void* real_function) noexcept {
   return driver != nullptr && real_function != nullptr ? driver->row_of(real_function) : -1;
 }
 
-void* real_function_of_row(int row) noexcept {
-  return function_at(real(), kFields[row].offset);
-}
+void* real_function_of_row(int row) noexcept { return function_at(real(), kFields[row].offset); }
 
 int entry_point_named(const char* name) noexcept {
   // Lengths differ mostly, so this is about 200 comparisons of integers.

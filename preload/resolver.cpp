@@ -6,8 +6,12 @@
 #include <cuda.h>
 #include <dlfcn.h>
 
+#include <cstddef>
+#include <span>
+
 #include "preload/exports.h"
 #include "preload/hooks.h"
+#include "preload/newer_generation.h"
 #include "preload/real_dlsym.h"
 #include "preload/real_driver.h"
 #include "preload/shim.h"
@@ -17,9 +21,15 @@ namespace kvshim::preload {
 namespace {
 
 /// The wrapper for what a resolver returned, or what it returned.
-void* swapped(void* function) noexcept {
+void* swapped(const char* symbol, void* function) noexcept {
   const int row = entry_point_row(function);
-  return row < 0 ? function : kExportedWrappers[row];
+  if (row >= 0) return kExportedWrappers[row];
+  // A driver whose own table goes through the global scope names our wrappers.
+  for (void* const wrapper : std::span(kExportedWrappers, std::size_t{kEntryPointCount})) {
+    if (function == wrapper) return function;
+  }
+  note_unhooked(symbol, function);
+  return function;
 }
 
 }  // namespace
@@ -31,13 +41,14 @@ CUresult answer_missing() noexcept {
 CUresult hook_cuInit(unsigned int flags) noexcept {
   const CUresult result = real().cuInit(flags);
   shim_after_cuinit(result);
+  if (shim_active()) report_unhooked();
   return result;
 }
 
 CUresult hook_cuGetProcAddress(const char* symbol, void** function, int version,
                                cuuint64_t flags) noexcept {
   const CUresult result = real().cuGetProcAddress(symbol, function, version, flags);
-  if (result == CUDA_SUCCESS && function != nullptr) *function = swapped(*function);
+  if (result == CUDA_SUCCESS && function != nullptr) *function = swapped(symbol, *function);
   return result;
 }
 
@@ -45,7 +56,7 @@ CUresult hook_cuGetProcAddress_v2(const char* symbol, void** function, int versi
                                   cuuint64_t flags,
                                   CUdriverProcAddressQueryResult* status) noexcept {
   const CUresult result = real().cuGetProcAddress_v2(symbol, function, version, flags, status);
-  if (result == CUDA_SUCCESS && function != nullptr) *function = swapped(*function);
+  if (result == CUDA_SUCCESS && function != nullptr) *function = swapped(symbol, *function);
   return result;
 }
 
@@ -64,7 +75,7 @@ __attribute__((visibility("hidden"))) int kvshim_dlsym_concerns(const char* name
 /// real driver's function: a library of the same names (a stub, another preload)
 /// stays what it is.
 __attribute__((visibility("hidden"))) void* kvshim_dlsym_swapped(void* handle,
-                                                                const char* name) noexcept {
+                                                                 const char* name) noexcept {
   using namespace kvshim::preload;
   void* function = real_dlsym(handle, name);
   if (function == nullptr) return nullptr;

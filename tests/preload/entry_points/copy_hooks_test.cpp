@@ -53,7 +53,8 @@ TEST_F(CopyHooks, CopiesElsewherePassButTheirPayloadIsSearched) {
   hook_cuMemcpyHtoDAsync_v2(kOther, host_.data(), 512, kStream);
   EXPECT_THAT(notes().names(), ElementsAre("cuMemcpyHtoDAsync_v2"));
   EXPECT_THAT(notes().work, IsEmpty());
-  EXPECT_THAT(notes().payloads, ElementsAre(std::pair<const void*, std::size_t>(host_.data(), 512)));
+  EXPECT_THAT(notes().payloads,
+              ElementsAre(std::pair<const void*, std::size_t>(host_.data(), 512)));
 }
 
 TEST_F(CopyHooks, ADevicePointerCalledHostIsNeverRead) {
@@ -137,7 +138,8 @@ TEST_F(CopyHooks, PlaneTouchesFromFirstToLastByte) {
   EXPECT_EQ(notes().copies_2d[0].dstDevice, kPool);
   EXPECT_EQ(notes().copies_2d[0].srcMemoryType, CU_MEMORYTYPE_HOST);
   EXPECT_EQ(copy.dstMemoryType, CU_MEMORYTYPE_UNIFIED) << "the caller's structure is its own";
-  EXPECT_THAT(notes().payloads, ElementsAre(std::pair<const void*, std::size_t>(host_.data(), 128)));
+  EXPECT_THAT(notes().payloads,
+              ElementsAre(std::pair<const void*, std::size_t>(host_.data(), 128)));
 }
 
 TEST_F(CopyHooks, PayloadGapsAreNotSearched) {
@@ -228,8 +230,8 @@ TEST_F(BatchHooks, BatchWithoutAPoolPassesWhole) {
 
 TEST_F(BatchHooks, MalformedBatchesGetTheDriversError) {
   notes().driver_result = CUDA_ERROR_INVALID_VALUE;
-  EXPECT_EQ(hook_cuMemcpyBatchAsync_v2(to_.data(), from_.data(), sizes_.data(), 3, nullptr,
-                                       nullptr, 0, kStream),
+  EXPECT_EQ(hook_cuMemcpyBatchAsync_v2(to_.data(), from_.data(), sizes_.data(), 3, nullptr, nullptr,
+                                       0, kStream),
             CUDA_ERROR_INVALID_VALUE);
   EXPECT_EQ(hook_cuMemcpyBatchAsync_v2(to_.data(), from_.data(), sizes_.data(), 3, &attribute_,
                                        &start_, 1, nullptr),

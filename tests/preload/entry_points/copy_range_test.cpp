@@ -14,9 +14,9 @@ TEST(CopyRange, LastRowEndsWithItsWidth) {
 }
 
 TEST(CopyRange, OffsetsMoveTheStart) {
-  EXPECT_EQ(touched({.base = 1000, .pitch = 100, .slice_rows = 5, .x = 7, .y = 2, .z = 1},
-                    {10, 3, 2}),
-            (ByteRange{1000 + (1 * 5 + 2) * 100 + 7, (1 * 5 + 2) * 100 + 10}));
+  EXPECT_EQ(
+      touched({.base = 1000, .pitch = 100, .slice_rows = 5, .x = 7, .y = 2, .z = 1}, {10, 3, 2}),
+      (ByteRange{1000 + (1 * 5 + 2) * 100 + 7, (1 * 5 + 2) * 100 + 10}));
 }
 
 TEST(CopyRange, NoPitchMeansPackedRows) {

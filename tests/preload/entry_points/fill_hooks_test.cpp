@@ -89,7 +89,8 @@ TEST_F(FillHooks, SyncMemopsPoolsAreWaitedFor) {
   fakes::reset();
   hook_cuMemsetD8_v2_ptds(kPool, 1, 100);
   EXPECT_THAT(notes().names(), ElementsAre("cuMemsetD8_v2_ptds", "cuStreamSynchronize"));
-  EXPECT_EQ(notes().calls.back().arguments[0], reinterpret_cast<std::uintptr_t>(CU_STREAM_PER_THREAD));
+  EXPECT_EQ(notes().calls.back().arguments[0],
+            reinterpret_cast<std::uintptr_t>(CU_STREAM_PER_THREAD));
   hook_cuPointerSetAttribute(&off, CU_POINTER_ATTRIBUTE_SYNC_MEMOPS, kPool);
 }
 

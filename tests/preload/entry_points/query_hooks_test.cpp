@@ -80,8 +80,8 @@ TEST_F(QueryHooks, OtherAddressesAreTheDrivers) {
   unsigned long long flags = 0;
   CUmemLocation location = {};
   hook_cuMemGetAccess(&flags, &location, kOther);
-  EXPECT_THAT(notes().names(), ElementsAre("cuMemGetAddressRange_v2", "cuMemGetAddressRange_v2",
-                                           "cuMemGetAccess"));
+  EXPECT_THAT(notes().names(),
+              ElementsAre("cuMemGetAddressRange_v2", "cuMemGetAddressRange_v2", "cuMemGetAccess"));
 }
 
 TEST_F(QueryHooks, AccessAndHandlesAreThoseOfCuMemAllocMemory) {

@@ -91,8 +91,7 @@ class WaysIn : public testing::Test {
     last_call_ = static_cast<const char**>(real("fake_last_call"));
     result_ = static_cast<CUresult*>(real("fake_result"));
     last_hook_ = static_cast<const char**>(dlsym(RTLD_DEFAULT, "kvshim_last_hook"));
-    set_active_ =
-        reinterpret_cast<void (*)(bool)>(dlsym(RTLD_DEFAULT, "kvshim_test_set_active"));
+    set_active_ = reinterpret_cast<void (*)(bool)>(dlsym(RTLD_DEFAULT, "kvshim_test_set_active"));
     ASSERT_NE(set_active_, nullptr);
     // An active shim has found the driver: its cuInit went through it.
     ASSERT_NE(through_dlsym("cuInit"), nullptr);
@@ -108,8 +107,8 @@ class WaysIn : public testing::Test {
 
   /// What cuGetProcAddress_v2, itself found by dlsym, says.
   void* through_get_proc_address(const Lookup& lookup) const {
-    using Function = CUresult (*)(const char*, void**, int, cuuint64_t,
-                                  CUdriverProcAddressQueryResult*);
+    using Function =
+        CUresult (*)(const char*, void**, int, cuuint64_t, CUdriverProcAddressQueryResult*);
     const auto function = reinterpret_cast<Function>(through_dlsym("cuGetProcAddress_v2"));
     void* found = nullptr;
     CUdriverProcAddressQueryResult status = {};
@@ -128,6 +127,14 @@ class WaysIn : public testing::Test {
 TEST_F(WaysIn, TheShimUnderTestIsTheOneLoaded) {
   EXPECT_EQ(object_of(reinterpret_cast<void*>(&dlsym)), setting("KVSHIM_TEST_SHIM"));
   EXPECT_EQ(object_of(exported("cuInit")), setting("KVSHIM_TEST_SHIM"));
+}
+
+TEST_F(WaysIn, TheFakeDriverResolvesToItsOwnFunctions) {
+  using Function = CUresult (*)(const char*, void**, int, cuuint64_t);
+  void* found = nullptr;
+  ASSERT_EQ(reinterpret_cast<Function>(real("cuGetProcAddress"))("cuMemAlloc", &found, 3020, 0),
+            CUDA_SUCCESS);
+  EXPECT_EQ(found, real("cuMemAlloc_v2")) << "else the tests below would prove nothing";
 }
 
 TEST_F(WaysIn, AllLookUpsOfLibcudart13ReachTheHookOrTheDriver) {
@@ -235,9 +242,9 @@ TEST_F(WaysIn, SleepsUntilCuInitSucceeds) {
 
 TEST_F(WaysIn, WhatTheDriverLacksIsAnErrorAndNotACrash) {
   ASSERT_EQ(real("cuMemDiscardBatchAsync"), nullptr);
-  const auto function = reinterpret_cast<CUresult (*)(CUdeviceptr*, size_t*, size_t,
-                                                      unsigned long long, CUstream)>(
-      exported("cuMemDiscardBatchAsync"));
+  const auto function =
+      reinterpret_cast<CUresult (*)(CUdeviceptr*, size_t*, size_t, unsigned long long, CUstream)>(
+          exported("cuMemDiscardBatchAsync"));
   for (const bool active : {false, true}) {
     set_active_(active);
     EXPECT_EQ(function(nullptr, nullptr, 0, 0, nullptr), CUDA_ERROR_NOT_SUPPORTED);
@@ -277,6 +284,25 @@ TEST_F(WaysIn, NextIsSeenFromTheCaller) {
   // cuMemAlloc_v2 is the stranger's).
   EXPECT_EQ(object_of(next_function("cuMemAlloc_v2")), setting("KVSHIM_TEST_LAYER"));
   EXPECT_EQ(object_of(next_function("dlsym")), object_of(reinterpret_cast<void*>(libc_dlsym())));
+}
+
+TEST_F(WaysIn, AGenerationBeyondTheTableIsSaidOnceWhenThereIsALog) {
+  const auto log = reinterpret_cast<const char* (*)()>(dlsym(RTLD_DEFAULT, "kvshim_test_log"));
+  ASSERT_NE(log, nullptr);
+  // First generations are passed through on purpose, and hooks are hooks.
+  EXPECT_EQ(through_get_proc_address({"cuArrayCreate", 3020, 0, ""}), real("cuArrayCreate_v2"));
+  EXPECT_EQ(through_get_proc_address({"cuMemAlloc", 3020, 0, ""}), exported("cuMemAlloc_v2"));
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_EQ(through_get_proc_address({"cuMemAllocAsync", 99000, 0, ""}),
+              real("cuMemAllocAsync_v7"));
+  }
+  EXPECT_STREQ(log(), "");
+  reinterpret_cast<CUresult (*)(unsigned int)>(exported("cuInit"))(0);
+  const std::string said = log();
+  EXPECT_NE(said.find("has a newer cuMemAllocAsync"), std::string::npos) << said;
+  EXPECT_EQ(said.find("has a newer"), said.rfind("has a newer")) << said;
+  reinterpret_cast<CUresult (*)(unsigned int)>(exported("cuInit"))(0);
+  EXPECT_EQ(log(), said);
 }
 
 TEST_F(WaysIn, EmptyNameIsLeftToTheCLibrary) {
