@@ -10,6 +10,7 @@
 #include <functional>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 extern "C" const char kvshim_ptx_test_kernels[];
@@ -49,7 +50,9 @@ class GpuTest : public ::testing::Test {
   }
 
   CUfunction kernel(const char* name) {
-    if (module_ == nullptr) EXPECT_DONE(cuModuleLoadData(&module_, kvshim_ptx_test_kernels));
+    if (module_ == nullptr) {
+      EXPECT_DONE(cuModuleLoadData(&module_, kvshim_ptx_test_kernels));
+    }
     CUfunction function = nullptr;
     EXPECT_DONE(cuModuleGetFunction(&function, module_, name));
     return function;
@@ -159,8 +162,10 @@ class MappedSpace {
   std::vector<CUmemGenericAllocationHandle> handles_;
 };
 
-/// Runs `body` in another process, which starts clean (no CUDA before it).
-/// Returns what it left with as exit status. For tests that break a context.
-int in_fresh_process(const char* test_filter);
+/// Runs one disabled test of this program in a process of its own, with more
+/// environment: for tests that break a context or need another simulator.
+/// Returns its exit status, 128 + signal when a signal ended it.
+int in_fresh_process(const std::string& test,
+                     const std::vector<std::pair<std::string, std::string>>& environment = {});
 
 }  // namespace kvshim::simulator
