@@ -5,6 +5,7 @@
 #include <string_view>
 #include <utility>
 
+#include "preload/never_destroyed.h"
 #include "preload/real_driver.h"
 #include "vmm/guard_abi.h"
 
@@ -25,13 +26,12 @@ using heuristics::WordPlace;
 
 std::atomic<const heuristics::KernelCatalog*> g_catalog{nullptr};
 
-// Leaked: launches may still run while static destructors do.
 using FunctionTable = HandleTable<FunctionRecord>;
-std::atomic<FunctionTable*>& current_table() noexcept {
-  static std::atomic<FunctionTable*> functions{new FunctionTable};
+NeverDestroyed<FunctionTable>& all_functions() noexcept {
+  static NeverDestroyed<FunctionTable> functions;
   return functions;
 }
-FunctionTable& table() noexcept { return *current_table().load(std::memory_order_acquire); }
+FunctionTable& table() noexcept { return *all_functions(); }
 
 // All infos ever made, newest first. Nobody walks the list: it only says, to
 // leak checkers too, that those forgotten are kept on purpose.
@@ -196,7 +196,7 @@ void forget_functions() noexcept {
 }
 
 void abandon_functions_after_fork() noexcept {
-  current_table().store(new FunctionTable, std::memory_order_release);
+  all_functions().start_anew();
   for (auto& slot : function_info_detail::cache) slot = {};
 }
 

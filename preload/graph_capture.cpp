@@ -6,6 +6,7 @@
 #include <unordered_map>
 #include <unordered_set>
 
+#include "preload/never_destroyed.h"
 #include "preload/real_driver.h"
 
 namespace kvshim::preload {
@@ -32,12 +33,11 @@ struct Records {
   std::unordered_map<CUgraphNode, std::vector<CUgraph>> conditionals;
 };
 
-// Leaked: graphs may still be used while static destructors run.
-std::atomic<Records*>& current_records() noexcept {
-  static std::atomic<Records*> all{new Records};
+NeverDestroyed<Records>& all_records() noexcept {
+  static NeverDestroyed<Records> all;
   return all;
 }
-Records& records() noexcept { return *current_records().load(std::memory_order_acquire); }
+Records& records() noexcept { return *all_records(); }
 
 struct CaptureState {
   std::uint64_t id = 0;
@@ -192,7 +192,7 @@ std::vector<CUgraph> conditional_bodies(CUgraphNode node) {
 }
 
 void abandon_captures_after_fork() noexcept {
-  current_records().store(new Records, std::memory_order_release);
+  all_records().start_anew();
   graph_capture_detail::captures.store(0);
 }
 

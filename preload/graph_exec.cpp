@@ -9,6 +9,7 @@
 
 #include "preload/graph_capture.h"
 #include "preload/handle_table.h"
+#include "preload/never_destroyed.h"
 
 namespace kvshim::preload {
 
@@ -39,13 +40,12 @@ struct ExecRecord {
   std::shared_ptr<const ExecState> state;
 };
 
-// Leaked: graphs may still be launched while static destructors run.
 using ExecTable = HandleTable<ExecRecord>;
-std::atomic<ExecTable*>& current_table() noexcept {
-  static std::atomic<ExecTable*> executables{new ExecTable};
+NeverDestroyed<ExecTable>& all_executables() noexcept {
+  static NeverDestroyed<ExecTable> executables;
   return executables;
 }
-ExecTable& table() noexcept { return *current_table().load(std::memory_order_acquire); }
+ExecTable& table() noexcept { return *all_executables(); }
 
 std::shared_ptr<const ExecState> state_of(CUgraphExec exec) noexcept {
   ExecRecord* const record = table().find(exec);
@@ -205,7 +205,7 @@ CUresult update_exec(CUgraphExec exec, CUgraph graph, SubmitRef submit) noexcept
   }
 }
 
-CUresult graph_exec_detail::add_to_exec(CUgraphExec exec, bool guarded, GraphReach addition,
+CUresult graph_exec_detail::add_to_exec(CUgraphExec exec, bool guarded, const GraphReach& addition,
                                         SubmitRef submit) {
   const std::shared_ptr<const ExecState> before = state_of(exec);
   auto state =
@@ -246,8 +246,6 @@ void exec_destroyed(CUgraphExec exec) noexcept {
   if (exchange_state(exec, &exchanged) && exchanged != nullptr) unpin_all(exchanged->pins);
 }
 
-void abandon_executables_after_fork() noexcept {
-  current_table().store(new ExecTable, std::memory_order_release);
-}
+void abandon_executables_after_fork() noexcept { all_executables().start_anew(); }
 
 }  // namespace kvshim::preload

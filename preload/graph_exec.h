@@ -39,7 +39,7 @@ void exec_destroyed(CUgraphExec exec) noexcept;
 void abandon_executables_after_fork() noexcept;
 
 namespace graph_exec_detail {
-CUresult add_to_exec(CUgraphExec exec, bool guarded, GraphReach addition, SubmitRef submit);
+CUresult add_to_exec(CUgraphExec exec, bool guarded, const GraphReach& addition, SubmitRef submit);
 }
 
 template <class Add>
@@ -49,7 +49,7 @@ CUresult change_exec(CUgraphExec exec, bool guarded, Add&& add, SubmitRef submit
     GraphReach addition;
     add(&addition);
     if (addition.empty()) return submit();
-    return graph_exec_detail::add_to_exec(exec, guarded, std::move(addition), submit);
+    return graph_exec_detail::add_to_exec(exec, guarded, addition, submit);
   } catch (...) {
     return CUDA_ERROR_OUT_OF_MEMORY;
   }

@@ -4,7 +4,6 @@
 // shim counts retains and releases itself (it sees them all from cuInit on) and
 // takes the release that brings its count to zero for the one that destroys.
 #include <array>
-#include <atomic>
 #include <mutex>
 
 #include "preload/function_info.h"
@@ -13,6 +12,7 @@
 #include "preload/graph_exec.h"
 #include "preload/hooks.h"
 #include "preload/launch.h"
+#include "preload/never_destroyed.h"
 #include "preload/real_driver.h"
 
 namespace kvshim::preload {
@@ -36,12 +36,11 @@ struct Primaries {
   }
 };
 
-// Leaked, as contexts end while static destructors run.
-std::atomic<Primaries*>& current_primaries() noexcept {
-  static std::atomic<Primaries*> all{new Primaries};
+NeverDestroyed<Primaries>& all_primaries() noexcept {
+  static NeverDestroyed<Primaries> all;
   return all;
 }
-Primaries& primaries() noexcept { return *current_primaries().load(std::memory_order_acquire); }
+Primaries& primaries() noexcept { return *all_primaries(); }
 
 /// The context that a release (or a reset) would destroy, null when it stays.
 CUcontext would_end(CUdevice device, bool reset) noexcept {
@@ -86,7 +85,7 @@ void abandon_launch_state_after_fork() noexcept {
   abandon_functions_after_fork();
   abandon_captures_after_fork();
   abandon_executables_after_fork();
-  current_primaries().store(new Primaries, std::memory_order_release);
+  all_primaries().start_anew();
 }
 
 CUresult hook_cuDevicePrimaryCtxRetain(CUcontext* context, CUdevice device) noexcept {
