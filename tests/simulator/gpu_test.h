@@ -64,10 +64,12 @@ class GpuTest : public ::testing::Test {
     return cuLaunchKernel(function, 1, 1, 1, 32, 1, 1, 0, stream, pointers, nullptr);
   }
 
+  /// Zeroed, and the fill is over: tests use streams that do not wait for it.
   CUdeviceptr allocate(std::size_t bytes) {
     CUdeviceptr address = 0;
     EXPECT_DONE(cuMemAlloc(&address, bytes));
     EXPECT_DONE(cuMemsetD8(address, 0, bytes));
+    EXPECT_DONE(cuCtxSynchronize());
     return address;
   }
 

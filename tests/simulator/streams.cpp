@@ -25,6 +25,7 @@ struct Streams {
   std::unordered_map<CUstream, std::shared_ptr<Stream>> streams;
   std::vector<std::weak_ptr<Stream>> thread_streams;
   std::vector<std::shared_ptr<Stream>> legacy_streams;
+  std::vector<std::shared_ptr<Stream>> draining;  // destroyed with work left
   std::uint64_t next_id = 10;
   std::unordered_map<std::uint64_t, bool> running_kernels;  // by ticket
   std::uint64_t next_ticket = 1;
@@ -40,7 +41,10 @@ void run_stream(std::shared_ptr<Stream> stream) {
   StreamLock lock(all.mutex);
   for (;;) {
     while (stream->queue.empty() && !stream->destroyed) stream->wake.wait(lock);
-    if (stream->queue.empty()) return;
+    if (stream->queue.empty()) {
+      std::erase(all.draining, stream);
+      return;
+    }
     Work& work = stream->queue.front();  // stays where it is: deque, and only we pop
     for (std::size_t i = 0; i < work.after.size(); ++i) {
       const CompletionRef before = work.after[i];
@@ -87,17 +91,23 @@ void start_thread(const std::shared_ptr<Stream>& stream) {
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
-void destroy_locked(Stream& stream) {
-  stream.destroyed = true;  // what is queued is still carried out
-  stream.wake.notify_all();
+void destroy_locked(const std::shared_ptr<Stream>& stream) {
+  if (stream->destroyed) return;
+  stream->destroyed = true;
+  // What is queued is still carried out, and waited for.
+  if (!stream->queue.empty()) streams().draining.push_back(stream);
+  stream->wake.notify_all();
 }
 
 /// The calling thread's own default streams, one a context.
 struct ThreadStreams {
   std::vector<std::shared_ptr<Stream>> streams;
   ~ThreadStreams() {
-    const StreamLock lock(simulator::streams().mutex);
-    for (const auto& stream : streams) destroy_locked(*stream);
+    StreamLock lock(simulator::streams().mutex);
+    for (const auto& stream : streams) {
+      if (stream->capture != nullptr) leave_capture(lock, *stream);
+      destroy_locked(stream);
+    }
   }
 };
 thread_local ThreadStreams thread_streams;
@@ -158,6 +168,7 @@ std::shared_ptr<Stream> find_stream(const StreamLock&, CUstream handle) {
 std::vector<std::shared_ptr<Stream>> all_streams(const StreamLock&) {
   Streams& all = streams();
   std::vector<std::shared_ptr<Stream>> found = all.legacy_streams;
+  found.insert(found.end(), all.draining.begin(), all.draining.end());
   for (const auto& [handle, stream] : all.streams) found.push_back(stream);
   for (const auto& known : all.thread_streams) {
     if (auto stream = known.lock()) found.push_back(std::move(stream));
@@ -266,7 +277,7 @@ void destroy_streams_of(Context* context) {
   Streams& all = streams();
   const StreamLock lock(all.mutex);
   for (const auto& stream : all_streams(lock)) {
-    if (stream->context == context) destroy_locked(*stream);
+    if (stream->context == context) destroy_locked(stream);
   }
   std::erase_if(all.streams, [&](const auto& entry) { return entry.second->context == context; });
   std::erase_if(all.legacy_streams, [&](const auto& stream) { return stream->context == context; });
@@ -303,7 +314,7 @@ CUresult api::cuStreamDestroy_v2(CUstream handle) {
   if (found == all.streams.end()) return CUDA_ERROR_INVALID_HANDLE;
   const auto stream = found->second;
   if (stream->capture != nullptr) leave_capture(lock, *stream);
-  destroy_locked(*stream);
+  destroy_locked(stream);
   all.streams.erase(found);
   return CUDA_SUCCESS;
 }
