@@ -105,6 +105,13 @@ std::vector<DeviceRuntime*> Runtime::devices() const {
   return all;
 }
 
+std::vector<DeviceRuntime*> Runtime::devices_ever() const {
+  std::vector<DeviceRuntime*> all = devices();
+  std::lock_guard lock(making_);
+  all.insert(all.end(), ended_.begin(), ended_.end());
+  return all;
+}
+
 bool Runtime::make_arena(std::string* why) {
   if (arena_ != nullptr) return true;
   CUresult error = CUDA_SUCCESS;
@@ -193,6 +200,7 @@ void Runtime::context_ends(CUcontext context) {
     device->stop_threads();
     for (const vmm::PoolFigures& pool : device->memory.pools()) device->memory.free(pool.base);
     slot.store(nullptr, std::memory_order_release);
+    ended_.push_back(device);
     // The object stays: a hook of another thread may be about to leave its gate.
   }
 }

@@ -70,6 +70,8 @@ class Runtime {
   }
   /// All devices that have pools or had some.
   std::vector<DeviceRuntime*> devices() const;
+  /// The same, and those whose context has ended (for figures and messages).
+  std::vector<DeviceRuntime*> devices_ever() const;
   DeviceRuntime* device(CUdevice index) const {
     return index >= 0 && index < kMostDevices
                ? devices_[static_cast<std::size_t>(index)].load(std::memory_order_acquire)
@@ -96,7 +98,8 @@ class Runtime {
   heuristics::Profiles profiles_;
   std::unique_ptr<heuristics::KernelCatalog> catalog_;
   std::unique_ptr<heuristics::Recognizer> recognizer_;
-  std::mutex making_;
+  mutable std::mutex making_;
+  std::vector<DeviceRuntime*> ended_;
   std::unique_ptr<vmm::Arena> arena_;
   std::atomic<const vmm::PoolTable*> table_{nullptr};
   vmm::PoolTable* own_table_ = nullptr;

@@ -91,7 +91,7 @@ std::string status_json(Runtime& runtime) {
                     ", \"config\": " + json_text(runtime.configuration().source) + ", " +
                     field("managed_bytes", managed_bytes()) + ", \"devices\": [";
   bool first = true;
-  for (DeviceRuntime* device : runtime.devices()) {
+  for (DeviceRuntime* device : runtime.devices_ever()) {
     out += (first ? "" : ", ") + device_json(runtime, *device);
     first = false;
   }
@@ -140,7 +140,7 @@ void write_status(const std::string& path, const std::string& text) {
 }
 
 void tell_events(Runtime& runtime) {
-  for (DeviceRuntime* device : runtime.devices()) {
+  for (DeviceRuntime* device : runtime.devices_ever()) {
     for (const vmm::Event& event : device->memory.events().drain()) {
       switch (event.level) {
         case vmm::EventLevel::kDebug: log::debug(event.text); break;
@@ -190,10 +190,12 @@ void start_status() noexcept {
 
 void summarize_at_exit() noexcept {
   Runtime* runtime = Runtime::get();
-  if (runtime == nullptr || !started.load() || summarized.exchange(true)) return;
+  if (runtime == nullptr || summarized.exchange(true)) return;
   try {
     tell_events(*runtime);
-    for (DeviceRuntime* device : runtime->devices()) {
+    const std::string warning = runtime->recognizer().left_alone_warning(runtime->pools_made(), true);
+    if (!warning.empty()) log::warning(warning);
+    for (DeviceRuntime* device : runtime->devices_ever()) {
       const vmm::Statistics& s = device->memory.statistics();
       log::info("summary: " + std::to_string(runtime->pools_made()) + " pools, " +
                 std::to_string(s.faults.count()) + " faults (p50 " +

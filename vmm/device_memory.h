@@ -112,8 +112,8 @@ class DeviceMemory {
   /// (nothing done) or the driver refused (old mapping is back).
   bool swap_to_parked(const PreparedPark& prepared, std::uint64_t tick);
   /// Makes extents absent, merging neighbours except near the last written
-  /// slots. Returns the bytes of device memory that became free (handles are
-  /// released by release_retired(), outside the gate).
+  /// slots. Returns the bytes that were forgotten, in GPU and host memory
+  /// (handles are released by release_retired(), outside the gate).
   std::uint64_t swap_to_absent(std::span<const ExtentName> extents, ProofOfAbsence proof);
   /// Releases the handles that swaps took out, unmaps staging: not under the gate.
   void release_retired();
@@ -197,8 +197,7 @@ class DeviceMemory {
   bool swap_piece(Pool& pool, const Piece& whole, const Piece& taken,
                   CUmemGenericAllocationHandle handle);
   bool map_as_recorded(Pool& pool, std::uint32_t offset, const Extent& extent);
-  void make_piece_absent(Pool& pool, const Piece& piece, std::uint64_t* freed,
-                         std::uint64_t* forgotten);
+  void make_piece_absent(Pool& pool, const Piece& piece, std::uint64_t* forgotten);
   void collect_absent_pieces(Pool& pool, const Piece& piece,
                              const std::vector<std::uint32_t>& changed, bool merge,
                              std::vector<Piece>* pieces);

@@ -129,8 +129,7 @@ void DeviceMemory::collect_absent_pieces(Pool& pool, const Piece& piece,
   collect_absent_pieces(pool, {piece.offset + order_granules(half), half}, changed, merge, pieces);
 }
 
-void DeviceMemory::make_piece_absent(Pool& pool, const Piece& piece, std::uint64_t* freed,
-                                     std::uint64_t* forgotten) {
+void DeviceMemory::make_piece_absent(Pool& pool, const Piece& piece, std::uint64_t* forgotten) {
   const std::uint32_t end = piece.offset + order_granules(piece.order);
   const auto first = pool.extents.find(piece.offset);
   const auto last = pool.extents.lower_bound(end);
@@ -150,7 +149,6 @@ void DeviceMemory::make_piece_absent(Pool& pool, const Piece& piece, std::uint64
     const bool host = extent.state == ExtentState::kParked;
     retired_.push_back({extent.order, extent.handle, host});
     *forgotten += order_bytes(extent.order);
-    if (!host) *freed += order_bytes(extent.order);
   }
   pool.extents.erase(first, last);
   pool.extents.emplace(piece.offset, Extent{.order = piece.order});
@@ -177,7 +175,7 @@ std::uint64_t DeviceMemory::swap_to_absent(std::span<const ExtentName> extents,
     const std::uint32_t block = name.offset / order_granules(kMaxOrder) * order_granules(kMaxOrder);
     by_block[{pool, block}].push_back(name.offset);
   }
-  std::uint64_t freed = 0;
+  std::uint64_t forgotten = 0;
   for (auto& [key, changed] : by_block) {
     Pool& pool = *key.first;
     std::sort(changed.begin(), changed.end());
@@ -185,11 +183,11 @@ std::uint64_t DeviceMemory::swap_to_absent(std::span<const ExtentName> extents,
     std::vector<Piece> pieces;
     collect_absent_pieces(pool, block, changed, !near_front(pool, block), &pieces);
     for (const Piece& piece : pieces) {
-      std::uint64_t forgotten = 0;
-      make_piece_absent(pool, piece, &freed, &forgotten);
+      const std::uint64_t before = forgotten;
+      make_piece_absent(pool, piece, &forgotten);
       auto& counter = proof == ProofOfAbsence::kZero ? statistics_.released_zero_bytes
                                                      : statistics_.dropped_bytes;
-      counter.fetch_add(forgotten, std::memory_order_relaxed);
+      counter.fetch_add(forgotten - before, std::memory_order_relaxed);
     }
   }
   // Idleness resets read-ahead; the fronts themselves stay.
@@ -197,7 +195,7 @@ std::uint64_t DeviceMemory::swap_to_absent(std::span<const ExtentName> extents,
     for (Front& front : group.fronts) front.order = 0;
   }
   check("release");
-  return freed;
+  return forgotten;
 }
 
 // A handle's release costs 18 to 200 us: a few at a time under the lock, so

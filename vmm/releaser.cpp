@@ -245,10 +245,14 @@ void Releaser::drop_expired(std::uint64_t epoch) {
   const auto age = static_cast<std::uint64_t>(settings_.drop_after / tick_);
   if (ticks_ < age || memory_.oldest_parked_tick() > ticks_ - age) return;
   std::lock_guard working(working_);
-  std::uint64_t freed = 0;
+  std::uint64_t dropped = 0;
   make_absent(epoch, memory_.extents_in(ExtentState::kParked), ProofOfAbsence::kDroppedByRule,
-              &freed);
+              &dropped);
   memory_.release_retired();
+  if (dropped != 0) {
+    memory_.events().push(EventLevel::kInfo,
+                          "dropped " + mebibytes(dropped) + " of parked contents (drop_after)");
+  }
 }
 
 bool Releaser::release(std::uint64_t epoch) {
