@@ -1,0 +1,104 @@
+"""Outputs are the same as without the shim, and memory is given back."""
+import itertools
+import unittest
+
+from harness import Case, ON_GPU
+
+SMALL = ["--layers", 3, "--pool-size", "64MiB", "--bursts", 3, "--requests", 3, "--tokens", 24,
+         "--idle", 0.4]
+
+
+class Outputs(Case):
+    def test_are_the_same_through_every_way_in(self):
+        for entry, form in itertools.product(("linked", "dlsym", "getproc"), ([], ["--graphs"])):
+            with self.subTest(entry=entry, form=form):
+                run = self.assert_same([*SMALL, "--entry", entry, "--prefix", *form])
+                self.assertEqual(len(run.device["pools"]), 0)  # freed at the end
+                self.assertGreaterEqual(run.device["releases"], 3, run.log)
+                self.assertGreater(run.device["dropped_fills"], 0)
+
+    def test_are_the_same_when_idle_contents_are_disposable(self):
+        for form in ([], ["--graphs"]):
+            with self.subTest(form=form):
+                self.assert_same([*SMALL, *form], {"contents": '"disposable"', "host_budget": "0"})
+
+    def test_are_the_same_on_two_streams(self):
+        for form in ([], ["--graphs"]):
+            with self.subTest(form=form):
+                self.assert_same([*SMALL, "--streams", 2, "--prefix", *form])
+
+    def test_are_the_same_beside_a_kernel_that_no_profile_knows(self):
+        run = self.assert_same([*SMALL, "--unknown", "--prefix"])
+        self.assertTrue(run.report["unknown_kernels"])
+        self.assertEqual(run.log.count("unknown kernel"), len(run.report["unknown_kernels"]))
+
+    def test_are_the_same_whichever_free_block_comes_next(self):
+        for order in ("fifo", "lifo"):
+            with self.subTest(order=order):
+                self.assert_same([*SMALL, "--order", order, "--prefix", "--graphs"])
+
+    def test_are_the_same_without_read_ahead_and_without_restore(self):
+        self.assert_same([*SMALL, "--prefix"], {"read_ahead_max": '"2MiB"'})
+        self.assert_same([*SMALL, "--prefix"], {"restore_time": '"0s"'})
+
+    def test_are_the_same_when_release_never_comes_to_rest(self):
+        self.assert_same([*SMALL, "--prefix", "--bursts", 12, "--idle", 0.02],
+                         {"idle_timeout": '"5ms"'})
+
+
+class Memory(Case):
+    def test_idle_contents_are_parked_and_counted(self):
+        engine = self.start([*SMALL, "--bursts", 1, "--idle", 5])
+        report = self.wait_for_report(engine.pid, lambda d: d["parked"] > 0 and d["resident"] == 0)
+        device = report["devices"][0]
+        self.assertEqual(device["parked"] + device["absent"], 3 * (64 << 20))
+        self.assertEqual(self.finish(engine).status, 0)
+
+    def test_disposable_contents_are_dropped_after_their_time(self):
+        engine = self.start([*SMALL, "--bursts", 1, "--idle", 5],
+                            {"contents": '"disposable"', "drop_after": '"200ms"'})
+        self.wait_for_report(engine.pid, lambda d: d["dropped_bytes"] > 0 and d["parked"] == 0
+                             and d["resident"] == 0)
+        self.assertEqual(self.finish(engine).status, 0)
+
+    def test_without_host_budget_contents_stay_and_it_is_said(self):
+        run = self.assert_same([*SMALL, "--prefix"], {"host_budget": "0"})
+        self.assertTrue(run.logged("host budget"))
+        self.assertEqual(run.device["parked_bytes_total"], 0)
+
+    def test_two_engines_sized_for_the_whole_gpu_share_it(self):
+        size = ["--layers", 4, "--pool-size", "400MiB"] if not ON_GPU else SMALL[:4]
+        rest = SMALL[4:]
+        extra = {} if ON_GPU else {"KVSHIM_SIM_GPU": f"share-{self.folder.name}"}
+        static = self.run_engine([*size, *rest], preload=False)
+        pair = [self.start([*size, *rest], **extra) for _ in range(2)]
+        for engine in pair:
+            run = self.finish(engine)
+            self.assertEqual(run.status, 0, run.output + run.log)
+            self.assertEqual(run.digests, static.digests)
+
+    @unittest.skipIf(ON_GPU, "needs a GPU of a chosen size")
+    def test_rows_are_made_in_host_memory_when_the_gpu_is_full(self):
+        # The floor of 512 MiB is never touched: nothing at all is left for pools.
+        run = self.assert_same([*SMALL, "--prefix"], KVSHIM_SIM_MEMORY=400 << 20)
+        self.assertGreater(run.device["faults"]["in_host_memory"], 0)
+        self.assertTrue(run.logged("host memory"))
+
+    @unittest.skipIf(ON_GPU, "needs a GPU of a chosen size")
+    def test_a_pool_that_would_not_have_fitted_is_refused(self):
+        arguments = ["--layers", 4, "--pool-size", "160MiB"]
+        static = self.run_engine(arguments, preload=False, KVSHIM_SIM_MEMORY=512 << 20)
+        elastic = self.run_engine(arguments, KVSHIM_SIM_MEMORY=512 << 20)
+        self.assertNotEqual(static.status, 0)
+        self.assertEqual(static.status, elastic.status)
+
+    def test_an_engine_that_sizes_itself_gets_the_same_number_of_blocks(self):
+        arguments = ["--layers", 2, "--utilization", 0.5, "--bursts", 1, "--tokens", 8]
+        static = self.run_engine(arguments, preload=False)
+        elastic = self.run_engine(arguments)
+        self.assertEqual(static.output.splitlines()[0], elastic.output.splitlines()[0])
+        self.assertEqual(static.digests, elastic.digests)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
