@@ -30,6 +30,13 @@ def start_group(command, **options):
     return process
 
 
+def end_engines():
+    """Ends what a part that failed left behind; the sampler goes on."""
+    for process in list(started):
+        if "memory_sampler" not in " ".join(map(str, process.args)):
+            end_group(process)
+
+
 def end_all_at_once():
     """For the last moment: no waiting, no grace."""
     for process in list(started):
