@@ -19,6 +19,9 @@ std::optional<PoolView> pool_at(CUdeviceptr address) noexcept {
   return in_arena(address) ? find_pool(address) : std::nullopt;
 }
 
+// The driver counts its buffers and blocks from 1; pools are counted apart.
+constexpr unsigned long long kPoolIds = 1ull << 48;
+
 template <class T>
 CUresult give(void* data, T value) {
   std::memcpy(data, &value, sizeof value);
@@ -54,7 +57,7 @@ CUresult attribute_of(const PoolView& pool, void* data, CUpointer_attribute attr
       return give(data, static_cast<unsigned int>(sync_memops(pool)));
     case CU_POINTER_ATTRIBUTE_BUFFER_ID:
     case CU_POINTER_ATTRIBUTE_MEMORY_BLOCK_ID:
-      return give(data, static_cast<unsigned long long>(pool.buffer_id));
+      return give(data, kPoolIds + pool.buffer_id);
     case CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL:
       return give(data, static_cast<int>(pool.device));
     case CU_POINTER_ATTRIBUTE_RANGE_START_ADDR:

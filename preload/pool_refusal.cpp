@@ -26,13 +26,15 @@ bool first_time(const char* entry_point, std::uint64_t buffer_id) {
 CUresult refuse_pool(const char* entry_point, const PoolView& pool, const char* what,
                      CUresult result) {
   if (first_time(entry_point, pool.buffer_id)) {
+    // Rules compare the size that was asked for.
+    const std::size_t asked = pool.requested_bytes != 0 ? pool.requested_bytes : pool.bytes;
     char line[512];
     std::snprintf(line, sizeof line,
                   "%s: %s is not possible for the pool at 0x%llx (%zu bytes): refused with the "
-                  "driver's error. To leave such an allocation alone, add to the configuration: "
-                  "[[rules]] allow = false, min_size = %zu, max_size = %zu",
-                  entry_point, what, static_cast<unsigned long long>(pool.base), pool.bytes,
-                  pool.bytes, pool.bytes);
+                  "driver's error. A rule that leaves such an allocation alone: [[rules]] "
+                  "action = \"deny\", min_size = %zu, max_size = %zu",
+                  entry_point, what, static_cast<unsigned long long>(pool.base), asked, asked,
+                  asked);
     log::warning(line);
   }
   return result;
