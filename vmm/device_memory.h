@@ -1,6 +1,7 @@
 // The elastic memory of one device: its pools, and every change of an extent.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -101,8 +102,12 @@ class DeviceMemory {
   std::vector<AbiRun> granule_runs(CUdeviceptr address, std::size_t bytes) const;
 
   // --- release (releasing thread, or a submitter under the closed gate) ----
-  /// Unpinned extents in a state, of all pools, most recently written first.
-  std::vector<ExtentName> extents_in(ExtentState state) const;
+  /// Unpinned extents in a state, of all pools, most recently written first;
+  /// with a tick, only those parked (and last written in place) until then.
+  std::vector<ExtentName> extents_in(ExtentState state, std::uint64_t parked_until =
+                                                            UINT64_MAX) const;
+  /// The releasing thread's clock: the age of what is parked.
+  void set_tick(std::uint64_t tick) noexcept { tick_.store(tick, std::memory_order_relaxed); }
   /// Host memory and staging addresses for a copy of a resident extent; false
   /// when the host budget has no room (OUT_OF_MEMORY) or the driver refuses.
   bool prepare_park(const ExtentName& extent, PreparedPark* prepared);
@@ -237,6 +242,7 @@ class DeviceMemory {
   std::vector<GranuleRun> dirty_;  // of freed pools: bits may be set, not yet given back
   std::mutex allocating_;          // orders allocations; taken before mutex_
   std::uint64_t serial_ = 0;
+  std::atomic<std::uint64_t> tick_{0};
   std::uint64_t free_estimate_ = 0;  // GPU bytes free, less what was taken since it was read
   std::uint64_t floor_ = 0;          // GPU bytes that pools never take
   std::uint64_t free_read_at_ = 0;   // steady microseconds; 0: never

@@ -125,7 +125,7 @@ bool DeviceMemory::make_present(Pool& pool, std::uint32_t offset, std::uint8_t o
   for (const Piece& piece : buddies_around(whole, taken, pool.first)) {
     pool.extents.emplace(piece.offset, Extent{.order = piece.order});
   }
-  pool.extents.emplace(taken.offset, Extent{taken.order, state, handle, ++serial_, 0});
+  pool.extents.emplace(taken.offset, Extent{taken.order, state, handle, ++serial_, tick_.load()});
   add_run(runs, pool.first + taken.offset, order_granules(taken.order));
   statistics_.granules_made_present.fetch_add(order_granules(taken.order),
                                               std::memory_order_relaxed);
@@ -183,6 +183,7 @@ void DeviceMemory::make_rows_present(std::span<const AbiRun> wanted, std::vector
         }
       } else {
         it->second.written_serial = ++serial_;
+        it->second.parked_tick = tick_.load();
         add_run(runs, pool->first + it->first, order_granules(it->second.order));
         rows.push_back({pool->group, {it->first, it->second.order}});
       }
@@ -227,6 +228,8 @@ void DeviceMemory::make_exactly_present(std::span<const AbiRun> wanted,
     const std::uint32_t offset = *granule - pool->first;
     auto it = pool->extent_at(offset);
     if (it->second.present()) {
+      it->second.written_serial = ++serial_;
+      it->second.parked_tick = tick_.load();
       add_run(runs, pool->first + it->first, order_granules(it->second.order));
     } else {
       std::uint8_t order = it->second.order;
@@ -358,6 +361,11 @@ FaultAnswer DeviceMemory::answer(std::span<const AbiRun> wanted, bool rows) {
   }
   if (result.runs.empty()) {
     result.kind = AnswerKind::kFailed;
+    // A graph's guard may outlive its pool; then nothing is wrong.
+    if (std::none_of(wanted.begin(), wanted.end(),
+                     [&](const AbiRun& run) { return pool_of_granule(run.first) != nullptr; })) {
+      return result;
+    }
     events_.push(EventLevel::kError,
                  "a fault could not be served: neither GPU nor host memory could be had; the "
                  "engine will stop with an illegal address. Free memory on this GPU or raise "

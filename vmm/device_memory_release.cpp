@@ -7,7 +7,8 @@
 
 namespace kvshim::vmm {
 
-std::vector<ExtentName> DeviceMemory::extents_in(ExtentState state) const {
+std::vector<ExtentName> DeviceMemory::extents_in(ExtentState state,
+                                                 std::uint64_t parked_until) const {
   struct Found {
     std::uint64_t serial;
     ExtentName name;
@@ -18,6 +19,7 @@ std::vector<ExtentName> DeviceMemory::extents_in(ExtentState state) const {
     for (const auto& [first, pool] : pools_) {
       for (const auto& [offset, extent] : pool->extents) {
         if (extent.state != state || pool->pinned(offset, order_granules(extent.order))) continue;
+        if (extent.state == ExtentState::kParked && extent.parked_tick > parked_until) continue;
         found.push_back({extent.written_serial,
                          {pool->id, offset, extent.order, arena_.address(first + offset)}});
       }

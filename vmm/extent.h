@@ -23,7 +23,7 @@ struct Extent {
   ExtentState state = ExtentState::kAbsent;
   CUmemGenericAllocationHandle handle = 0;  // 0 when absent
   std::uint64_t written_serial = 0;  // order of faults: larger is more recent; 0 when absent
-  std::uint64_t parked_tick = 0;     // releasing thread's ticks when it was parked
+  std::uint64_t parked_tick = 0;  // releasing thread's tick of the parking or a later fault
 
   bool present() const { return state != ExtentState::kAbsent; }
 };

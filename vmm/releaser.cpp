@@ -62,12 +62,13 @@ void Releaser::run() {
 // Idleness is counted in own ticks: after a pause of the whole process one
 // tick has passed, not the pause.
 void Releaser::tick() {
-  ++ticks_;
+  memory_.set_tick(++ticks_);
   const std::uint64_t epoch = gate_.epoch();
   if (epoch != seen_epoch_) {
     seen_epoch_ = epoch;
     idle_ = {};
     finished_ = released_ = false;
+    memory_.release_retired();  // what a restore swapped out
     memory_.make_slabs_ahead();
     return;
   }
@@ -98,10 +99,10 @@ void Releaser::tick() {
   }
 }
 
-// Polls: this thread must notice new work, and nobody waits for it.
+// Polls: the calling thread must not be stuck in the driver. Not ended by a
+// stop: what the stream still touches must keep its mappings.
 bool Releaser::wait_for_stream() {
   for (;;) {
-    if (stop_.requested()) return false;
     const CUresult state = driver_.cuStreamQuery(memory_.kernels().stream());
     if (state == CUDA_SUCCESS) return true;
     if (state != CUDA_ERROR_NOT_READY) return false;
@@ -120,7 +121,7 @@ bool Releaser::find_nonzero(std::uint64_t epoch, std::span<const ExtentName> ext
     }
     const bool launched =
         kernels.launch_scan(static_cast<std::uint32_t>(part.size())) == CUDA_SUCCESS;
-    if (!wait_for_stream() || !launched || gate_.epoch() != epoch) return false;
+    if (!wait_for_stream() || !launched || interrupted(epoch)) return false;
     for (std::size_t i = 0; i < part.size(); ++i) {
       (kernels.scan_results()[i] == 0 ? zero : nonzero)->push_back(part[i]);
     }
@@ -145,14 +146,15 @@ bool Releaser::clear_bits(std::span<const ExtentName> extents) {
 }
 
 // Calls step(i) for i in [0, count) under the closed gate, in slices; stops as
-// soon as a submitter waits or came in between.
+// soon as a submitter waits (who could be too slow to get in between two slices)
+// or came in between.
 template <class Step>
 bool Releaser::in_slices(std::uint64_t epoch, std::size_t count, const Step& step) {
   std::size_t i = 0;
   while (i < count) {
     {
       std::lock_guard closing(closer_);
-      if (!gate_.try_close(epoch)) return false;
+      if (interrupted(epoch) || gate_.anyone_waiting() || !gate_.try_close(epoch)) return false;
       const auto end = Clock::now() + settings_.slice;
       while (i < count && !gate_.anyone_waiting() && Clock::now() < end) step(i++);
       gate_.open();
@@ -188,25 +190,29 @@ bool Releaser::make_absent(std::uint64_t epoch, std::span<const ExtentName> exte
 
 bool Releaser::park(std::uint64_t epoch, std::span<const ExtentName> extents,
                     std::uint64_t* parked, std::vector<ExtentName>* no_room) {
-  constexpr std::size_t kBatch = 256;
-  for (std::size_t at = 0; at < extents.size(); at += kBatch) {
+  // What is under way when new work comes must be waited for: about 5 ms of copies.
+  constexpr std::size_t kBatch = 128;
+  constexpr std::uint64_t kBatchBytes = std::uint64_t{256} << 20;
+  for (std::size_t at = 0; at < extents.size();) {
     std::vector<PreparedPark> prepared;
     std::vector<ExtentName> names;
     bool copied = true;
-    for (const ExtentName& name :
-         extents.subspan(at, std::min(kBatch, extents.size() - at))) {
+    std::uint64_t bytes = 0;
+    while (at < extents.size() && prepared.size() < kBatch && bytes < kBatchBytes) {
+      if (interrupted(epoch)) break;
+      const ExtentName& name = extents[at++];
       PreparedPark one;
-      if (gate_.epoch() != epoch) break;
       if (!memory_.prepare_park(name, &one)) {
         no_room->push_back(name);
         continue;
       }
       prepared.push_back(one);
       names.push_back(name);
+      bytes += name.bytes();
       copied = copied && driver_.cuMemcpyDtoDAsync_v2(one.staging, name.address, name.bytes(),
                                                       memory_.kernels().stream()) == CUDA_SUCCESS;
     }
-    const bool done = wait_for_stream() && copied && gate_.epoch() == epoch && clear_bits(names);
+    const bool done = wait_for_stream() && copied && !interrupted(epoch) && clear_bits(names);
     std::vector<bool> swapped(prepared.size(), false);
     bool undisturbed = false;
     if (done) {
@@ -215,11 +221,11 @@ bool Releaser::park(std::uint64_t epoch, std::span<const ExtentName> extents,
         if (swapped[i]) *parked += names[i].bytes();
       });
     }
+    if (*parked != 0) restorable_.store(true);
     for (std::size_t i = 0; i < prepared.size(); ++i) {
       if (!swapped[i]) memory_.cancel_park(prepared[i]);
     }
     memory_.release_retired();
-    if (*parked != 0) restorable_.store(true);
     if (!undisturbed) return false;
   }
   return true;
@@ -246,8 +252,9 @@ void Releaser::drop_expired(std::uint64_t epoch) {
   if (ticks_ < age || memory_.oldest_parked_tick() > ticks_ - age) return;
   std::lock_guard working(working_);
   std::uint64_t dropped = 0;
-  make_absent(epoch, memory_.extents_in(ExtentState::kParked), ProofOfAbsence::kDroppedByRule,
-              &dropped);
+  // Only what is old enough itself: what was parked later may still be needed.
+  make_absent(epoch, memory_.extents_in(ExtentState::kParked, ticks_ - age),
+              ProofOfAbsence::kDroppedByRule, &dropped);
   memory_.release_retired();
   if (dropped != 0) {
     memory_.events().push(EventLevel::kInfo,
@@ -300,6 +307,10 @@ bool Releaser::release(std::uint64_t epoch) {
 // In the submitter's thread, before its work: nothing is in flight, so holes
 // are seen by nobody while the gate is closed.
 void Releaser::restore() {
+  // A release under way shares the stream and would be in the way of a free.
+  Interruption interruption(*this);
+  std::unique_lock working(working_, std::defer_lock);
+  if (!working.try_lock_for(settings_.restore_time)) return;  // pages are served in place
   std::lock_guard closing(closer_);
   if (!restorable_.load()) return;
   const std::uint64_t epoch = gate_.epoch();

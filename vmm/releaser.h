@@ -46,20 +46,41 @@ class Releaser {
     if (restorable_.load(std::memory_order_relaxed)) restore();
   }
 
-  /// While one exists the releasing thread reads no pool: a pool may be freed.
+  /// While one exists nothing of the own stream reads a pool: a pool may be
+  /// freed. Making one waits until a release under way has noticed, not for its end.
   class Pause {
    public:
-    explicit Pause(Releaser& releaser) : lock_(releaser.working_) {}
+    explicit Pause(Releaser& releaser) {
+      Interruption interruption(releaser);
+      lock_ = std::unique_lock(releaser.working_);
+    }
 
    private:
-    std::unique_lock<std::mutex> lock_;
+    std::unique_lock<std::timed_mutex> lock_;
   };
 
  private:
+  /// A release under way ends at its next step.
+  class Interruption {
+   public:
+    explicit Interruption(Releaser& releaser) : count_(releaser.interruptions_) {
+      count_.fetch_add(1);
+    }
+    ~Interruption() { count_.fetch_sub(1); }
+    Interruption(const Interruption&) = delete;
+    Interruption& operator=(const Interruption&) = delete;
+
+   private:
+    std::atomic<std::uint32_t>& count_;
+  };
   void run();
   void tick();
   void restore();
-  /// False: interrupted by new work.
+  /// New work came since `epoch`, or somebody waits for the releasing thread.
+  bool interrupted(std::uint64_t epoch) const noexcept {
+    return gate_.epoch() != epoch || interruptions_.load() != 0;
+  }
+  /// False: interrupted.
   bool release(std::uint64_t epoch);
   bool find_nonzero(std::uint64_t epoch, std::span<const ExtentName> extents,
                     std::vector<ExtentName>* zero, std::vector<ExtentName>* nonzero);
@@ -84,7 +105,9 @@ class Releaser {
 
   std::atomic<bool> restorable_{false};
   std::mutex closer_;   // one closer of the gate at a time; held for a slice
-  std::mutex working_;  // held while pools are read or copied by the own stream
+  // Held while pools are read or copied by the own stream; before closer_.
+  std::timed_mutex working_;
+  std::atomic<std::uint32_t> interruptions_{0};
   std::uint64_t seen_epoch_ = 0;
   std::chrono::nanoseconds idle_{0};
   bool finished_ = false;   // everything up to seen_epoch_ has finished

@@ -45,12 +45,12 @@ TEST(DeviceMemoryAllocationTest, RefusesSizesThatNoGranuleCountCanHold) {
 }
 
 TEST(DeviceMemoryAllocationTest, TheArenaCanBeFullWhileMemoryIsFree) {
-  MemoryBench bench({}, 16 * kGiB);  // the arena has 4 GiB
+  MemoryBench bench({}, 4 * MemoryBench::kArena);
   const PoolRecord* record = nullptr;
-  EXPECT_EQ(bench.memory->allocate(5 * kGiB, "kv", bench.driver.context(), &record),
+  EXPECT_EQ(bench.memory->allocate(MemoryBench::kArena, "kv", bench.driver.context(), &record),
             CUDA_ERROR_OUT_OF_MEMORY);
   EXPECT_EQ(bench.events().size(), 1u);
-  bench.pool(3 * kGiB);
+  bench.pool(MemoryBench::kArena / 2);
 }
 
 // I10: what the engine sees is what it would see had each pool been a plain
@@ -122,14 +122,15 @@ TEST(DeviceMemoryAllocationTest, AddressesMeanAnotherPoolOnlyAfterTheirBitsWereC
 }
 
 TEST(DeviceMemoryAllocationTest, AFailedClearingLosesNoAddresses) {
-  MemoryBench bench;
-  const PoolRecord* record = bench.pool(3 * kGiB);
+  MemoryBench bench({}, 2 * MemoryBench::kArena);
+  constexpr std::uint64_t kMost = MemoryBench::kArena - kGiB;
+  const PoolRecord* record = bench.pool(kMost);
   const CUdeviceptr base = record->base;
   EXPECT_EQ(bench.memory->free(base), CUDA_SUCCESS);
   bench.driver.fail(Call::cuLaunchKernel, 1, CUDA_ERROR_UNKNOWN);
-  EXPECT_EQ(bench.memory->allocate(3 * kGiB, "kv", bench.driver.context(), &record),
+  EXPECT_EQ(bench.memory->allocate(kMost, "kv", bench.driver.context(), &record),
             CUDA_ERROR_UNKNOWN);
-  EXPECT_EQ(bench.memory->allocate(3 * kGiB, "kv", bench.driver.context(), &record),
+  EXPECT_EQ(bench.memory->allocate(kMost, "kv", bench.driver.context(), &record),
             CUDA_SUCCESS);
 }
 

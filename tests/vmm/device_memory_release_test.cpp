@@ -65,8 +65,8 @@ TEST(DeviceMemoryReleaseTest, DroppedBytesCountParkedContentsToo) {
   bench.fault(pool, 4);
   bench.write(pool, 4, 9);
   ASSERT_EQ(bench.park_all(), 1u);
-  EXPECT_EQ(bench.memory->swap_to_absent(bench.parked(), ProofOfAbsence::kDroppedByRule), 0u)
-      << "no GPU memory became free";
+  EXPECT_EQ(bench.memory->swap_to_absent(bench.parked(), ProofOfAbsence::kDroppedByRule),
+            kGranuleBytes);
   EXPECT_EQ(bench.memory->statistics().dropped_bytes.load(), kGranuleBytes);
   EXPECT_TRUE(bench.is_zero(pool, 4));
 }

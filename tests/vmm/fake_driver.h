@@ -62,7 +62,8 @@ class FakeDriver {
 
   // --- work ------------------------------------------------------------------
   /// Queues `work`, which touches `ranges`, on a stream.
-  void enqueue(CUstream stream, std::vector<Range> ranges, std::function<void()> work);
+  void enqueue(CUstream stream, std::vector<Range> ranges, std::function<void()> work,
+               bool guard = false);
   CUstream make_stream();
   /// While held, a stream executes nothing (what runs goes on).
   void hold(CUstream stream, bool held);
@@ -97,6 +98,7 @@ class FakeDriver {
   struct Operation {
     std::vector<Range> ranges;
     std::function<void()> work;
+    bool guard = false;  // what follows can't start before it was served
   };
   struct Stream {
     std::mutex mutex;

@@ -14,6 +14,8 @@ HostLaunch prepare(const void* params) {
   Params copy;
   std::memcpy(&copy, params, sizeof copy);
   HostLaunch launch;
+  launch.guard =
+      std::is_same_v<Params, LinearGuardParams> || std::is_same_v<Params, FixedGuardParams>;
   if constexpr (std::is_same_v<Params, ScanParams>) {
     for (std::uint32_t i = 0; i < copy.range_count; ++i) {
       launch.ranges.push_back(

@@ -11,6 +11,7 @@ struct Range;
 
 struct HostLaunch {
   std::vector<Range> ranges;  // of pool memory that the launch will touch
+  bool guard = false;
   std::function<void(std::uint32_t grid_x, std::uint32_t grid_y)> run;
 };
 

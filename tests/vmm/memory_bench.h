@@ -22,11 +22,13 @@ inline constexpr std::uint64_t kFloor = 512 * kMiB;
 
 class MemoryBench {
  public:
+  static constexpr std::uint64_t kArena = 12 * kGiB;
+
   explicit MemoryBench(DeviceSettings settings = {.host_budget = kGiB},
                        std::uint64_t gpu_bytes = 8 * kGiB)
       : driver(gpu_bytes) {
     CUresult error = CUDA_SUCCESS;
-    std::optional<Arena> reserved = Arena::reserve(driver.api(), 4 * kGiB, &error);
+    std::optional<Arena> reserved = Arena::reserve(driver.api(), kArena, &error);
     EXPECT_TRUE(reserved.has_value());
     arena = std::make_unique<Arena>(std::move(*reserved));
     table = std::make_unique<PoolTable>(*arena);

@@ -1,0 +1,407 @@
+// Fault server, releasing thread and submitters together.
+#include <gtest/gtest.h>
+
+#include "tests/vmm/engine_bench.h"
+#include "tests/vmm/random.h"
+
+namespace kvshim::vmm::testing {
+namespace {
+
+ReleaseSettings quick() {
+  ReleaseSettings settings;
+  settings.idle_timeout = 60ms;
+  settings.restore_time = 200ms;
+  return settings;
+}
+
+class ReleaserTest : public ::testing::Test {
+ protected:
+  explicit ReleaserTest(DeviceSettings settings = {.host_budget = kGiB, .read_ahead_share = 0})
+      : bench_(settings) {
+    pool_ = bench_.pool(256 * kMiB);
+  }
+  void write(const std::vector<std::int64_t>& slots, std::uint64_t value) {
+    bench_.write_granules(pool_, slots, value);
+    ASSERT_TRUE(bench_.driver.drain(bench_.stream));
+  }
+  bool eventually_resident(std::uint64_t granules) {
+    return eventually([&] { return bench_.figures(pool_).resident == granules * kGranuleBytes; });
+  }
+  CUstream own_stream() { return bench_.memory->kernels().stream(); }
+
+  EngineBench bench_;
+  const PoolRecord* pool_ = nullptr;
+  const std::vector<std::int64_t> four_ = {1, 2, 3, 4};
+  const std::vector<std::int64_t> one_ = {50};
+};
+
+TEST_F(ReleaserTest, IdleContentsGoToHostMemoryAndStay) {
+  bench_.release_when_idle(quick());
+  write(four_, 7);
+  EXPECT_EQ(bench_.figures(pool_).resident, 4 * kGranuleBytes);
+  ASSERT_TRUE(eventually_resident(0));
+  EXPECT_EQ(bench_.figures(pool_).parked, 4 * kGranuleBytes);
+  for (std::uint32_t g = 1; g < 5; ++g) EXPECT_TRUE(bench_.holds(pool_, g, 7));
+  ASSERT_TRUE(eventually([&] { return bench_.memory->physical().device == 0; }));
+}
+
+TEST_F(ReleaserTest, ZeroContentsCostNothing) {
+  bench_.release_when_idle(quick());
+  write({1, 2, 3}, 7);
+  write({3, 9}, 0);
+  for (const std::uint32_t g : {3u, 9u}) {
+    std::memset(reinterpret_cast<void*>(bench_.address(pool_, g)), 0, kGranuleBytes);
+  }
+  ASSERT_TRUE(eventually_resident(0));
+  EXPECT_EQ(bench_.figures(pool_).parked, 2 * kGranuleBytes);
+  EXPECT_FALSE(bench_.writable(pool_, 3));
+  EXPECT_TRUE(bench_.is_zero(pool_, 9));
+}
+
+TEST_F(ReleaserTest, NothingIsReleasedWhileWorkIsUnfinished) {
+  bench_.release_when_idle(quick());
+  bench_.write_granules(pool_, four_, 7);
+  ASSERT_TRUE(bench_.driver.drain(bench_.stream));
+  bench_.driver.hold(bench_.stream, true);
+  bench_.write_granules(pool_, four_, 8);
+  std::this_thread::sleep_for(300ms);
+  EXPECT_EQ(bench_.figures(pool_).resident, 4 * kGranuleBytes);
+  bench_.driver.hold(bench_.stream, false);
+  ASSERT_TRUE(eventually_resident(0));
+  EXPECT_TRUE(bench_.holds(pool_, 4, 8));
+}
+
+TEST_F(ReleaserTest, NothingIsReleasedBeforeTheTimeout) {
+  ReleaseSettings settings = quick();
+  settings.idle_timeout = 10s;
+  bench_.release_when_idle(settings);
+  write(four_, 7);
+  std::this_thread::sleep_for(300ms);
+  EXPECT_EQ(bench_.figures(pool_).resident, 4 * kGranuleBytes);
+}
+
+TEST_F(ReleaserTest, TheLastRowsComeBackBeforeTheFirstWork) {
+  bench_.release_when_idle(quick());
+  write(four_, 7);
+  ASSERT_TRUE(eventually_resident(0));
+  ASSERT_TRUE(eventually([&] { return bench_.memory->physical().device == 0; }));
+  const std::uint64_t asked = bench_.requests();
+  write({4}, 8);
+  EXPECT_EQ(bench_.figures(pool_).resident, 4 * kGranuleBytes);
+  EXPECT_LE(bench_.requests(), asked + 1);
+  EXPECT_TRUE(bench_.holds(pool_, 3, 7));
+  EXPECT_TRUE(bench_.holds(pool_, 4, 8));
+}
+
+TEST_F(ReleaserTest, ComingBackTakesNoLongerThanItsTime) {
+  ReleaseSettings settings = quick();
+  settings.restore_time = 0ms;
+  bench_.release_when_idle(settings);
+  write(four_, 7);
+  ASSERT_TRUE(eventually_resident(0));
+  ASSERT_TRUE(eventually([&] { return bench_.memory->physical().device == 0; }));
+  write(one_, 8);
+  EXPECT_EQ(bench_.figures(pool_).resident, kGranuleBytes) << "the rest is served in place";
+  for (std::uint32_t g = 1; g < 5; ++g) EXPECT_TRUE(bench_.holds(pool_, g, 7));
+}
+
+TEST_F(ReleaserTest, ReleasingAgainAndAgainKeepsContents) {
+  bench_.release_when_idle(quick());
+  Random random(3);
+  std::map<std::uint32_t, std::uint64_t> contents;
+  for (std::uint64_t round = 1; round <= 6; ++round) {
+    std::vector<std::int64_t> slots;
+    for (int i = 0; i < 5; ++i) slots.push_back(random() % 128);
+    write(slots, round);
+    for (const std::int64_t slot : slots) contents[static_cast<std::uint32_t>(slot)] = round;
+    ASSERT_TRUE(eventually_resident(0));
+    for (const auto& [g, value] : contents) ASSERT_TRUE(bench_.holds(pool_, g, value));
+  }
+}
+
+// --- interrupted ----------------------------------------------------------------------
+
+// The copy is made, then the engine writes the original: the copy is void.
+TEST_F(ReleaserTest, AWriteAfterTheCopyIsNotLost) {
+  bench_.release_when_idle(quick());
+  write(four_, 7);
+  bench_.driver.hold(own_stream(), true);  // the release stands at its scan
+  std::this_thread::sleep_for(200ms);
+  write(four_, 8);
+  bench_.driver.hold(own_stream(), false);
+  write({2}, 9);
+  ASSERT_TRUE(eventually_resident(0));
+  EXPECT_TRUE(bench_.holds(pool_, 1, 8));
+  EXPECT_TRUE(bench_.holds(pool_, 2, 9));
+}
+
+TEST_F(ReleaserTest, WorkAtAnyMomentOfAReleaseLosesNothing) {
+  ReleaseSettings settings = quick();
+  settings.idle_timeout = 20ms;
+  bench_.release_when_idle(settings);
+  Random random(29);
+  std::map<std::uint32_t, std::uint64_t> contents;
+  for (std::uint64_t round = 1; round <= 60; ++round) {
+    std::vector<std::int64_t> slots;
+    for (int i = 0; i < 4; ++i) slots.push_back(random() % 40);
+    write(slots, round);
+    for (const std::int64_t slot : slots) contents[static_cast<std::uint32_t>(slot)] = round;
+    std::this_thread::sleep_for(std::chrono::microseconds(15000 + random() % 25000));
+    for (const auto& [g, value] : contents) ASSERT_TRUE(bench_.holds(pool_, g, value)) << round;
+  }
+}
+
+// Who submits during a release waits for a slice or a restore, not for its copies.
+TEST_F(ReleaserTest, ASubmitterDoesNotWaitForTheCopiesOfARelease) {
+  bench_.release_when_idle(quick());
+  write(four_, 7);
+  ASSERT_TRUE(eventually_resident(0));  // now there is something to restore
+  ASSERT_TRUE(eventually([&] { return bench_.memory->physical().device == 0; }));
+  write({60, 61, 62}, 8);
+  // The next release stands in the middle of its work.
+  bench_.driver.hold(own_stream(), true);
+  std::this_thread::sleep_for(300ms);
+  const auto begin = std::chrono::steady_clock::now();
+  std::thread opener([&] {
+    std::this_thread::sleep_for(2s);
+    bench_.driver.hold(own_stream(), false);
+  });
+  bench_.write_granules(pool_, {60}, 9);
+  const auto took = std::chrono::steady_clock::now() - begin;
+  opener.join();
+  EXPECT_LT(took, 1s);
+  ASSERT_TRUE(bench_.driver.drain(bench_.stream));
+}
+
+TEST_F(ReleaserTest, APoolCanBeFreedDuringARelease) {
+  bench_.release_when_idle(quick());
+  const PoolRecord* other = bench_.pool(128 * kMiB, "other");
+  bench_.write_granules(other, four_, 5);
+  write(four_, 7);
+  bench_.driver.hold(own_stream(), true);
+  std::this_thread::sleep_for(200ms);  // the scan is queued
+  std::atomic<bool> freed{false};
+  std::thread freeing([&] {
+    Releaser::Pause pause(*bench_.releaser);
+    EXPECT_EQ(bench_.memory->free(other->base), CUDA_SUCCESS);
+    freed.store(true);
+  });
+  std::this_thread::sleep_for(50ms);
+  EXPECT_FALSE(freed.load()) << "the scan reads the pool";
+  bench_.driver.hold(own_stream(), false);
+  freeing.join();
+  ASSERT_TRUE(eventually_resident(0));
+  for (std::uint32_t g = 1; g < 5; ++g) EXPECT_TRUE(bench_.holds(pool_, g, 7));
+}
+
+TEST_F(ReleaserTest, APoolCanBeFreedWhileAnotherThreadRestores) {
+  bench_.release_when_idle(quick());
+  const PoolRecord* other = bench_.pool(128 * kMiB, "other");
+  bench_.write_granules(other, four_, 5);
+  write(four_, 7);
+  ASSERT_TRUE(eventually_resident(0));
+  ASSERT_TRUE(eventually([&] { return bench_.memory->physical().device == 0; }));
+  bench_.driver.hold(own_stream(), true);
+  std::thread submitter([&] { bench_.write_granules(pool_, one_, 9); });
+  std::this_thread::sleep_for(100ms);  // its copies are queued
+  std::thread freeing([&] {
+    Releaser::Pause pause(*bench_.releaser);
+    EXPECT_EQ(bench_.memory->free(other->base), CUDA_SUCCESS);
+  });
+  std::this_thread::sleep_for(100ms);
+  bench_.driver.hold(own_stream(), false);
+  submitter.join();
+  freeing.join();
+  ASSERT_TRUE(bench_.driver.drain(bench_.stream));
+  for (std::uint32_t g = 1; g < 5; ++g) EXPECT_TRUE(bench_.holds(pool_, g, 7));
+}
+
+TEST_F(ReleaserTest, FreeingDoesNotWaitForAWholeRelease) {
+  // Pinning is slow here: parking 40 granules would take four seconds.
+  bench_.driver.host_create_microseconds.store(100'000);
+  bench_.release_when_idle(quick());
+  const PoolRecord* other = bench_.pool(128 * kMiB, "other");
+  std::vector<std::int64_t> many;
+  for (std::int64_t i = 0; i < 40; ++i) many.push_back(i * 2);
+  write(many, 7);
+  ASSERT_TRUE(eventually([&] { return bench_.driver.calls(Call::cuMemcpyDtoDAsync_v2) > 2; }));
+  const auto begin = std::chrono::steady_clock::now();
+  {
+    Releaser::Pause pause(*bench_.releaser);
+    EXPECT_EQ(bench_.memory->free(other->base), CUDA_SUCCESS);
+  }
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, 1s);
+  bench_.driver.host_create_microseconds.store(0);
+  ASSERT_TRUE(eventually_resident(0)) << "and the release is taken up again";
+}
+
+// A stop in the middle of copies must not unmap what they touch.
+TEST_F(ReleaserTest, StoppingWaitsForItsOwnCopies) {
+  bench_.release_when_idle(quick());
+  write(four_, 7);
+  // The scan goes through; the stream is held as soon as copies are queued.
+  ASSERT_TRUE(eventually([&] {
+    if (bench_.driver.calls(Call::cuMemcpyDtoDAsync_v2) != 0) return true;
+    return false;
+  }));
+  bench_.driver.hold(own_stream(), true);
+  std::thread opener([&] {
+    std::this_thread::sleep_for(100ms);
+    bench_.driver.hold(own_stream(), false);
+  });
+  bench_.releaser->stop();
+  opener.join();
+  for (std::uint32_t g = 1; g < 5; ++g) EXPECT_TRUE(bench_.holds(pool_, g, 7));
+}
+
+TEST_F(ReleaserTest, StagingMappingsOfARestoreGoAwayWhileTheEngineIsBusy) {
+  ReleaseSettings settings = quick();
+  bench_.release_when_idle(settings);
+  write(four_, 7);
+  ASSERT_TRUE(eventually_resident(0));
+  ASSERT_TRUE(eventually([&] { return bench_.memory->physical().device == 0; }));
+  // Busy from here on: never idle for 60 ms.
+  EXPECT_TRUE(eventually([&] {
+    bench_.write_granules(pool_, one_, 9);
+    bench_.driver.drain(bench_.stream);
+    std::this_thread::sleep_for(5ms);
+    return bench_.memory->host_in_use() == 0;
+  })) << "the host memory of what was restored";
+}
+
+// --- pins -----------------------------------------------------------------------------
+
+TEST_F(ReleaserTest, PinnedGranulesAreNeverReleased) {
+  bench_.release_when_idle(quick());
+  bench_.memory->pin(bench_.address(pool_, 2), 1);
+  write(four_, 7);
+  ASSERT_TRUE(eventually_resident(1));
+  std::this_thread::sleep_for(200ms);
+  EXPECT_EQ(bench_.figures(pool_).resident, kGranuleBytes);
+  EXPECT_TRUE(bench_.holds(pool_, 2, 7));
+}
+
+// --- budget and dropping ----------------------------------------------------------------
+
+class SmallBudgetTest : public ReleaserTest {
+ protected:
+  SmallBudgetTest() : ReleaserTest({.host_budget = 4 * kMiB, .read_ahead_share = 0}) {}
+};
+
+TEST_F(SmallBudgetTest, PreserveKeepsContentsOnTheGpuWhenTheBudgetIsFull) {
+  bench_.release_when_idle(quick());
+  write(four_, 7);
+  ASSERT_TRUE(eventually_resident(2));
+  std::this_thread::sleep_for(200ms);
+  EXPECT_EQ(bench_.figures(pool_).resident, 2 * kGranuleBytes);
+  for (std::uint32_t g = 1; g < 5; ++g) EXPECT_TRUE(bench_.holds(pool_, g, 7));
+  int warnings = 0;
+  for (const Event& event : bench_.events()) warnings += event.level == EventLevel::kWarning;
+  EXPECT_EQ(warnings, 1) << "said once, with the reason";
+}
+
+TEST_F(SmallBudgetTest, DisposableDropsTheOldestForWhatIsNewer) {
+  ReleaseSettings settings = quick();
+  settings.disposable = true;
+  settings.restore_time = 0ms;
+  bench_.release_when_idle(settings);
+  write({1, 2}, 7);
+  ASSERT_TRUE(eventually_resident(0));
+  EXPECT_TRUE(bench_.holds(pool_, 1, 7));
+  write({30}, 8);
+  ASSERT_TRUE(eventually_resident(0));
+  EXPECT_TRUE(bench_.holds(pool_, 30, 8));
+  EXPECT_TRUE(bench_.is_zero(pool_, 1) != bench_.is_zero(pool_, 2)) << "one of the old had to go";
+}
+
+TEST_F(ReleaserTest, DisposableContentsAreDroppedOnlyWhenTheyAreOldEnough) {
+  ReleaseSettings settings = quick();
+  settings.disposable = true;
+  settings.restore_time = 0ms;
+  settings.drop_after = 700ms;
+  bench_.release_when_idle(settings);
+  write({1}, 7);
+  ASSERT_TRUE(eventually_resident(0));
+  const auto parked_first = std::chrono::steady_clock::now();
+  std::this_thread::sleep_for(400ms);
+  write({30}, 8);
+  ASSERT_TRUE(eventually_resident(0));
+  ASSERT_TRUE(eventually([&] { return bench_.is_zero(pool_, 1); }));
+  EXPECT_GE(std::chrono::steady_clock::now() - parked_first, 500ms);
+  EXPECT_TRUE(bench_.holds(pool_, 30, 8)) << "parked later, dropped later";
+  EXPECT_TRUE(eventually([&] { return bench_.is_zero(pool_, 30); }));
+  EXPECT_EQ(bench_.memory->host_in_use(), 0u);
+}
+
+// What was made in host memory for want of GPU memory is not old because of that.
+TEST_F(ReleaserTest, PagesMadeInHostMemoryAreAsYoungAsTheirLastWrite) {
+  ReleaseSettings settings = quick();
+  settings.disposable = true;
+  settings.drop_after = 500ms;
+  bench_.release_when_idle(settings);
+  std::this_thread::sleep_for(700ms);  // the process is older than drop_after
+  bench_.driver.take_gpu_memory(bench_.driver.gpu_free() - kFloor);
+  write({1}, 7);
+  ASSERT_EQ(bench_.figures(pool_).parked, kGranuleBytes);
+  std::this_thread::sleep_for(250ms);  // idle, released
+  EXPECT_TRUE(bench_.holds(pool_, 1, 7));
+  EXPECT_TRUE(eventually([&] { return bench_.is_zero(pool_, 1); }));
+}
+
+TEST_F(ReleaserTest, PreserveNeverDrops) {
+  ReleaseSettings settings = quick();
+  settings.drop_after = 50ms;
+  bench_.release_when_idle(settings);
+  write(four_, 7);
+  ASSERT_TRUE(eventually_resident(0));
+  std::this_thread::sleep_for(400ms);
+  for (std::uint32_t g = 1; g < 5; ++g) EXPECT_TRUE(bench_.holds(pool_, g, 7));
+}
+
+// --- everything at once ------------------------------------------------------------------
+
+TEST(ReleaserStressTest, ManyWritersReleasesAndFreesLoseNothing) {
+  EngineBench bench({.host_budget = 48 * kMiB}, 2 * kGiB);
+  ReleaseSettings settings;
+  settings.idle_timeout = 10ms;
+  settings.slice = 1ms;
+  bench.release_when_idle(settings);
+  constexpr int kWriters = 3;
+  std::mutex submission;  // as the gate's: one submitter at a time
+  std::vector<std::thread> writers;
+  for (int t = 0; t < kWriters; ++t) {
+    writers.emplace_back([&bench, &submission, t] {
+      Random random(static_cast<std::uint32_t>(100 + t));
+      const CUstream stream = bench.new_stream();
+      const PoolRecord* pool = bench.pool(80 * kMiB, "group");
+      std::map<std::uint32_t, std::uint64_t> contents;
+      for (std::uint64_t round = 1; round <= 40; ++round) {
+        std::vector<std::int64_t> slots;
+        for (int i = 0; i < 3; ++i) slots.push_back(random() % 40);
+        {
+          std::lock_guard lock(submission);
+          bench.write_granules_on(stream, pool, slots, round);
+        }
+        EXPECT_TRUE(bench.driver.drain(stream));
+        for (const std::int64_t slot : slots) contents[static_cast<std::uint32_t>(slot)] = round;
+        std::this_thread::sleep_for(std::chrono::milliseconds(random() % 30));
+        for (const auto& [g, value] : contents) {
+          if (bench.holds(pool, g, value)) continue;
+          ADD_FAILURE() << "writer " << t << " lost granule " << g << " of round " << value;
+          return;
+        }
+        if (round % 20 == 0) {
+          bench.driver.drain(stream);
+          Releaser::Pause pause(*bench.releaser);
+          EXPECT_EQ(bench.memory->free(pool->base), CUDA_SUCCESS);
+          pool = bench.pool(80 * kMiB, "group");
+          contents.clear();
+        }
+      }
+    });
+  }
+  for (std::thread& thread : writers) thread.join();
+}
+
+}  // namespace
+}  // namespace kvshim::vmm::testing
