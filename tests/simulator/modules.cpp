@@ -36,6 +36,9 @@ struct Code {
   std::unordered_map<CUlibrary, std::unique_ptr<Library>> libraries;
   std::set<Function*> functions;
   std::set<Kernel*> kernels;
+  // Unloaded, but perhaps still named by work under way and by graphs.
+  std::vector<Function*> ended_functions;
+  std::vector<Kernel*> ended_kernels;
 };
 
 Code& code() {
@@ -94,6 +97,7 @@ void unload(Code& all, CUmodule handle) {
   for (Function* function : found->second->functions) {
     function->loaded = false;
     all.functions.erase(function);
+    all.ended_functions.push_back(function);
   }
   for (const auto& variable : found->second->variables) {
     if (variable.address != 0) free_device(variable.address);
@@ -292,7 +296,10 @@ CUresult api::cuLibraryUnload(CUlibrary library) {
   const std::lock_guard lock(all.mutex);
   const auto found = all.libraries.find(library);
   if (found == all.libraries.end()) return CUDA_ERROR_INVALID_HANDLE;
-  for (Kernel* kernel : found->second->kernels) all.kernels.erase(kernel);
+  for (Kernel* kernel : found->second->kernels) {
+    all.kernels.erase(kernel);
+    all.ended_kernels.push_back(kernel);
+  }
   unload(all, handle_of(found->second->module));
   all.libraries.erase(found);
   return CUDA_SUCCESS;
