@@ -100,7 +100,7 @@ def run_pairs(plan, context, engines, result):
     result.update(pairs=pairs, wrong=wrong)
     while (len(pairs) < plan.pairs or len(record.releases()) - releases_before < plan.releases) \
             and len(pairs) < 2 * plan.pairs:
-        if context.deadline.left() < plan.reserve:
+        if context.deadline.left() < plan.reserve + 1.2 * plan.first_token_repeats:
             context.say(f"{plan.name}: no time for more than {len(pairs)} pairs")
             result["cut_short"] = True
             break
