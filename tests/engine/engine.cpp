@@ -93,7 +93,12 @@ class Report {
   }
 
  private:
+  void print(const char* text) {
+    std::fputs(text, stdout);
+    std::fflush(stdout);
+  }
   template <class... Args>
+    requires(sizeof...(Args) != 0)
   void print(const char* format, Args... args) {
     std::printf(format, args...);  // NOLINT(clang-diagnostic-format-nonliteral)
     std::fflush(stdout);
