@@ -103,7 +103,7 @@ void note_unknown_kernel(const char* name, const std::string& words, std::size_t
   }
   if (!first) return;
   log::warning(std::string("unknown kernel ") + name + " names a pool (" + words + "): " +
-               std::to_string(reach_bytes >> 20) +
+               std::to_string((reach_bytes + (1u << 20) - 1) >> 20) +
                " MiB are made present for it; a profile entry can narrow that");
 }
 

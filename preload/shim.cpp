@@ -10,6 +10,7 @@
 #include "config/loader.h"
 #include "observe/log.h"
 #include "preload/gate.h"
+#include "preload/launch.h"
 #include "preload/real_driver.h"
 #include "preload/runtime.h"
 #include "preload/status.h"
@@ -63,6 +64,7 @@ void in_forked_child() {
   gate_detail::arena_bytes.store(0);
   log::abandon_after_fork();
   abandon_status_after_fork();
+  abandon_launch_state_after_fork();
   tried.store(false);
 }
 
