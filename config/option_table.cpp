@@ -42,7 +42,7 @@ std::string outside_limits(std::string_view name, double value, const T& format)
   return {};
 }
 
-std::string quoted(std::string_view text) {
+std::string in_quotes(std::string_view text) {
   std::string result = "\"";
   for (const char c : text) {
     if (c == '"' || c == '\\') result += '\\';
@@ -61,7 +61,7 @@ std::string shown(const Scalar& value) {
   if (const auto* flag = std::get_if<bool>(&value)) return *flag ? "true" : "false";
   if (const auto* whole = std::get_if<std::int64_t>(&value)) return std::to_string(*whole);
   if (const auto* number = std::get_if<double>(&value)) return number_text(*number);
-  return quoted(std::get<std::string>(value));
+  return in_quotes(std::get<std::string>(value));
 }
 
 // One struct for each type of option: its kind, its reading, its writing.
@@ -128,7 +128,7 @@ struct Codec<std::string> {
     return {};
   }
   static Scalar from_text(std::string_view text) { return std::string(text); }
-  static std::string write(const std::string& value) { return quoted(value); }
+  static std::string write(const std::string& value) { return in_quotes(value); }
 };
 
 template <>
@@ -162,7 +162,7 @@ struct Codec<Bytes> {
   }
   static Scalar from_text(std::string_view text) { return std::string(text); }
   static std::string write(Bytes value) {
-    return quoted(value == UINT64_MAX ? "auto" : format_bytes(value));
+    return in_quotes(value == UINT64_MAX ? "auto" : format_bytes(value));
   }
 };
 
@@ -183,7 +183,7 @@ struct Codec<Duration> {
     return {};
   }
   static Scalar from_text(std::string_view text) { return std::string(text); }
-  static std::string write(Duration value) { return quoted(format_duration(value)); }
+  static std::string write(Duration value) { return in_quotes(format_duration(value)); }
 };
 
 /// A choice between words; the enumerators are the words' indexes.
@@ -212,7 +212,7 @@ struct Codec<Contents> : ChoiceCodec<Contents, 2> {
     return read_choice(kWords, value, out);
   }
   static std::string write(Contents value) {
-    return quoted(kWords[static_cast<std::size_t>(value)]);
+    return in_quotes(kWords[static_cast<std::size_t>(value)]);
   }
 };
 
@@ -224,7 +224,7 @@ struct Codec<MemoryView> : ChoiceCodec<MemoryView, 2> {
     return read_choice(kWords, value, out);
   }
   static std::string write(MemoryView value) {
-    return quoted(kWords[static_cast<std::size_t>(value)]);
+    return in_quotes(kWords[static_cast<std::size_t>(value)]);
   }
 };
 
@@ -238,7 +238,7 @@ struct Codec<LogLevel> : ChoiceCodec<LogLevel, 5> {
     return read_choice(kWords, value, out);
   }
   static std::string write(LogLevel value) {
-    return quoted(kWords[static_cast<std::size_t>(value)]);
+    return in_quotes(kWords[static_cast<std::size_t>(value)]);
   }
 };
 
