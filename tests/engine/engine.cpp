@@ -98,8 +98,7 @@ class Report {
     std::fflush(stdout);
   }
   template <class... Args>
-    requires(sizeof...(Args) != 0)
-  void print(const char* format, Args... args) {
+  requires(sizeof...(Args) != 0) void print(const char* format, Args... args) {
     std::printf(format, args...);  // NOLINT(clang-diagnostic-format-nonliteral)
     std::fflush(stdout);
   }

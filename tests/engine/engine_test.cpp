@@ -10,7 +10,8 @@ namespace {
 
 /// The engine's standard output; ends with its exit status as "status N".
 std::string run(const std::string& arguments) {
-  const std::string command = std::string(KVSHIM_ENGINE) + " " + arguments + " 2>&1; echo status $?";
+  const std::string command =
+      std::string(KVSHIM_ENGINE) + " " + arguments + " 2>&1; echo status $?";
   std::FILE* pipe = popen(command.c_str(), "re");
   std::string output;
   std::array<char, 4096> part{};

@@ -229,18 +229,20 @@ ENGINE_KERNEL device_kernel(const typename Operator::Params params) {
 
 /// hidden[t] from the token and its position; clears output[t].
 ENGINE_OWN_KERNEL kvshim_engine_embed(const kvshim::engine::TokenPlace* places,
-                                  unsigned long long* hidden, unsigned long long* output) {
+                                      unsigned long long* hidden, unsigned long long* output) {
   namespace env = kvshim::kernel_env;
   if (env::thread_index() != 0) return;
   const kvshim::engine::TokenPlace place = places[env::block_index()];
-  hidden[env::block_index()] = kvshim::engine::mix(static_cast<std::uint64_t>(place.token) * 1000003u +
-                                                   static_cast<std::uint64_t>(place.position));
+  hidden[env::block_index()] =
+      kvshim::engine::mix(static_cast<std::uint64_t>(place.token) * 1000003u +
+                          static_cast<std::uint64_t>(place.position));
   output[env::block_index()] = 0;
 }
 
 /// Keys and values of one layer from hidden[t].
 ENGINE_OWN_KERNEL kvshim_engine_project(const unsigned long long* hidden, std::uint16_t* keys,
-                                    std::uint16_t* values, std::uint32_t row, std::uint32_t layer) {
+                                        std::uint16_t* values, std::uint32_t row,
+                                        std::uint32_t layer) {
   namespace env = kvshim::kernel_env;
   const std::uint64_t token = env::block_index();
   for (std::uint32_t i = env::thread_index(); i < row; i += env::thread_count()) {
@@ -273,7 +275,7 @@ ENGINE_OWN_KERNEL kvshim_engine_scores(const unsigned long long* hidden, float* 
 
 /// No profile knows it: writes `words` words at `to`, from what stood there.
 ENGINE_OWN_KERNEL kvshim_engine_mystery(unsigned long long* to, std::uint32_t words,
-                                    unsigned long long seed) {
+                                        unsigned long long seed) {
   namespace env = kvshim::kernel_env;
   for (std::uint32_t i = env::thread_index(); i < words; i += env::thread_count()) {
     to[i] = kvshim::engine::mix(to[i] + seed + i);
@@ -282,10 +284,11 @@ ENGINE_OWN_KERNEL kvshim_engine_mystery(unsigned long long* to, std::uint32_t wo
 
 namespace kvshim::engine {
 
-using Mainloop = flash::CollectiveMainloopFwdSm90<
-    2, cute::tuple<cute::C<1>, cute::C<1>, cute::C<1>>,
-    cute::tuple<cute::C<128>, cute::C<128>, cute::C<64>>, 64, __nv_bfloat16, float,
-    cutlass::arch::Sm90, true, false, false, true, true, false>;
+using Mainloop =
+    flash::CollectiveMainloopFwdSm90<2, cute::tuple<cute::C<1>, cute::C<1>, cute::C<1>>,
+                                     cute::tuple<cute::C<128>, cute::C<128>, cute::C<64>>, 64,
+                                     __nv_bfloat16, float, cutlass::arch::Sm90, true, false, false,
+                                     true, true, false>;
 using Attention = flash::enable_sm90_or_later<flash::FlashAttnFwdSm90<Mainloop>>;
 static_assert(sizeof(Attention::Params) == 2688);
 static_assert(offsetof(Attention::Params, key_cache) == 104);

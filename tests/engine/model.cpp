@@ -66,8 +66,8 @@ Model::Model(const Shape& shape) : shape_(shape) {
       const int count = static_cast<int>(begin == 0 ? half : shape_.pool_bytes - half);
       Bytes to{};
       to[0] = reinterpret_cast<char*>(pools_.back() + begin);  // NOLINT(performance-no-int-to-ptr)
-      launch(kernel(KernelName::kFill), static_cast<unsigned>((count + 511) / 512), kThreads, nullptr,
-             count, Filler{0}, to);
+      launch(kernel(KernelName::kFill), static_cast<unsigned>((count + 511) / 512), kThreads,
+             nullptr, count, Filler{0}, to);
     }
   }
   ENGINE_CALL(cuCtxSynchronize, );
@@ -166,8 +166,9 @@ void Worker::launch_kernels(unsigned tokens) {
   put(input, scores_);
   put(top, top_);
   put(indices, best_.device);
-  launch(model_.kernel(KernelName::kTopK), tokens, 32, stream_, input, kCandidates, 1u, true, tokens,
-         1u, top, 1u, indices, 1u, 1u, 1u, CUdeviceptr{0}, CUdeviceptr{0}, CUdeviceptr{0}, tokens);
+  launch(model_.kernel(KernelName::kTopK), tokens, 32, stream_, input, kCandidates, 1u, true,
+         tokens, 1u, top, 1u, indices, 1u, 1u, 1u, CUdeviceptr{0}, CUdeviceptr{0}, CUdeviceptr{0},
+         tokens);
 }
 
 void Worker::submit(unsigned tokens, bool as_graph) {

@@ -69,18 +69,15 @@ bool parse_bytes(const std::string& text, std::size_t* bytes) {
 }
 
 Options read_options(int argc, char** argv) {
-  static const option kOptions[] = {{"layers", 1, nullptr, 0},      {"pool-size", 1, nullptr, 0},
-                                    {"utilization", 1, nullptr, 0}, {"blocks", 1, nullptr, 0},
-                                    {"block-size", 1, nullptr, 0},  {"heads", 1, nullptr, 0},
-                                    {"head-size", 1, nullptr, 0},   {"bursts", 1, nullptr, 0},
-                                    {"requests", 1, nullptr, 0},    {"prompt", 1, nullptr, 0},
-                                    {"tokens", 1, nullptr, 0},      {"idle", 1, nullptr, 0},
-                                    {"graphs", 0, nullptr, 0},      {"prefix", 0, nullptr, 0},
-                                    {"recompute", 0, nullptr, 0},   {"order", 1, nullptr, 0},       {"unknown", 0, nullptr, 0},
-                                    {"streams", 1, nullptr, 0},     {"entry", 1, nullptr, 0},
-                                    {"seed", 1, nullptr, 0},        {"memory", 0, nullptr, 0},
-                                    {"json", 0, nullptr, 0},        {"help", 0, nullptr, 0},
-                                    {nullptr, 0, nullptr, 0}};
+  static const option kOptions[] = {
+      {"layers", 1, nullptr, 0},    {"pool-size", 1, nullptr, 0},  {"utilization", 1, nullptr, 0},
+      {"blocks", 1, nullptr, 0},    {"block-size", 1, nullptr, 0}, {"heads", 1, nullptr, 0},
+      {"head-size", 1, nullptr, 0}, {"bursts", 1, nullptr, 0},     {"requests", 1, nullptr, 0},
+      {"prompt", 1, nullptr, 0},    {"tokens", 1, nullptr, 0},     {"idle", 1, nullptr, 0},
+      {"graphs", 0, nullptr, 0},    {"prefix", 0, nullptr, 0},     {"recompute", 0, nullptr, 0},
+      {"order", 1, nullptr, 0},     {"unknown", 0, nullptr, 0},    {"streams", 1, nullptr, 0},
+      {"entry", 1, nullptr, 0},     {"seed", 1, nullptr, 0},       {"memory", 0, nullptr, 0},
+      {"json", 0, nullptr, 0},      {"help", 0, nullptr, 0},       {nullptr, 0, nullptr, 0}};
   Options options;
   int index = 0;
   for (int got = 0; (got = getopt_long(argc, argv, "", kOptions, &index)) != -1;) {
@@ -88,7 +85,8 @@ Options read_options(int argc, char** argv) {
     const std::string name = kOptions[index].name;
     const char* value = optarg;
     if (name == "layers") options.layers = count("layers", value, 1);
-    if (name == "pool-size" && !parse_bytes(value, &options.pool_bytes)) mistake("pool-size", value);
+    if (name == "pool-size" && !parse_bytes(value, &options.pool_bytes))
+      mistake("pool-size", value);
     if (name == "utilization") options.utilization = number("utilization", value, 0.01);
     if (name == "blocks") options.blocks = count("blocks", value, 4);
     if (name == "block-size") options.block_size = count("block-size", value, 1);

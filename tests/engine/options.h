@@ -17,10 +17,10 @@ struct Options {
   unsigned layers = 4;
   unsigned block_size = 16;  // tokens a block
   unsigned heads = 4;
-  unsigned head_size = 64;               // elements of two bytes
-  std::size_t pool_bytes = 64u << 20;    // a layer
-  double utilization = 0;                // of free memory; instead of pool_bytes when not 0
-  unsigned blocks = 0;                   // at most; 0: what the pool holds
+  unsigned head_size = 64;             // elements of two bytes
+  std::size_t pool_bytes = 64u << 20;  // a layer
+  double utilization = 0;              // of free memory; instead of pool_bytes when not 0
+  unsigned blocks = 0;                 // at most; 0: what the pool holds
   unsigned bursts = 3;
   unsigned requests = 4;  // a burst
   unsigned prompt = 40;   // tokens of a prompt
@@ -30,7 +30,7 @@ struct Options {
   EntryWay entry = EntryWay::kLinked;
   bool graphs = false;
   bool prefix = false;
-  bool recompute = false;    // prompts as with prefix, but nothing is shared
+  bool recompute = false;     // prompts as with prefix, but nothing is shared
   bool newest_first = false;  // free blocks: last in, first out
   bool unknown = false;
   unsigned streams = 1;  // 1 or 2

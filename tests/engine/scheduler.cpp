@@ -12,7 +12,8 @@ constexpr int kVocabulary = 32000;
 std::uint64_t next_hash(std::uint64_t before, const std::vector<int>& tokens, std::size_t begin,
                         std::size_t end) {
   std::uint64_t hash = mix(before + 0x51ed);
-  for (std::size_t i = begin; i < end; ++i) hash = mix(hash + static_cast<std::uint64_t>(tokens[i]));
+  for (std::size_t i = begin; i < end; ++i)
+    hash = mix(hash + static_cast<std::uint64_t>(tokens[i]));
   return hash | 1;
 }
 
@@ -66,7 +67,8 @@ std::vector<int> Scheduler::make_prompt(unsigned burst, unsigned request) const 
   const unsigned shared = options_.prefix ? options_.prompt * 3 / 4 : 0;
   for (unsigned i = 0; i < options_.prompt; ++i) {
     const std::uint64_t of = i < shared ? 0 : burst + 1;
-    const std::uint64_t key = (options_.seed << 48) ^ (of << 32) ^ (std::uint64_t{request} << 16) ^ i;
+    const std::uint64_t key =
+        (options_.seed << 48) ^ (of << 32) ^ (std::uint64_t{request} << 16) ^ i;
     prompt.push_back(static_cast<int>(mix(key + 1) % kVocabulary));
   }
   return prompt;
@@ -122,8 +124,7 @@ unsigned Scheduler::place(Worker& worker, Request& request, unsigned row, unsign
     to.token = request.tokens[position];
     to.position = static_cast<std::int32_t>(position);
     to.sequence = static_cast<std::int32_t>(row);
-    worker.slots()[used] =
-        std::int64_t{request.blocks[position / size]} * size + position % size;
+    worker.slots()[used] = std::int64_t{request.blocks[position / size]} * size + position % size;
   }
   std::copy(request.blocks.begin(), request.blocks.end(), worker.table_row(row));
   return used;

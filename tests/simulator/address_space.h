@@ -29,11 +29,11 @@ struct Range {
   std::uint64_t base = 0;
   std::uint64_t bytes = 0;
   RangeKind kind = RangeKind::kDevice;
-  Context* context = nullptr;   // null for mappings
-  std::uint64_t buffer_id = 0;  // set by add()
+  Context* context = nullptr;                                 // null for mappings
+  std::uint64_t buffer_id = 0;                                // set by add()
   std::uint64_t reservation_base = 0, reservation_bytes = 0;  // kMapping
-  unsigned access = 0;          // kMapping: CUmemAccess_flags
-  bool on_host = false;         // memory that lives in the host
+  unsigned access = 0;                                        // kMapping: CUmemAccess_flags
+  bool on_host = false;                                       // memory that lives in the host
   unsigned flags = 0;           // as given to cuMemHostAlloc or cuMemHostRegister
   std::uint64_t charged = 0;    // bytes taken from the GPU for it
   CUmemoryPool pool = nullptr;  // cuMemAllocAsync

@@ -73,7 +73,8 @@ CUresult begin(CUstream handle, CUstreamCaptureMode mode, std::shared_ptr<Graph>
 /// Nodes of the capture that nothing follows and the origin does not wait for:
 /// work of a stream that was never joined back.
 bool has_unjoined_work(const Capture& capture) {
-  std::vector<const Node*> reached(capture.origin->frontier.begin(), capture.origin->frontier.end());
+  std::vector<const Node*> reached(capture.origin->frontier.begin(),
+                                   capture.origin->frontier.end());
   for (std::size_t i = 0; i < reached.size(); ++i) {
     for (const Node* node : reached[i]->dependencies) {
       if (std::find(reached.begin(), reached.end(), node) == reached.end()) reached.push_back(node);
@@ -87,9 +88,9 @@ bool has_unjoined_work(const Capture& capture) {
   return false;
 }
 
-CUresult capture_info(CUstream handle, CUstreamCaptureStatus* status, cuuint64_t* id, CUgraph* graph,
-                      const CUgraphNode** dependencies, const CUgraphEdgeData** edges,
-                      std::size_t* count) {
+CUresult capture_info(CUstream handle, CUstreamCaptureStatus* status, cuuint64_t* id,
+                      CUgraph* graph, const CUgraphNode** dependencies,
+                      const CUgraphEdgeData** edges, std::size_t* count) {
   StreamLock lock(stream_mutex());
   const auto stream = find_stream(lock, handle);
   if (stream == nullptr) return CUDA_ERROR_INVALID_HANDLE;
@@ -106,8 +107,8 @@ CUresult capture_info(CUstream handle, CUstreamCaptureStatus* status, cuuint64_t
     *status = CU_STREAM_CAPTURE_STATUS_NONE;
     return CUDA_SUCCESS;
   }
-  *status = capture->invalidated ? CU_STREAM_CAPTURE_STATUS_INVALIDATED
-                                 : CU_STREAM_CAPTURE_STATUS_ACTIVE;
+  *status =
+      capture->invalidated ? CU_STREAM_CAPTURE_STATUS_INVALIDATED : CU_STREAM_CAPTURE_STATUS_ACTIVE;
   if (capture->invalidated) return CUDA_SUCCESS;
   if (id != nullptr) *id = capture->id;
   if (graph != nullptr) *graph = handle_of(capture->graph.get());
@@ -294,7 +295,8 @@ CUresult api::cuStreamIsCapturing(CUstream stream, CUstreamCaptureStatus* status
   return capture_info(stream, status, nullptr, nullptr, nullptr, nullptr, nullptr);
 }
 
-CUresult api::cuStreamGetCaptureInfo(CUstream stream, CUstreamCaptureStatus* status, cuuint64_t* id) {
+CUresult api::cuStreamGetCaptureInfo(CUstream stream, CUstreamCaptureStatus* status,
+                                     cuuint64_t* id) {
   return capture_info(stream, status, id, nullptr, nullptr, nullptr, nullptr);
 }
 

@@ -189,7 +189,10 @@ TEST_F(CaptureTest, WorkElsewhereIsLegal) {
   expect_refused(kNowhere, [&] { return cuMemsetD8(buffer, 1, 4); });
   expect_refused(kNowhere, [&] { return cuMemsetD8Async(buffer, 1, 4, other_); });
   expect_refused(kNowhere, [&] { return cuMemsetD8Async(buffer, 1, 4, nullptr); });
-  expect_refused(kNowhere, [&] { return cuLaunchHostFunc(other_, [](void*) {}, nullptr); });
+  expect_refused(kNowhere, [&] {
+    return cuLaunchHostFunc(
+        other_, [](void*) {}, nullptr);
+  });
   expect_refused(kNowhere, [] {
     CUmodule module = nullptr;
     const CUresult result = cuModuleLoadData(&module, kvshim_ptx_test_kernels);
@@ -329,7 +332,8 @@ TEST_F(CaptureTest, TellsItsIdAndDependencies) {
   const CUgraphNode* dependencies = nullptr;
   const CUgraphEdgeData* edges = nullptr;
   std::size_t count = 0;
-  ASSERT_DONE(cuStreamGetCaptureInfo(capturing_, &status, &id, &graph, &dependencies, &edges, &count));
+  ASSERT_DONE(
+      cuStreamGetCaptureInfo(capturing_, &status, &id, &graph, &dependencies, &edges, &count));
   EXPECT_EQ(CU_STREAM_CAPTURE_STATUS_ACTIVE, status);
   EXPECT_NE(0u, id);
   ASSERT_EQ(1u, count);

@@ -37,8 +37,9 @@ CUresult describe_end(CUmemorytype type, const void* host, CUdeviceptr device, C
       end->pitch = memory->row_bytes;
       end->height = memory->rows;
       const std::size_t first = (z * end->height + y) * end->pitch + x;
-      const std::size_t last = ((z + given.Depth - 1) * end->height + y + given.Height - 1) *
-                                   end->pitch + x + given.WidthInBytes;
+      const std::size_t last =
+          ((z + given.Depth - 1) * end->height + y + given.Height - 1) * end->pitch + x +
+          given.WidthInBytes;
       if (last > memory->bytes.size()) return CUDA_ERROR_INVALID_VALUE;
       end->base = reinterpret_cast<std::uint64_t>(memory->bytes.data()) + first;
       return CUDA_SUCCESS;
@@ -62,9 +63,7 @@ CUresult describe_end(CUmemorytype type, const void* host, CUdeviceptr device, C
   return CUDA_SUCCESS;
 }
 
-std::size_t total_bytes(const CopyOperation& copy) {
-  return copy.width * copy.height * copy.depth;
-}
+std::size_t total_bytes(const CopyOperation& copy) { return copy.width * copy.height * copy.depth; }
 
 CopyOperation without_pitch(const CopyOperation& copy) {
   CopyOperation packed = copy;
@@ -295,8 +294,8 @@ CUresult describe_copy(const CUDA_MEMCPY3D& given, CopyOperation* copy) {
     return bad;
   }
   copy->as_given = given;
-  copy->source = reinterpret_cast<const std::byte*>(from.base);     // NOLINT
-  copy->destination = reinterpret_cast<std::byte*>(to.base);        // NOLINT
+  copy->source = reinterpret_cast<const std::byte*>(from.base);  // NOLINT
+  copy->destination = reinterpret_cast<std::byte*>(to.base);     // NOLINT
   copy->source_pitch = from.pitch;
   copy->source_height = from.height;
   copy->destination_pitch = to.pitch;
@@ -310,9 +309,8 @@ CUresult describe_copy(const CUDA_MEMCPY3D& given, CopyOperation* copy) {
 void perform(const CopyOperation& copy) {
   for (std::size_t z = 0; z < copy.depth; ++z) {
     for (std::size_t y = 0; y < copy.height; ++y) {
-      std::memmove(
-          copy.destination + (z * copy.destination_height + y) * copy.destination_pitch,
-          copy.source + (z * copy.source_height + y) * copy.source_pitch, copy.width);
+      std::memmove(copy.destination + (z * copy.destination_height + y) * copy.destination_pitch,
+                   copy.source + (z * copy.source_height + y) * copy.source_pitch, copy.width);
     }
   }
 }

@@ -2,11 +2,13 @@
 // must not be included here.
 #include "tests/simulator/export_table.h"
 
-#define SIM_ENTRY(name, version, needs) extern "C" __attribute__((visibility("hidden"))) void kvshim_sim_entry_##name();
-#define SIM_STREAM_ENTRY(name, version, suffix, thread_version, needs) \
+#define SIM_ENTRY(name, version, needs) \
+  extern "C" __attribute__((visibility("hidden"))) void kvshim_sim_entry_##name();
+#define SIM_STREAM_ENTRY(name, version, suffix, thread_version, needs)             \
   extern "C" __attribute__((visibility("hidden"))) void kvshim_sim_entry_##name(); \
   extern "C" __attribute__((visibility("hidden"))) void kvshim_sim_entry_##name##suffix();
-#define SIM_ABSENT(name, version) extern "C" __attribute__((visibility("hidden"))) void kvshim_sim_entry_##name();
+#define SIM_ABSENT(name, version) \
+  extern "C" __attribute__((visibility("hidden"))) void kvshim_sim_entry_##name();
 #include "tests/simulator/entry_points.def"
 
 namespace kvshim::simulator {

@@ -14,7 +14,8 @@ namespace {
 
 enum Row : unsigned {
 #define SIM_ENTRY(name, version, needs) kRow_##name,
-#define SIM_STREAM_ENTRY(name, version, suffix, thread_version, needs) kRow_##name, kRow_##name##suffix,
+#define SIM_STREAM_ENTRY(name, version, suffix, thread_version, needs) \
+  kRow_##name, kRow_##name##suffix,
 #define SIM_ABSENT(name, version) kRow_##name,
 #include "tests/simulator/entry_points.def"
 };
@@ -55,9 +56,11 @@ struct Absent<CUresult (*)(Args...), kRow> {
 #if defined(__x86_64__)
 #define SIM_JUMP(name) "  jmp *kvshim_sim_target_" #name "(%rip)\n"
 #elif defined(__aarch64__)
-#define SIM_JUMP(name)                             \
-  "  adrp x16, kvshim_sim_target_" #name "\n"      \
-  "  ldr x16, [x16, :lo12:kvshim_sim_target_" #name "]\n" \
+#define SIM_JUMP(name)                              \
+  "  adrp x16, kvshim_sim_target_" #name            \
+  "\n"                                              \
+  "  ldr x16, [x16, :lo12:kvshim_sim_target_" #name \
+  "]\n"                                             \
   "  br x16\n"
 #else
 #error "write the jump for this architecture"
@@ -65,12 +68,12 @@ struct Absent<CUresult (*)(Args...), kRow> {
 
 // kvshim_sim_entry_NAME is the same address under a hidden name: what
 // cuGetProcAddress returns must not be a preloaded library's symbol.
-#define SIM_SYMBOL(name, target)                                                                 \
-  extern "C" __attribute__((visibility("hidden"), used)) void* const kvshim_sim_target_##name =  \
-      reinterpret_cast<void*>(&target);                                                          \
-  __asm__(".text\n.p2align 4\n.globl " #name "\n.type " #name                                    \
-          ", %function\n.globl kvshim_sim_entry_" #name "\n.hidden kvshim_sim_entry_" #name      \
-          "\n.type kvshim_sim_entry_" #name ", %function\n" #name ":\nkvshim_sim_entry_" #name   \
+#define SIM_SYMBOL(name, target)                                                                \
+  extern "C" __attribute__((visibility("hidden"), used)) void* const kvshim_sim_target_##name = \
+      reinterpret_cast<void*>(&target);                                                         \
+  __asm__(".text\n.p2align 4\n.globl " #name "\n.type " #name                                   \
+          ", %function\n.globl kvshim_sim_entry_" #name "\n.hidden kvshim_sim_entry_" #name     \
+          "\n.type kvshim_sim_entry_" #name ", %function\n" #name ":\nkvshim_sim_entry_" #name  \
           ":\n" SIM_JUMP(name) ".size " #name ", .-" #name "\n");
 
 namespace kvshim::simulator {
@@ -79,9 +82,9 @@ namespace kvshim::simulator {
   Export<&api::function, kRow_##row, Needs::needs, StreamFlavor::flavor>::call
 #define SIM_ENTRY(name, version, needs) \
   using Target_##name = Export<&api::name, kRow_##name, Needs::needs, StreamFlavor::kLegacy>;
-#define SIM_STREAM_ENTRY(name, version, suffix, thread_version, needs)                         \
-  using Target_##name = Export<&api::name, kRow_##name, Needs::needs, StreamFlavor::kLegacy>;  \
-  using Target_##name##suffix =                                                                \
+#define SIM_STREAM_ENTRY(name, version, suffix, thread_version, needs)                        \
+  using Target_##name = Export<&api::name, kRow_##name, Needs::needs, StreamFlavor::kLegacy>; \
+  using Target_##name##suffix =                                                               \
       Export<&api::name, kRow_##name##suffix, Needs::needs, StreamFlavor::kPerThread>;
 #define SIM_ABSENT(name, version) using Target_##name = Absent<decltype(&::name), kRow_##name>;
 #include "tests/simulator/entry_points.def"

@@ -76,7 +76,8 @@ GpuMemory::GpuMemory() {
   const char* name = std::getenv("KVSHIM_SIM_GPU");
   void* place = nullptr;
   if (name == nullptr || *name == '\0') {
-    place = mmap(nullptr, sizeof(Shared), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    place =
+        mmap(nullptr, sizeof(Shared), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   } else {
     std::string path = name;
     if (path.find('/') == std::string::npos) path = "/dev/shm/kvshim-simulated-gpu-" + path;

@@ -43,6 +43,7 @@ CUresult instantiate(CUgraphExec* out, CUgraph handle, cuuint64_t flags) {
   const StreamLock lock(stream_mutex());
   const auto graph = find_graph(lock, handle);
   if (graph == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  if (in_order(*graph).size() != graph->nodes.size()) return CUDA_ERROR_INVALID_VALUE;  // a circle
   auto made = std::make_unique<Executable>();
   made->plan = clone_graph(lock, *graph);
   made->flags = flags;
@@ -310,15 +311,16 @@ CUresult api::cuGraphNodeSetEnabled(CUgraphExec handle, CUgraphNode node_handle,
   Executable* executable = find(lock, handle);
   if (executable == nullptr) return CUDA_ERROR_INVALID_VALUE;
   Node* node = plan_node(lock, *executable, node_handle);
-  if (node == nullptr || (node->type != CU_GRAPH_NODE_TYPE_KERNEL &&
-                          node->type != CU_GRAPH_NODE_TYPE_MEMSET &&
-                          node->type != CU_GRAPH_NODE_TYPE_MEMCPY)) {
+  if (node == nullptr ||
+      (node->type != CU_GRAPH_NODE_TYPE_KERNEL && node->type != CU_GRAPH_NODE_TYPE_MEMSET &&
+       node->type != CU_GRAPH_NODE_TYPE_MEMCPY)) {
     return CUDA_ERROR_INVALID_VALUE;
   }
   node->enabled = enabled != 0;
   return CUDA_SUCCESS;
 }
-CUresult api::cuGraphNodeGetEnabled(CUgraphExec handle, CUgraphNode node_handle, unsigned* enabled) {
+CUresult api::cuGraphNodeGetEnabled(CUgraphExec handle, CUgraphNode node_handle,
+                                    unsigned* enabled) {
   const StreamLock lock(stream_mutex());
   Executable* executable = find(lock, handle);
   if (executable == nullptr || enabled == nullptr) return CUDA_ERROR_INVALID_VALUE;

@@ -139,7 +139,8 @@ CUresult add_generic(CUgraphNode* out, CUgraph graph, const CUgraphNode* after, 
   Operation operation;
   {
     const StreamLock lock(stream_mutex());
-    if (const CUresult bad = read_params(lock, *params, &operation); bad != CUDA_SUCCESS) return bad;
+    if (const CUresult bad = read_params(lock, *params, &operation); bad != CUDA_SUCCESS)
+      return bad;
   }
   if (auto* alloc = std::get_if<AllocOperation>(&operation)) {
     if (const CUresult bad = allocate_device(current_context(), alloc->params.bytesize, nullptr,
@@ -194,7 +195,8 @@ CUresult read_params(const CUDA_BATCH_MEM_OP_NODE_PARAMS& params, Operation* ope
   return CUDA_SUCCESS;
 }
 
-CUresult read_params(const StreamLock& lock, const CUgraphNodeParams& params, Operation* operation) {
+CUresult read_params(const StreamLock& lock, const CUgraphNodeParams& params,
+                     Operation* operation) {
   switch (params.type) {
     case CU_GRAPH_NODE_TYPE_KERNEL: {
       CUDA_KERNEL_NODE_PARAMS kernel{};
@@ -358,8 +360,9 @@ CUresult api::cuGraphKernelNodeGetParams(CUgraphNode node, CUDA_KERNEL_NODE_PARA
   const CUresult result = api::cuGraphKernelNodeGetParams_v2(node, &newer);
   if (result != CUDA_SUCCESS) return result;
   if (params == nullptr) return CUDA_ERROR_INVALID_VALUE;
-  *params = {newer.func,      newer.gridDimX,  newer.gridDimY,       newer.gridDimZ,    newer.blockDimX,
-             newer.blockDimY, newer.blockDimZ, newer.sharedMemBytes, newer.kernelParams, newer.extra};
+  *params = {newer.func,         newer.gridDimX,  newer.gridDimY,  newer.gridDimZ,
+             newer.blockDimX,    newer.blockDimY, newer.blockDimZ, newer.sharedMemBytes,
+             newer.kernelParams, newer.extra};
   return CUDA_SUCCESS;
 }
 CUresult api::cuGraphMemcpyNodeGetParams(CUgraphNode node, CUDA_MEMCPY3D* params) {
@@ -396,7 +399,8 @@ CUresult api::cuGraphBatchMemOpNodeGetParams(CUgraphNode node,
 CUresult api::cuGraphChildGraphNodeGetGraph(CUgraphNode handle, CUgraph* graph) {
   const StreamLock lock(stream_mutex());
   const Node* node = find_node(lock, handle);
-  if (node == nullptr || node->child == nullptr || graph == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  if (node == nullptr || node->child == nullptr || graph == nullptr)
+    return CUDA_ERROR_INVALID_VALUE;
   *graph = handle_of(node->child.get());
   return CUDA_SUCCESS;
 }
@@ -421,7 +425,8 @@ CUresult api::cuGraphMemFreeNodeGetParams(CUgraphNode node, CUdeviceptr* address
   return CUDA_SUCCESS;
 }
 
-CUresult api::cuGraphKernelNodeSetParams_v2(CUgraphNode node, const CUDA_KERNEL_NODE_PARAMS* params) {
+CUresult api::cuGraphKernelNodeSetParams_v2(CUgraphNode node,
+                                            const CUDA_KERNEL_NODE_PARAMS* params) {
   return set_from(node, CU_GRAPH_NODE_TYPE_KERNEL, params);
 }
 CUresult api::cuGraphKernelNodeSetParams(CUgraphNode node,

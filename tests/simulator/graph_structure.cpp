@@ -63,12 +63,6 @@ CUresult dependents(CUgraphNode handle, CUgraphNode* out, std::size_t* count) {
   return list(found, out, count);
 }
 
-bool follows(const Node* from, const Node* wanted) {
-  return std::any_of(from->dependencies.begin(), from->dependencies.end(), [&](const Node* before) {
-    return before == wanted || follows(before, wanted);
-  });
-}
-
 CUresult change_edges(CUgraph graph_handle, const CUgraphNode* from, const CUgraphNode* to,
                       std::size_t count, bool add) {
   const StreamLock lock(stream_mutex());
@@ -86,7 +80,7 @@ CUresult change_edges(CUgraph graph_handle, const CUgraphNode* from, const CUgra
     auto& known = after->dependencies;
     const bool exists = std::find(known.begin(), known.end(), before) != known.end();
     if (exists == add) return CUDA_ERROR_INVALID_VALUE;
-    if (add && (before == after || follows(before, after))) return CUDA_ERROR_INVALID_VALUE;
+    if (before == after) return CUDA_ERROR_INVALID_VALUE;
     if (add) {
       known.push_back(before);
     } else {

@@ -32,9 +32,7 @@ struct Caller;
 
 template <class... Params, void (*Kernel)(Params...)>
 struct Caller<Kernel> {
-  static void call(void* const* params) {
-    call_with(params, std::index_sequence_for<Params...>{});
-  }
+  static void call(void* const* params) { call_with(params, std::index_sequence_for<Params...>{}); }
 
  private:
   template <std::size_t... I>

@@ -122,8 +122,8 @@ TEST_F(InjectionTest, TheAmountOfMemoryCanBeChosen) {
 
 TEST_F(InjectionTestChild, DISABLED_SeesNoVirtualMemory) {
   int value = 1;
-  ASSERT_DONE(cuDeviceGetAttribute(
-      &value, CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED, 0));
+  ASSERT_DONE(
+      cuDeviceGetAttribute(&value, CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED, 0));
   EXPECT_EQ(0, value);
   EXPECT_RESULT(CUDA_ERROR_NOT_SUPPORTED, create_once());
 }

@@ -22,7 +22,7 @@ struct Function {
   std::size_t params_bytes = 0;
   KernelCall call = nullptr;  // null: the simulator has no such host function
   Module* module = nullptr;
-  Kernel* kernel = nullptr;   // when it came from a library
+  Kernel* kernel = nullptr;  // when it came from a library
   bool loaded = true;
 };
 

@@ -118,8 +118,9 @@ TEST_F(ModulesTest, AKernelThatTheSimulatorLacksLoadsButDoesNotLaunch) {
   if (!on_simulator()) GTEST_SKIP() << "about the simulator";
   CUmodule module = nullptr;
   CUfunction function = nullptr;
-  ASSERT_DONE(cuModuleLoadData(&module, ".version 6.4\n.target sm_75\n.address_size 64\n"
-                                        ".visible .entry elsewhere(.param .u64 p)\n{ ret; }\n"));
+  ASSERT_DONE(cuModuleLoadData(&module,
+                               ".version 6.4\n.target sm_75\n.address_size 64\n"
+                               ".visible .entry elsewhere(.param .u64 p)\n{ ret; }\n"));
   ASSERT_DONE(cuModuleGetFunction(&function, module, "elsewhere"));
   EXPECT_RESULT(CUDA_ERROR_NO_BINARY_FOR_GPU, launch(function, nullptr, CUdeviceptr{0}));
   EXPECT_DONE(cuModuleUnload(module));

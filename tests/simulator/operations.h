@@ -23,7 +23,7 @@ struct ParamBlock {
   std::vector<void*> pointers;  // into bytes, one a parameter
   bool from_extra = false;      // given as one buffer
   std::size_t extra_bytes = 0;
-  void* extra[5] = {};          // rebuilt over `bytes`, for graph queries
+  void* extra[5] = {};  // rebuilt over `bytes`, for graph queries
 };
 
 struct KernelOperation {
@@ -83,10 +83,9 @@ struct FreeOperation {
 
 struct EmptyOperation {};
 
-using Operation =
-    std::variant<EmptyOperation, KernelOperation, CopyOperation, FillOperation, HostOperation,
-                 EventRecordOperation, EventWaitOperation, MemoryOperations, GraphOperation,
-                 AllocOperation, FreeOperation>;
+using Operation = std::variant<EmptyOperation, KernelOperation, CopyOperation, FillOperation,
+                               HostOperation, EventRecordOperation, EventWaitOperation,
+                               MemoryOperations, GraphOperation, AllocOperation, FreeOperation>;
 
 /// Carries it out on the calling (stream) thread. Waits for memory values and
 /// for events of graphs happen here. Returns the sticky error it caused.

@@ -107,7 +107,8 @@ CUresult api::cuPointerSetAttribute(const void* value, CUpointer_attribute attri
   if (!range) return CUDA_ERROR_INVALID_VALUE;
   unsigned on = 0;
   std::memcpy(&on, value, sizeof on);
-  change_range(range->base, [](Range& r, std::uint64_t v) { r.sync_memops = v != 0; }, on);
+  change_range(
+      range->base, [](Range& r, std::uint64_t v) { r.sync_memops = v != 0; }, on);
   return CUDA_SUCCESS;
 }
 

@@ -42,8 +42,9 @@ TEST(PtxTest, ReadsNamesOffsetsAndSizesOfParameters) {
 }
 
 TEST(PtxTest, ReadsModuleVariables) {
-  const auto module = read_ptx(".version 7.0\n.visible .global .align 8 .b8 table[4096];\n"
-                               ".global .u32 counter = 5;\n");
+  const auto module = read_ptx(
+      ".version 7.0\n.visible .global .align 8 .b8 table[4096];\n"
+      ".global .u32 counter = 5;\n");
   ASSERT_TRUE(module);
   ASSERT_EQ(2u, module->variables.size());
   EXPECT_EQ("table", module->variables[0].name);

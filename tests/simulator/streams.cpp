@@ -201,7 +201,8 @@ CompletionRef queue_work(StreamLock& lock, const std::shared_ptr<Stream>& stream
 
 namespace {
 
-CUresult submit_locked(StreamLock& lock, CUstream handle, Operation operation, CompletionRef* done) {
+CUresult submit_locked(StreamLock& lock, CUstream handle, Operation operation,
+                       CompletionRef* done) {
   const auto stream = find_stream(lock, handle);
   if (stream == nullptr) return CUDA_ERROR_INVALID_HANDLE;
   if (stream->capture != nullptr) return capture_operation(lock, *stream, std::move(operation));

@@ -81,8 +81,8 @@ CUresult submit(CUstream stream, Operation operation);
 /// The same, and then waits for it (the synchronous calls).
 CUresult submit_and_wait(CUstream stream, Operation operation);
 /// Queues it whatever is captured; the lock stays held except while the queue is full.
-CompletionRef queue_work(StreamLock& lock, const std::shared_ptr<Stream>& stream, Operation operation,
-                         std::vector<CompletionRef> after = {});
+CompletionRef queue_work(StreamLock& lock, const std::shared_ptr<Stream>& stream,
+                         Operation operation, std::vector<CompletionRef> after = {});
 
 void complete(const StreamLock&, const CompletionRef& completion);
 /// Blocks until it is done; the lock is released meanwhile.

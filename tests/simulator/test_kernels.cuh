@@ -11,7 +11,8 @@ struct TestTriple {
 
 /// *to = value.
 KVSHIM_KERNEL kvshim_test_store(unsigned* to, unsigned value, TestTriple) {
-  if (kvshim::kernel_env::thread_index() == 0 && kvshim::kernel_env::block_index() == 0) *to = value;
+  if (kvshim::kernel_env::thread_index() == 0 && kvshim::kernel_env::block_index() == 0)
+    *to = value;
 }
 
 /// *to += value, not atomic: order shows.
@@ -21,16 +22,17 @@ KVSHIM_KERNEL kvshim_test_times_ten_plus(unsigned* to, unsigned value) {
   }
 }
 
-/// Waits until *flag (pinned memory) is not 0, at most for about ten seconds.
+/// Waits until *flag (pinned memory) is not 0, at most for some seconds.
 KVSHIM_KERNEL kvshim_test_spin(const unsigned* flag) {
-  for (unsigned i = 0; i < 5000000u && kvshim::kernel_env::load_volatile(flag) == 0; ++i) {
+  for (unsigned i = 0; i < 20000000u && kvshim::kernel_env::load_volatile(flag) == 0; ++i) {
     kvshim::kernel_env::relax();
   }
 }
 
 /// *to = *from + 1, as bytes of any memory.
 KVSHIM_KERNEL kvshim_test_copy_plus_one(unsigned* to, const unsigned* from) {
-  if (kvshim::kernel_env::thread_index() == 0 && kvshim::kernel_env::block_index() == 0) *to = *from + 1;
+  if (kvshim::kernel_env::thread_index() == 0 && kvshim::kernel_env::block_index() == 0)
+    *to = *from + 1;
 }
 
 /// Adds up `count` words from `from` into *to (64 bits).

@@ -68,8 +68,8 @@ VirtualMemory& memory() {
 void* pointer(std::uint64_t address) { return reinterpret_cast<void*>(address); }  // NOLINT
 
 void* reserve_at(std::uint64_t hint, std::uint64_t bytes, int extra) {
-  return mmap(pointer(hint), bytes, PROT_NONE,
-              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | extra, -1, 0);
+  return mmap(pointer(hint), bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | extra,
+              -1, 0);
 }
 
 bool is_page_multiple(std::uint64_t value) { return value != 0 && value % kPageBytes == 0; }
@@ -322,7 +322,8 @@ CUresult api::cuMemSetAccess(CUdeviceptr address, std::size_t bytes,
       return CUDA_ERROR_OUT_OF_MEMORY;
     }
     change_range(
-        it->first, [](Range& range, std::uint64_t value) { range.access = static_cast<unsigned>(value); },
+        it->first,
+        [](Range& range, std::uint64_t value) { range.access = static_cast<unsigned>(value); },
         access);
   }
   return CUDA_SUCCESS;
@@ -346,7 +347,8 @@ CUresult api::cuMemRetainAllocationHandle(CUmemGenericAllocationHandle* handle, 
   const Mapping& mapping = found->second;
   // The handle may have been released since: the mapping keeps its memory, and
   // retaining makes the handle valid again.
-  auto [known, made] = all.handles.try_emplace(mapping.handle, Handle{mapping.piece, mapping.properties});
+  auto [known, made] =
+      all.handles.try_emplace(mapping.handle, Handle{mapping.piece, mapping.properties});
   if (!made) ++known->second.references;
   *handle = mapping.handle;
   return CUDA_SUCCESS;
@@ -364,7 +366,8 @@ CUresult api::cuMemGetAllocationPropertiesFromHandle(CUmemAllocationProp* proper
 }
 
 CUresult api::cuMemExportToShareableHandle(void* shareable, CUmemGenericAllocationHandle handle,
-                                           CUmemAllocationHandleType type, unsigned long long flags) {
+                                           CUmemAllocationHandleType type,
+                                           unsigned long long flags) {
   if (shareable == nullptr || flags != 0) return CUDA_ERROR_INVALID_VALUE;
   if (type != CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR) return CUDA_ERROR_NOT_SUPPORTED;
   VirtualMemory& all = memory();
@@ -384,7 +387,8 @@ CUresult api::cuMemImportFromShareableHandle(CUmemGenericAllocationHandle* handl
   if (handle == nullptr || type != CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR) {
     return CUDA_ERROR_INVALID_VALUE;
   }
-  auto piece = PhysicalPiece::from_file(static_cast<int>(reinterpret_cast<std::intptr_t>(shareable)));
+  auto piece =
+      PhysicalPiece::from_file(static_cast<int>(reinterpret_cast<std::intptr_t>(shareable)));
   if (piece == nullptr) return CUDA_ERROR_INVALID_VALUE;
   CUmemAllocationProp properties{};
   properties.type = CU_MEM_ALLOCATION_TYPE_PINNED;

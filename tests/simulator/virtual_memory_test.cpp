@@ -30,12 +30,12 @@ TEST_F(VirtualMemoryTest, ReservesATebibyteWithoutMemory) {
 }
 
 TEST_F(VirtualMemoryTest, SaysGranularityOfTwoMebibytes) {
-  for (const auto type : {CU_MEM_LOCATION_TYPE_DEVICE, CU_MEM_LOCATION_TYPE_HOST,
-                          CU_MEM_LOCATION_TYPE_HOST_NUMA}) {
+  for (const auto type :
+       {CU_MEM_LOCATION_TYPE_DEVICE, CU_MEM_LOCATION_TYPE_HOST, CU_MEM_LOCATION_TYPE_HOST_NUMA}) {
     const CUmemAllocationProp properties = MappedSpace::properties(type);
     std::size_t granularity = 0;
-    EXPECT_DONE(cuMemGetAllocationGranularity(&granularity, &properties,
-                                              CU_MEM_ALLOC_GRANULARITY_MINIMUM));
+    EXPECT_DONE(
+        cuMemGetAllocationGranularity(&granularity, &properties, CU_MEM_ALLOC_GRANULARITY_MINIMUM));
     EXPECT_EQ(kGranule, granularity);
   }
 }
