@@ -5,8 +5,8 @@
 # glibc's own libraries, of version 2.35 or older, and hides all of its own.
 # The version script names the exports; everything else is local.
 
-add_library(kvshim_glibc_compat STATIC "${PROJECT_SOURCE_DIR}/cmake/arc4random.cpp")
-target_link_libraries(kvshim_glibc_compat PRIVATE kvshim_warnings)
+add_library(kvshim_older_glibc STATIC "${PROJECT_SOURCE_DIR}/cmake/older_glibc.cpp")
+target_link_libraries(kvshim_older_glibc PRIVATE kvshim_warnings)
 
 function(kvshim_link_preload target)
   cmake_parse_arguments(arg "" "VERSION_SCRIPT;DYNAMIC_LIST" "" ${ARGN})
@@ -23,12 +23,12 @@ function(kvshim_link_preload target)
   if(NOT KVSHIM_SANITIZE)
     # Sanitized objects get what is missing from the sanitizer's runtime.
     target_link_options(${target} PRIVATE -Wl,-z,defs -static-libstdc++ -static-libgcc)
-    kvshim_use_glibc_compat(${target})
+    kvshim_use_older_glibc(${target})
   endif()
 endfunction()
 
 # Before libstdc++ in link order, so that its reference is satisfied here.
-function(kvshim_use_glibc_compat target)
+function(kvshim_use_older_glibc target)
   target_link_libraries(${target} PRIVATE
-    -Wl,--whole-archive kvshim_glibc_compat -Wl,--no-whole-archive)
+    -Wl,--whole-archive kvshim_older_glibc -Wl,--no-whole-archive)
 endfunction()
