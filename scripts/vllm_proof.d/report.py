@@ -112,6 +112,10 @@ def pair_rows(part):
         rate = part.get("hit_rate")
         rows.append(("prompt tokens found in the prefix cache",
                      NOT_MEASURED if rate is None else f"{100 * rate:.1f} %", "", None))
+    if get(part, "plan", "kv_bytes"):  # other engines shared the GPU: times mean nothing
+        return rows + [("blocks, static and elastic", f"{get(part, 'static', 'num_blocks')}, "
+                        f"{get(part, 'elastic', 'num_blocks')}", "equal", part.get("same_blocks"))
+                       ] + shim_rows(part)
     rows.append(("throughput, elastic over static, median [95 %]", interval(ratio), "0.98",
                  None if not ratio else ratio["median"] >= 0.98))
     for first in ("static", "elastic"):
