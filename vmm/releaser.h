@@ -56,7 +56,7 @@ class Releaser {
     }
 
    private:
-    std::unique_lock<std::timed_mutex> lock_;
+    std::unique_lock<std::mutex> lock_;
   };
 
  private:
@@ -92,6 +92,7 @@ class Releaser {
   void drop_expired(std::uint64_t epoch);
   bool clear_bits(std::span<const ExtentName> extents);
   bool wait_for_stream();
+  bool wait_for_work_to_stop(std::unique_lock<std::mutex>& working);
   template <class Step>
   bool in_slices(std::uint64_t epoch, std::size_t count, const Step& step);
 
@@ -106,7 +107,7 @@ class Releaser {
   std::atomic<bool> restorable_{false};
   std::mutex closer_;   // one closer of the gate at a time; held for a slice
   // Held while pools are read or copied by the own stream; before closer_.
-  std::timed_mutex working_;
+  std::mutex working_;
   std::atomic<std::uint32_t> interruptions_{0};
   std::uint64_t seen_epoch_ = 0;
   std::chrono::nanoseconds idle_{0};

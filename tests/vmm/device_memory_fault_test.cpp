@@ -146,7 +146,7 @@ TEST(DeviceMemoryFaultTest, AskingForWhatIsPresentIsAnsweredAtOnce) {
 TEST(DeviceMemoryFaultTest, GranulesOfNoPoolAreRefusedWithoutHarm) {
   MemoryBench bench;
   const PoolRecord* pool = bench.pool(100 * kMiB);
-  const AbiRun nowhere[] = {{0, 1}, {bench.granule(pool, 50) + 3, 2}, {UINT32_MAX, 1}};
+  const AbiRun nowhere[] = {{bench.arena->granules() - 1, 1}, {bench.granule(pool, 50) + 3, 2}, {UINT32_MAX, 1}};
   EXPECT_EQ(bench.memory->fault(nowhere, true).kind, AnswerKind::kFailed);
   EXPECT_EQ(bench.memory->fault(nowhere, false).kind, AnswerKind::kFailed);
 }

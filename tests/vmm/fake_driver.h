@@ -79,6 +79,8 @@ class FakeDriver {
   std::size_t reservations() const;
   enum class Mapped { kHole, kReadOnly, kWritable };
   Mapped mapped(CUdeviceptr address) const;
+  /// What the memory mapped at an address holds; false for a hole. Safe beside swaps.
+  bool peek(CUdeviceptr address, std::uint64_t* word) const;
   /// The size of the mapping at an address; 0 for a hole.
   std::size_t mapping_bytes(CUdeviceptr address) const;
   /// Breaches of the driver's rules since the last call.

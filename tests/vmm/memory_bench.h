@@ -94,12 +94,12 @@ class MemoryBench {
     words[kGranuleBytes / 8 - 1] = ~value;
   }
   bool holds(const PoolRecord* pool, std::uint32_t offset, std::uint64_t value) const {
-    const auto* words = reinterpret_cast<const std::uint64_t*>(address(pool, offset));
-    return words[0] == value && words[kGranuleBytes / 8 - 1] == ~value;
+    return word(address(pool, offset)) == value &&
+           word(address(pool, offset + 1) - sizeof value) == ~value;
   }
   bool is_zero(const PoolRecord* pool, std::uint32_t offset) const {
-    const auto* words = reinterpret_cast<const std::uint64_t*>(address(pool, offset));
-    return words[0] == 0 && words[kGranuleBytes / 8 - 1] == 0;
+    return word(address(pool, offset)) == 0 &&
+           word(address(pool, offset + 1) - sizeof(std::uint64_t)) == 0;
   }
   bool writable(const PoolRecord* pool, std::uint32_t offset) const {
     return driver.mapped(address(pool, offset)) == FakeDriver::Mapped::kWritable;
@@ -138,6 +138,17 @@ class MemoryBench {
   std::vector<Event> events() {
     const std::deque<Event> drained = memory->events().drain();
     return {drained.begin(), drained.end()};
+  }
+
+  /// The word at an address. A hole of a swap under way is waited out.
+  std::uint64_t word(CUdeviceptr at) const {
+    std::uint64_t value = 0;
+    for (int i = 0; i < 5000; ++i) {
+      if (driver.peek(at, &value)) return value;
+      std::this_thread::sleep_for(std::chrono::microseconds(200));
+    }
+    ADD_FAILURE() << "I2: an address of a pool stays a hole";
+    return 0;
   }
 
   FakeDriver driver;
