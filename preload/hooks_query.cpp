@@ -24,7 +24,7 @@ constexpr unsigned long long kPoolIds = 1ull << 48;
 
 template <class T>
 CUresult give(void* data, T value) {
-  std::memcpy(data, &value, sizeof value);
+  std::memcpy(data, &value, sizeof(T));  // NOLINT(bugprone-sizeof-expression): T may be a pointer
   return CUDA_SUCCESS;
 }
 
@@ -75,7 +75,6 @@ CUresult attribute_of(const PoolView& pool, void* data, CUpointer_attribute attr
     case CU_POINTER_ATTRIBUTE_ALLOWED_HANDLE_TYPES:
       return give(data, 0ull);
     case CU_POINTER_ATTRIBUTE_IS_MANAGED:
-      return give(data, 0u);
     // What a pool can't do is not claimed: callers choose a way to share by these.
     case CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE:
     case CU_POINTER_ATTRIBUTE_IS_GPU_DIRECT_RDMA_CAPABLE:

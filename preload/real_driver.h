@@ -16,6 +16,8 @@
 
 namespace kvshim::preload {
 
+// NOLINTBEGIN(bugprone-macro-parentheses): names, not expressions.
+
 /// Null where the loaded driver lacks the function (an older driver).
 struct RealDriver {
 #define KVSHIM_ENTRY_POINT(name, role, area, note) decltype(&::name) name = nullptr;
@@ -52,6 +54,7 @@ inline constexpr int kEntryPointCount = 0
 #include "preload/entry_points.def"
 #undef KVSHIM_ENTRY_POINT
     ;
+// NOLINTEND(bugprone-macro-parentheses)
 
 /// The row whose real function has this address (the first, where the driver
 /// gives several names to one), or -1. No lock, no allocation once found.

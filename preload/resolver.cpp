@@ -76,11 +76,12 @@ __attribute__((visibility("hidden"))) int kvshim_dlsym_concerns(const char* name
 /// stays what it is.
 __attribute__((visibility("hidden"))) void* kvshim_dlsym_swapped(void* handle,
                                                                  const char* name) noexcept {
-  using namespace kvshim::preload;
-  void* function = real_dlsym(handle, name);
+  namespace preload = kvshim::preload;
+  void* function = preload::real_dlsym(handle, name);
   if (function == nullptr) return nullptr;
-  const int row = entry_point_named(name);
-  return function == real_function_of_row(row) ? kExportedWrappers[row] : function;
+  const int row = preload::entry_point_named(name);
+  if (function != preload::real_function_of_row(row)) return function;
+  return preload::kExportedWrappers[row];
 }
 
 }  // extern "C"
