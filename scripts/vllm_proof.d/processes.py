@@ -183,8 +183,10 @@ class EngineProcess:
         end_group(self.process)
         if self.record:
             self.record.close()
-        for descriptor in (self._request_write, self._answer_read):
-            with contextlib.suppress(OSError):
+        for name in ("_request_write", "_answer_read"):
+            descriptor = getattr(self, name)
+            setattr(self, name, -1)  # the number can be somebody else's by now
+            if descriptor >= 0:
                 os.close(descriptor)
 
     def _answer(self, timeout):
