@@ -11,6 +11,8 @@ namespace kvshim::vmm {
 namespace {
 
 constexpr std::size_t kFronts = 8;
+// Read-ahead that is always allowed, so that small working sets grow faster.
+constexpr std::uint64_t kReadAheadFloor = std::uint64_t{24} << 20;
 
 std::uint64_t now_microseconds() {
   return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(
@@ -136,8 +138,9 @@ std::uint8_t DeviceMemory::order_for_row(const Group& group, std::uint32_t offse
   for (const Front& front : group.fronts) {
     if (front.end != offset) continue;
     std::uint8_t order = static_cast<std::uint8_t>(std::min<unsigned>(front.order + 1u, kMaxOrder));
-    const auto allowed = static_cast<std::uint64_t>(
-        settings_.read_ahead_share * static_cast<double>(mapper_.physical().device));
+    const std::uint64_t allowed =
+        kReadAheadFloor + static_cast<std::uint64_t>(settings_.read_ahead_share *
+                                                     static_cast<double>(mapper_.physical().device));
     while (order > 0 && (order_bytes(order) > settings_.read_ahead_max ||
                          (order_granules(order) - 1) * kGranuleBytes * group.pools.size() > allowed)) {
       --order;
@@ -279,8 +282,7 @@ void DeviceMemory::finish_pending(std::vector<AbiRun>* runs) {
   for (const Pending& p : pending_) {
     const ExtentName& name = p.park.extent;
     Extent& extent = p.pool->extent_at(p.offset)->second;
-    mapper_.unmap(p.park.staging, name.bytes());
-    fault_staging_.give_back(p.park.staging);
+    leave_staging(fault_staging_, p.park.staging, name.bytes());
     mapper_.begin_swap();
     bool ok = mapper_.unmap(name.address, name.bytes()) == CUDA_SUCCESS;
     if (ok) {
@@ -306,8 +308,7 @@ void DeviceMemory::finish_pending(std::vector<AbiRun>* runs) {
 // A guard gave up between its copies: what it copied is void.
 void DeviceMemory::drop_pending() {
   for (const Pending& p : pending_) {
-    mapper_.unmap(p.park.staging, p.park.extent.bytes());
-    fault_staging_.give_back(p.park.staging);
+    leave_staging(fault_staging_, p.park.staging, p.park.extent.bytes());
     mapper_.release_device(p.park.extent.order, p.park.host_handle);
   }
   pending_.clear();
