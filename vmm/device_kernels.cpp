@@ -73,6 +73,7 @@ CUresult DeviceKernels::set_up(const Arena& arena, CUdevice device, const char* 
   KVSHIM_STEP(driver_.cuMemCreate(&state_handle_, state_bytes_, &properties, 0));
   KVSHIM_STEP(driver_.cuMemAddressReserve(&state_, state_bytes_, 0, 0, 0));
   KVSHIM_STEP(driver_.cuMemMap(state_, state_bytes_, 0, state_handle_, 0));
+  state_mapped_ = true;
   const CUmemAccessDesc access{properties.location, CU_MEM_ACCESS_FLAGS_PROT_READWRITE};
   KVSHIM_STEP(driver_.cuMemSetAccess(state_, state_bytes_, &access, 1));
   KVSHIM_STEP(driver_.cuMemsetD8Async(state_, 0, state_bytes_, stream_));
@@ -94,24 +95,30 @@ CUresult DeviceKernels::set_up(const Arena& arena, CUdevice device, const char* 
   KVSHIM_STEP(launch_scan(0));
   KVSHIM_STEP(launch_clear({}));
   *why = "the first launch of the guards";
-  CUresult state = CUDA_ERROR_NOT_READY;
-  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(30);
-  while ((state = driver_.cuStreamQuery(stream_)) == CUDA_ERROR_NOT_READY &&
-         std::chrono::steady_clock::now() < deadline) {
+  return wait_for_stream(std::chrono::seconds(30));
+#undef KVSHIM_STEP
+}
+
+CUresult DeviceKernels::wait_for_stream(std::chrono::seconds most) const {
+  const auto deadline = std::chrono::steady_clock::now() + most;
+  for (;;) {
+    const CUresult state = driver_.cuStreamQuery(stream_);
+    if (state != CUDA_ERROR_NOT_READY || std::chrono::steady_clock::now() > deadline) return state;
     std::this_thread::sleep_for(std::chrono::microseconds(50));
   }
-#undef KVSHIM_STEP
-  return state;
 }
 
 DeviceKernels::~DeviceKernels() {
-  if (stream_ != nullptr) driver_.cuStreamDestroy_v2(stream_);
+  if (stream_ != nullptr) {
+    if (wait_for_stream(std::chrono::seconds(5)) == CUDA_ERROR_NOT_READY) return;  // in use
+    driver_.cuStreamDestroy_v2(stream_);
+  }
   for (void* host : {static_cast<void*>(channel_), static_cast<void*>(scan_ranges_),
                      static_cast<void*>(scan_results_), static_cast<void*>(clear_runs_)}) {
     if (host != nullptr) driver_.cuMemFreeHost(host);
   }
   if (state_ != 0) {
-    driver_.cuMemUnmap(state_, state_bytes_);
+    if (state_mapped_) driver_.cuMemUnmap(state_, state_bytes_);
     driver_.cuMemAddressFree(state_, state_bytes_);
   }
   if (state_handle_ != 0) driver_.cuMemRelease(state_handle_);

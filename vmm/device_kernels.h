@@ -2,6 +2,7 @@
 // channel, stream.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -51,12 +52,14 @@ class DeviceKernels {
   CUresult set_up(const Arena& arena, CUdevice device, const char* ptx, std::string* why);
   CUresult launch(CUkernel kernel, unsigned grid_x, unsigned grid_y, unsigned threads,
                   CUstream stream, void* params) const;
+  CUresult wait_for_stream(std::chrono::seconds most) const;
 
   const DriverApi& driver_;
   CUlibrary library_ = nullptr;
   CUkernel linear_ = nullptr, fixed_ = nullptr, scan_ = nullptr, clear_ = nullptr;
   CUstream stream_ = nullptr;
   CUdeviceptr state_ = 0;  // bitmaps and lock
+  bool state_mapped_ = false;
   std::size_t state_bytes_ = 0;
   CUmemGenericAllocationHandle state_handle_ = 0;
   GuardChannel* channel_ = nullptr;

@@ -134,8 +134,7 @@ CUresult DeviceMemory::free(CUdeviceptr base) {
   records_.erase(pool.id);
   std::erase_if(pending_, [&](const Pending& p) {
     if (p.pool != &pool) return false;
-    mapper_.unmap(p.park.staging, p.park.extent.bytes());
-    fault_staging_.give_back(p.park.staging);
+    leave_staging(fault_staging_, p.park.staging, p.park.extent.bytes());
     mapper_.release_device(p.park.extent.order, p.park.host_handle);
     return true;
   });

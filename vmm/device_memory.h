@@ -173,6 +173,7 @@ class DeviceMemory {
 
   CUresult clear_freed(std::span<const GranuleRun> freed);
   void unmap_retired_staging(std::size_t most);
+  void leave_staging(Staging& staging, CUdeviceptr address, std::uint64_t bytes);
   Pool* pool_of_granule(GranuleIndex granule) const;
   Extent* named_extent(const ExtentName& name, ExtentState state, Pool** pool) const;
   CUdeviceptr address_of(const Pool& pool, std::uint32_t offset) const {

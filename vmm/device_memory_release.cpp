@@ -50,8 +50,7 @@ bool DeviceMemory::prepare_park(const ExtentName& name, PreparedPark* prepared) 
 
 void DeviceMemory::cancel_park(const PreparedPark& prepared) {
   std::lock_guard lock(mutex_);
-  mapper_.unmap(prepared.staging, prepared.extent.bytes());
-  release_staging_.give_back(prepared.staging);
+  leave_staging(release_staging_, prepared.staging, prepared.extent.bytes());
   host_.give_back(prepared.extent.order, prepared.host_handle);
   if (pools_.empty()) host_.trim(0);
 }
@@ -160,8 +159,15 @@ void DeviceMemory::unmap_retired_staging(std::size_t most) {
   for (; most != 0 && !retired_staging_.empty(); --most) {
     const auto [address, order] = retired_staging_.back();
     retired_staging_.pop_back();
-    mapper_.unmap(address, order_bytes(order));
-    release_staging_.give_back(address);
+    leave_staging(release_staging_, address, order_bytes(order));
+  }
+}
+
+// A slot that could not be unmapped is never used again: it would be mapped twice.
+void DeviceMemory::leave_staging(Staging& staging, CUdeviceptr address, std::uint64_t bytes) {
+  if (mapper_.unmap(address, bytes) == CUDA_SUCCESS ||
+      mapper_.unmap(address, bytes) == CUDA_SUCCESS) {
+    staging.give_back(address);
   }
 }
 
@@ -243,8 +249,7 @@ bool DeviceMemory::prepare_restore(const ExtentName& name, PreparedPark* prepare
 
 void DeviceMemory::cancel_restore(const PreparedPark& prepared) {
   std::lock_guard lock(mutex_);
-  mapper_.unmap(prepared.staging, prepared.extent.bytes());
-  release_staging_.give_back(prepared.staging);
+  leave_staging(release_staging_, prepared.staging, prepared.extent.bytes());
   mapper_.release_device(prepared.extent.order, prepared.host_handle);
   preparing_device_ -= prepared.extent.bytes();
 }
