@@ -249,6 +249,10 @@ CUresult api::cuStreamBeginCapture_v2(CUstream stream, CUstreamCaptureMode mode)
   return begin(stream, mode, nullptr, {}, lock);
 }
 
+CUresult api::cuStreamBeginCapture(CUstream stream) {
+  return api::cuStreamBeginCapture_v2(stream, CU_STREAM_CAPTURE_MODE_GLOBAL);
+}
+
 CUresult api::cuStreamBeginCaptureToGraph(CUstream stream, CUgraph graph_handle,
                                           const CUgraphNode* dependencies, const CUgraphEdgeData*,
                                           std::size_t count, CUstreamCaptureMode mode) {

@@ -5,6 +5,7 @@
 
 #include "tests/simulator/capture.h"
 #include "tests/simulator/memory.h"
+#include "tests/simulator/user_objects.h"
 
 namespace kvshim::simulator {
 namespace {
@@ -26,6 +27,7 @@ Graphs& graphs() {
 }  // namespace
 
 Graph::~Graph() {
+  for (const auto& [object, count] : user_objects) release_user_object(object, count);
   for (const auto& node : nodes) {
     {
       const std::lock_guard lock(graphs().node_mutex);
@@ -105,6 +107,8 @@ std::shared_ptr<Graph> clone_graph(const StreamLock& lock, const Graph& graph) {
     }
     copies[node.get()] = copy;
   }
+  clone->user_objects = graph.user_objects;
+  for (const auto& [object, count] : graph.user_objects) api::cuUserObjectRetain(object, count);
   for (const auto& node : graph.nodes) {
     for (const Node* before : node->dependencies) {
       copies[node.get()]->dependencies.push_back(copies[before]);

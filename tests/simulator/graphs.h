@@ -2,6 +2,7 @@
 // that is being executed is never changed (executables copy it before a change).
 #pragma once
 
+#include <map>
 #include <memory>
 #include <unordered_map>
 #include <vector>
@@ -22,8 +23,9 @@ struct Node {
 };
 
 struct Graph : std::enable_shared_from_this<Graph> {
-  std::vector<std::unique_ptr<Node>> nodes;  // in order of creation
-  bool owned_by_node = false;                // a child graph: not the user's to destroy
+  std::vector<std::unique_ptr<Node>> nodes;       // in order of creation
+  std::map<CUuserObject, unsigned> user_objects;  // references held
+  bool owned_by_node = false;                     // a child graph: not the user's to destroy
   ~Graph();
 };
 

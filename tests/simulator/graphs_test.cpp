@@ -1,4 +1,5 @@
 // Graphs built node by node, read back, changed and launched.
+#include <chrono>
 #include <numeric>
 
 #include "tests/simulator/gpu_test.h"
@@ -274,6 +275,27 @@ TEST_F(GraphsTest, AnExecutableMayBeDestroyedWhileItRuns) {
     ASSERT_DONE(cuStreamSynchronize(stream_));
   }
   EXPECT_EQ(3u, read_word(to_));
+}
+
+TEST_F(GraphsTest, UserObjectsLiveAsLongAsTheGraphsThatHoldThem) {
+  int destroyed = 0;
+  CUuserObject object = nullptr;
+  ASSERT_DONE(cuUserObjectCreate(
+      &object, &destroyed, [](void* data) { ++*static_cast<int*>(data); }, 1,
+      CU_USER_OBJECT_NO_DESTRUCTOR_SYNC));
+  CUgraph holder = nullptr;
+  ASSERT_DONE(cuGraphCreate(&holder, 0));
+  ASSERT_DONE(cuGraphRetainUserObject(holder, object, 1, CU_GRAPH_USER_OBJECT_MOVE));
+  ASSERT_DONE(cuGraphInstantiateWithFlags(&executable_, holder, 0));
+  ASSERT_DONE(cuGraphDestroy(holder));
+  EXPECT_EQ(0, destroyed) << "the executable holds it";
+  ASSERT_DONE(cuGraphExecDestroy(executable_));
+  executable_ = nullptr;
+  ASSERT_DONE(cuCtxSynchronize());
+  for (int i = 0; i < 100 && __atomic_load_n(&destroyed, __ATOMIC_SEQ_CST) == 0; ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  EXPECT_EQ(1, destroyed);
 }
 
 TEST_F(GraphsTest, ReplaysOverPagesThatWereExchanged) {

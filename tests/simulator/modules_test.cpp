@@ -84,6 +84,39 @@ TEST_F(ModulesTest, LaunchesTakeKernelsAndBuffers) {
   EXPECT_DONE(cuLibraryUnload(library));
 }
 
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wdeprecated-declarations"
+TEST_F(ModulesTest, TheOldLaunchInterfaceStillWorks) {
+  const CUdeviceptr to = allocate(8);
+  const CUfunction function = kernel("kvshim_test_times_ten_plus");
+  CUdeviceptr address = to;
+  ASSERT_DONE(cuFuncSetBlockShape(function, 1, 1, 1));
+  ASSERT_DONE(cuParamSetv(function, 0, &address, sizeof address));
+  ASSERT_DONE(cuParamSeti(function, 8, 7));
+  ASSERT_DONE(cuParamSetSize(function, 12));
+  ASSERT_DONE(cuLaunch(function));
+  ASSERT_DONE(cuLaunchGrid(function, 1, 1));
+  EXPECT_EQ(77u, read_word(to));
+  EXPECT_DONE(cuMemFree(to));
+}
+#pragma GCC diagnostic pop
+
+TEST_F(ModulesTest, TensorMapsHoldTheirAddressInPlainSight) {
+  const CUdeviceptr from = allocate(1 << 20);
+  alignas(64) CUtensorMap map{};
+  const cuuint64_t dimensions[] = {64, 64}, strides[] = {64 * 4};
+  const cuuint32_t box[] = {16, 16}, steps[] = {1, 1};
+  const CUresult result = cuTensorMapEncodeTiled(
+      &map, CU_TENSOR_MAP_DATA_TYPE_FLOAT32, 2, reinterpret_cast<void*>(from), dimensions, strides,
+      box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_NONE,
+      CU_TENSOR_MAP_L2_PROMOTION_NONE, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  ASSERT_DONE(result);
+  CUdeviceptr word = 0;
+  std::memcpy(&word, &map, sizeof word);
+  EXPECT_EQ(from, word);
+  EXPECT_DONE(cuMemFree(from));
+}
+
 TEST_F(ModulesTest, EveryBlockOfAGridRuns) {
   const CUdeviceptr to = allocate(100 * 4);
   void* params[] = {const_cast<CUdeviceptr*>(&to)};

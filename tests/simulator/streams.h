@@ -6,6 +6,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <deque>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <vector>
@@ -45,6 +46,7 @@ struct Stream {
   CompletionRef last;      // of the newest work, null before the first
   std::condition_variable wake;
   std::condition_variable room;  // the queue has a place again
+  std::map<CUstreamAttrID, CUstreamAttrValue> attributes;
   // While capturing: the capture and the nodes that the next one depends on.
   std::shared_ptr<Capture> capture;
   std::vector<Node*> frontier;
