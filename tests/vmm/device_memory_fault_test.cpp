@@ -67,6 +67,7 @@ TEST(DeviceMemoryFaultTest, ScatteredFaultsTakeOneGranuleEach) {
 }
 
 TEST(DeviceMemoryFaultTest, ReadAheadStaysWithinItsShareOfWhatIsResident) {
+  constexpr std::uint64_t kAlwaysAllowed = 24 * kMiB;
   MemoryBench bench({.read_ahead_share = 0.125});
   const PoolRecord* pool = bench.pool(kGiB);
   std::uint64_t written = 0;
@@ -74,7 +75,7 @@ TEST(DeviceMemoryFaultTest, ReadAheadStaysWithinItsShareOfWhatIsResident) {
     bench.fault(pool, g);
     const auto size = static_cast<std::uint32_t>(bench.extent_granules(pool, g));
     const std::uint64_t ahead = (size - 1) * kGranuleBytes;
-    EXPECT_LE(ahead, written / 8) << "at granule " << g;
+    EXPECT_LE(ahead, kAlwaysAllowed + written / 8) << "at granule " << g;
     g += size;
     written = g * kGranuleBytes;
   }

@@ -25,7 +25,7 @@ class PromotionTest : public ::testing::Test {
       EXPECT_TRUE(bench_.holds(sibling_, g, 200 + g)) << g;
     }
   }
-  MemoryBench bench_;
+  MemoryBench bench_{{.host_budget = kGiB, .read_ahead_max = kNoReadAhead}};
   const PoolRecord* pool_ = nullptr;
   const PoolRecord* sibling_ = nullptr;
 };

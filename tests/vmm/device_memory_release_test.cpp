@@ -39,7 +39,7 @@ TEST(DeviceMemoryReleaseTest, NearTheLastFrontsExtentsStaySplit) {
 }
 
 TEST(DeviceMemoryReleaseTest, OnlyTheNamedExtentsBecomeAbsent) {
-  MemoryBench bench({.read_ahead_share = 0});
+  MemoryBench bench({.read_ahead_max = kNoReadAhead});
   const PoolRecord* pool = bench.pool(128 * kMiB);
   for (std::uint32_t i = 0; i < 16; ++i) {
     const std::uint32_t g = i * 7 % 16;

@@ -208,6 +208,13 @@ std::size_t FakeDriver::reservations() const {
   return reservations_.size();
 }
 
+std::size_t FakeDriver::pinned_bytes() const {
+  std::lock_guard lock(mutex_);
+  std::size_t sum = 0;
+  for (const auto& [memory, bytes] : pinned_) sum += bytes;
+  return sum;
+}
+
 std::map<std::uint64_t, FakeDriver::Mapping>::const_iterator FakeDriver::mapping_at(
     std::uint64_t address) const {
   auto it = mappings_.upper_bound(address);

@@ -77,6 +77,7 @@ class FakeDriver {
   std::uint64_t gpu_free() const;
   std::size_t live_handles() const;
   std::size_t reservations() const;
+  std::size_t pinned_bytes() const;
   enum class Mapped { kHole, kReadOnly, kWritable };
   Mapped mapped(CUdeviceptr address) const;
   /// What the memory mapped at an address holds; false for a hole. Safe beside swaps.

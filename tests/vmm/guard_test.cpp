@@ -46,7 +46,7 @@ class GuardTest : public ::testing::Test {
   }
   using Granules = std::set<std::uint32_t>;
 
-  EngineBench bench_{{.host_budget = kGiB, .read_ahead_share = 0}};
+  EngineBench bench_{{.host_budget = kGiB, .read_ahead_max = kNoReadAhead}};
 };
 
 TEST_F(GuardTest, MakesTheSlotsGranulesPresent) {

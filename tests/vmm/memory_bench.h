@@ -17,6 +17,9 @@ namespace kvshim::vmm::testing {
 inline constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
 inline constexpr std::uint64_t kGiB = std::uint64_t{1} << 30;
 
+/// For read_ahead_max: one granule at a time.
+inline constexpr std::uint64_t kNoReadAhead = kGranuleBytes;
+
 /// Bytes of GPU memory that the mechanism keeps free on the fake GPU.
 inline constexpr std::uint64_t kFloor = 512 * kMiB;
 

@@ -16,7 +16,7 @@ ReleaseSettings quick() {
 
 class ReleaserTest : public ::testing::Test {
  protected:
-  explicit ReleaserTest(DeviceSettings settings = {.host_budget = kGiB, .read_ahead_share = 0})
+  explicit ReleaserTest(DeviceSettings settings = {.host_budget = kGiB, .read_ahead_max = kNoReadAhead})
       : bench_(settings) {
     pool_ = bench_.pool(256 * kMiB);
   }
@@ -285,7 +285,7 @@ TEST_F(ReleaserTest, PinnedGranulesAreNeverReleased) {
 
 class SmallBudgetTest : public ReleaserTest {
  protected:
-  SmallBudgetTest() : ReleaserTest({.host_budget = 4 * kMiB, .read_ahead_share = 0}) {}
+  SmallBudgetTest() : ReleaserTest({.host_budget = 4 * kMiB, .read_ahead_max = kNoReadAhead}) {}
 };
 
 TEST_F(SmallBudgetTest, PreserveKeepsContentsOnTheGpuWhenTheBudgetIsFull) {
