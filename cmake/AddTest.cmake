@@ -1,7 +1,8 @@
 # kvshim_add_test(<name> SOURCES <file>... [LIBRARIES <target>...]
 #                 [TIMEOUT <seconds for each test>] [ENVIRONMENT <name=value>...]
 #                 [SERIAL])
-# A GoogleTest program whose tests ctest knows one by one.
+# A GoogleTest program whose tests ctest knows one by one (but for disabled ones,
+# which other tests start in processes of their own).
 
 find_package(GTest REQUIRED)
 include(GoogleTest)
@@ -28,7 +29,7 @@ function(kvshim_add_test name)
     list(APPEND properties RUN_SERIAL ON)
   endif()
   gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 60
-                       TEST_PREFIX "${name}." PROPERTIES ${properties})
+                       TEST_PREFIX "${name}." TEST_FILTER "-*DISABLED_*" PROPERTIES ${properties})
   if(arg_ENVIRONMENT)
     # gtest_discover_tests takes no property that is a list; ctest reads this
     # file after the one that lists the tests. Generator expressions hold.
