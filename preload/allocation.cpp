@@ -131,7 +131,7 @@ struct DeferredFree {
   CUevent event;
 };
 std::mutex deferred_mutex;
-std::vector<DeferredFree> deferred;
+auto& deferred = *new std::vector<DeferredFree>;  // leaked, see escape.cpp
 
 // cuMemFreeAsync returns at once; the pool goes when the stream has come so far.
 CUresult free_pool_in_order(Runtime& runtime, const vmm::PoolRecord& record, StreamRef stream) {

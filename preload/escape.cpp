@@ -37,11 +37,12 @@ bool was_argument(std::uint64_t address) {
   return false;
 }
 
+// Leaked: launches and the status thread go on while static destructors run.
 std::mutex escaped_mutex;
-std::unordered_set<std::uint64_t> escaped;  // pool ids
+auto& escaped = *new std::unordered_set<std::uint64_t>;  // pool ids
 
 std::mutex unknown_mutex;
-std::unordered_map<std::string, UnknownKernel> unknown;
+auto& unknown = *new std::unordered_map<std::string, UnknownKernel>;
 
 }  // namespace
 

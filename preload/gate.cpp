@@ -24,12 +24,22 @@ namespace {
 // up, and a hole that is met is loud.
 constexpr auto kPatience = std::chrono::seconds(10);
 
+bool lock_with_patience(std::mutex& mutex) {
+  if (mutex.try_lock()) return true;
+  const auto end = std::chrono::steady_clock::now() + kPatience;
+  while (std::chrono::steady_clock::now() < end) {
+    if (mutex.try_lock()) return true;
+    std::this_thread::sleep_for(std::chrono::microseconds(5));
+  }
+  return false;
+}
+
 class Submission {
  public:
   explicit Submission(DeviceRuntime& device) : device_(device) {
     device.releaser.restore_before_first_work();
     device.gate.enter();
-    locked_ = device.submission.try_lock_for(kPatience);
+    locked_ = lock_with_patience(device.submission);
     if (!locked_) {
       log::warning("a submission waited 10 s for another thread's; going on without the order "
                    "between streams");
@@ -149,7 +159,7 @@ CUresult submit_to(Runtime& runtime, std::span<const Touched> touched, std::size
 }
 
 std::mutex pins_mutex;
-std::unordered_map<PinId, std::vector<Access>> pins;
+auto& pins = *new std::unordered_map<PinId, std::vector<Access>>;  // leaked, see escape.cpp
 PinId next_pin = 1;
 
 }  // namespace

@@ -42,7 +42,7 @@ struct DeviceRuntime {
   vmm::GuardWatchdog watchdog;
   vmm::Releaser releaser;
   /// Order of submissions across threads (see gate.cpp).
-  std::timed_mutex submission;
+  std::mutex submission;
 };
 
 /// Leaked on purpose: threads and exit handlers may use it until the very end.
