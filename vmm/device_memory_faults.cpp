@@ -281,8 +281,16 @@ void DeviceMemory::want_promotion(Pool& pool, std::uint32_t offset) {
 void DeviceMemory::finish_pending(std::vector<AbiRun>* runs) {
   for (const Pending& p : pending_) {
     const ExtentName& name = p.park.extent;
-    Extent& extent = p.pool->extent_at(p.offset)->second;
     leave_staging(fault_staging_, p.park.staging, name.bytes());
+    Pool* pool = nullptr;
+    Extent* const parked = named_extent(name, ExtentState::kParked, &pool);
+    if (parked == nullptr) {
+      // Its guard gave up meanwhile and all work ended, so that it could be
+      // restored or dropped: the copy is void.
+      mapper_.release_device(name.order, p.park.host_handle);
+      continue;
+    }
+    Extent& extent = *parked;
     mapper_.begin_swap();
     bool ok = mapper_.unmap(name.address, name.bytes()) == CUDA_SUCCESS;
     if (ok) {

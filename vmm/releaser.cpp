@@ -264,7 +264,6 @@ void Releaser::drop_expired(std::uint64_t epoch) {
 
 bool Releaser::release(std::uint64_t epoch) {
   const std::vector<ExtentName> resident = memory_.extents_in(ExtentState::kResident);
-  if (resident.empty()) return true;
   const auto begin = Clock::now();
   std::vector<ExtentName> zero, nonzero, no_room;
   if (!find_nonzero(epoch, resident, &zero, &nonzero)) return false;
@@ -294,6 +293,8 @@ bool Releaser::release(std::uint64_t epoch) {
             " parked in host memory, " + mebibytes(dropped) + " dropped" +
             (complete ? "" : " (interrupted by new work)"));
   }
+  // Also what was made in host memory for want of GPU memory comes back when it can.
+  if (complete && memory_.oldest_parked_tick() != UINT64_MAX) restorable_.store(true);
   if (complete && !no_room.empty() && warned_no_room_++ == 0) {
     memory_.events().push(EventLevel::kWarning,
                           mebibytes(total_bytes(no_room)) +

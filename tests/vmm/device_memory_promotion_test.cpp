@@ -102,6 +102,26 @@ TEST_F(PromotionTest, FreeingAPoolWhoseCopyIsPendingLeaksNothing) {
   bench_.expect_empty();
 }
 
+// Its guard gave up after its copies; before the server saw that they were made,
+// all work had ended and the extent was restored by a submitter, and written.
+TEST_F(PromotionTest, ALateCopyNeverReplacesNewerContents) {
+  const FaultAnswer answer = bench_.fault(pool_, 2, 1, false);
+  ASSERT_EQ(answer.kind, AnswerKind::kCopyFirst);
+  for (const ExtentName& name : bench_.parked()) {
+    if (name.address != bench_.address(pool_, 2)) continue;
+    PreparedPark prepared;
+    ASSERT_TRUE(bench_.memory->prepare_restore(name, &prepared));
+    std::memcpy(reinterpret_cast<void*>(prepared.staging),
+                reinterpret_cast<const void*>(name.address), name.bytes());
+    ASSERT_TRUE(bench_.memory->swap_to_resident(prepared));
+  }
+  bench_.write(pool_, 2, 102);
+  bench_.memory->copied();
+  bench_.memory->release_retired();
+  EXPECT_EQ(bench_.figures(pool_).resident, kGranuleBytes);
+  expect_contents();
+}
+
 TEST_F(PromotionTest, FreeingTheAskersPoolBeforeItsAnswerIsHarmless) {
   ASSERT_EQ(bench_.fault(pool_, 2).kind, AnswerKind::kCopyFirst);
   EXPECT_EQ(bench_.memory->free(pool_->base), CUDA_SUCCESS);

@@ -348,6 +348,19 @@ TEST_F(ReleaserTest, PagesMadeInHostMemoryAreAsYoungAsTheirLastWrite) {
   EXPECT_TRUE(eventually([&] { return bench_.is_zero(pool_, 1); }));
 }
 
+TEST_F(ReleaserTest, PagesMadeInHostMemoryMoveToTheGpuWhenThereIsRoom) {
+  bench_.release_when_idle(quick());
+  const std::uint64_t taken = bench_.driver.gpu_free() - kFloor;
+  bench_.driver.take_gpu_memory(taken);
+  write({1}, 7);
+  ASSERT_EQ(bench_.figures(pool_).parked, kGranuleBytes);
+  bench_.driver.give_gpu_memory(taken);
+  std::this_thread::sleep_for(300ms);  // idle
+  write(one_, 8);
+  EXPECT_EQ(bench_.figures(pool_).resident, 2 * kGranuleBytes);
+  EXPECT_TRUE(bench_.holds(pool_, 1, 7));
+}
+
 TEST_F(ReleaserTest, PreserveNeverDrops) {
   ReleaseSettings settings = quick();
   settings.drop_after = 50ms;
