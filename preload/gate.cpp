@@ -62,7 +62,8 @@ struct Touched {
   std::vector<vmm::AbiRun> written;
 };
 
-// The pieces of the accesses by device: one in nearly every process.
+// The pieces of the accesses by device: one in nearly every process. In the order
+// of the devices' numbers, in which all threads enter their gates.
 std::vector<Touched> by_device(Runtime& runtime, std::span<const Access> accesses) {
   std::vector<Touched> all;
   for (const Access& access : accesses) {
@@ -72,7 +73,12 @@ std::vector<Touched> by_device(Runtime& runtime, std::span<const Access> accesse
       if (device == nullptr) continue;
       auto it = std::find_if(all.begin(), all.end(),
                              [&](const Touched& t) { return t.device == device; });
-      if (it == all.end()) it = all.insert(all.end(), Touched{device, {}});
+      if (it == all.end()) {
+        const auto place = std::find_if(all.begin(), all.end(), [&](const Touched& t) {
+          return t.device->memory.device() > pool.device;
+        });
+        it = all.insert(place, Touched{device, {}});
+      }
       if (!access.writes || access.bytes == 0) continue;
       const CUdeviceptr begin = std::max(access.address, pool.base);
       const CUdeviceptr end = std::min(access.address + access.bytes, pool.base + pool.bytes);
@@ -159,8 +165,20 @@ CUresult submit_to(Runtime& runtime, std::span<const Touched> touched, std::size
 }
 
 std::mutex pins_mutex;
-auto& pins = *new std::unordered_map<PinId, std::vector<Access>>;  // leaked, see escape.cpp
+struct Pinned {
+  std::uint64_t pool = 0;
+  Access range;
+};
+auto& pins = *new std::unordered_map<PinId, std::vector<Pinned>>;  // leaked, see escape.cpp
 PinId next_pin = 1;
+
+void unpin_all(const Runtime& runtime, std::span<const Pinned> pieces) {
+  for (const Pinned& piece : pieces) {
+    const vmm::PoolRecord* record = runtime.find(piece.range.address);
+    if (record == nullptr || record->id != piece.pool) continue;  // freed, with its pins
+    runtime.of(*record)->memory.unpin(piece.pool, piece.range.address, piece.range.bytes);
+  }
+}
 
 }  // namespace
 
@@ -281,23 +299,25 @@ PinId pin(std::span<const Access> ranges, CUresult* result) {
   *result = CUDA_SUCCESS;
   Runtime* runtime = Runtime::get();
   if (runtime == nullptr) return kNoPin;
-  std::vector<Access> pieces;
+  std::vector<Pinned> pieces;
   for (const Access& range : ranges) {
     for (const PoolView& pool : pools_in(range.address, range.bytes)) {
+      DeviceRuntime* device = runtime->device(pool.device);
+      if (device == nullptr) continue;
       const CUdeviceptr begin = std::max(range.address, pool.base);
       const CUdeviceptr end = std::min(range.address + range.bytes, pool.base + pool.bytes);
-      pieces.push_back({begin, end - begin, true});
+      const Access piece{begin, end - begin, true};
+      device->memory.pin(piece.address, piece.bytes);
+      pieces.push_back({pool.buffer_id, piece});
+      const StreamRef own{device->memory.kernels().stream(), StreamFlavor::kLegacy};
+      vmm::ContextScope current(runtime->driver(), device->memory.context());
+      *result = run_work(own, std::span(&piece, 1), nullptr, [] { return CUDA_SUCCESS; });
+      if (*result == CUDA_SUCCESS) continue;
+      unpin_all(*runtime, pieces);
+      return kNoPin;
     }
   }
   if (pieces.empty()) return kNoPin;
-  for (const Access& piece : pieces) {
-    DeviceRuntime& device = *runtime->of(*runtime->find(piece.address));
-    device.memory.pin(piece.address, piece.bytes);
-    const StreamRef own{device.memory.kernels().stream(), StreamFlavor::kLegacy};
-    vmm::ContextScope current(runtime->driver(), device.memory.context());
-    *result = run_work(own, std::span(&piece, 1), nullptr, [] { return CUDA_SUCCESS; });
-    if (*result != CUDA_SUCCESS) break;
-  }
   std::lock_guard lock(pins_mutex);
   const PinId id = next_pin++;
   pins.emplace(id, std::move(pieces));
@@ -305,7 +325,7 @@ PinId pin(std::span<const Access> ranges, CUresult* result) {
 }
 
 void unpin(PinId pin) noexcept {
-  std::vector<Access> pieces;
+  std::vector<Pinned> pieces;
   {
     std::lock_guard lock(pins_mutex);
     const auto it = pins.find(pin);
@@ -314,12 +334,7 @@ void unpin(PinId pin) noexcept {
     pins.erase(it);
   }
   const Runtime* runtime = Runtime::get();
-  if (runtime == nullptr) return;
-  for (const Access& piece : pieces) {
-    // A pool that was freed meanwhile took its pins along.
-    const vmm::PoolRecord* record = runtime->find(piece.address);
-    if (record != nullptr) runtime->of(*record)->memory.unpin(piece.address, piece.bytes);
-  }
+  if (runtime != nullptr) unpin_all(*runtime, pieces);
 }
 
 void before_stream_destroy(CUstream stream) noexcept {

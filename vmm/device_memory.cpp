@@ -221,10 +221,11 @@ bool DeviceMemory::all_present(std::span<const AbiRun> runs) const {
   return true;
 }
 
-void DeviceMemory::unpin(CUdeviceptr address, std::size_t bytes) {
+void DeviceMemory::unpin(std::uint64_t id, CUdeviceptr address, std::size_t bytes) {
   std::lock_guard lock(mutex_);
   for (const AbiRun& run : granule_runs(address, bytes)) {
-    if (Pool* pool = pool_of_granule(run.first)) pool->unpin(run.first - pool->first, run.count);
+    Pool* pool = pool_of_granule(run.first);
+    if (pool != nullptr && pool->id == id) pool->unpin(run.first - pool->first, run.count);
   }
 }
 

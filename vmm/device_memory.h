@@ -92,7 +92,8 @@ class DeviceMemory {
   /// Keeps the granules of the range from being released; presence itself is
   /// brought about by a fixed guard in stream order.
   void pin(CUdeviceptr address, std::size_t bytes);
-  void unpin(CUdeviceptr address, std::size_t bytes);
+  /// Nothing happens when `pool` (an id) lives no more: its pins went with it.
+  void unpin(std::uint64_t pool, CUdeviceptr address, std::size_t bytes);
   void pin(std::span<const AbiRun> runs);
   /// Whether every granule of the runs is present (or in no pool any more).
   bool all_present(std::span<const AbiRun> runs) const;

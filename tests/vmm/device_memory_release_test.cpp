@@ -88,8 +88,23 @@ TEST(DeviceMemoryReleaseTest, PinnedExtentsAreNotOfferedAndNotReleased) {
   EXPECT_EQ(bench.memory->swap_to_absent(names, ProofOfAbsence::kZero), 0u);
   EXPECT_TRUE(bench.holds(pool, 4, 9));
   EXPECT_TRUE(bench.figures(pool).pinned);
-  bench.memory->unpin(bench.address(pool, 4) + 5, 1);
+  bench.memory->unpin(pool->id, bench.address(pool, 4) + 5, 1);
   EXPECT_EQ(bench.resident().size(), 1u);
+}
+
+TEST(DeviceMemoryReleaseTest, APinOfAFreedPoolIsNotItsSuccessors) {
+  MemoryBench bench;
+  const PoolRecord* freed = bench.pool(128 * kMiB);
+  bench.memory->pin(freed->base, freed->bytes);
+  const CUdeviceptr base = freed->base;
+  EXPECT_EQ(bench.memory->free(base), CUDA_SUCCESS);
+  const PoolRecord* pool = bench.pool(128 * kMiB);
+  ASSERT_EQ(pool->base, base);
+  bench.memory->pin(pool->base, kGranuleBytes);
+  bench.memory->unpin(freed->id, base, 128 * kMiB);
+  EXPECT_TRUE(bench.figures(pool).pinned);
+  bench.memory->unpin(pool->id, pool->base, kGranuleBytes);
+  EXPECT_FALSE(bench.figures(pool).pinned);
 }
 
 // --- parking ----------------------------------------------------------------------
