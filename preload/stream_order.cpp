@@ -50,7 +50,9 @@ StreamOrder::Stream* StreamOrder::find(StreamRef stream, bool make) {
   return &streams_.back();
 }
 
+// Event and stream must be of one context, which need not be the caller's.
 CUresult StreamOrder::record(Stream& stream) {
+  vmm::ContextScope current(driver_, stream.context);
   CUresult result = CUDA_SUCCESS;
   if (stream.event == nullptr) {
     result = driver_.cuEventCreate(&stream.event, CU_EVENT_DISABLE_TIMING);
@@ -84,6 +86,8 @@ CUresult StreamOrder::order(StreamRef stream) {
   Stream* const now = find(stream, true);
   if (last_ == nullptr || last_ == now || !last_->unfinished) return CUDA_SUCCESS;
   if (!last_->event_is_newest) {
+    // A handle that must not be used any more, whose end could not be recorded.
+    if (last_->dead) return CUDA_SUCCESS;
     const CUresult result = record(*last_);
     if (result != CUDA_SUCCESS) return result;
   }

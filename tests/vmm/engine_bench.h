@@ -109,14 +109,14 @@ class EngineBench : public MemoryBench {
     driver.enqueue(on, std::move(touches), std::move(work));
     gate.leave();
   }
-  /// Guarded writes of `value` to granules of a pool. The slots must live until
-  /// the work has finished.
+  /// Guarded writes of `value` to granules of a pool.
   void write_granules(const PoolRecord* pool, const std::vector<std::int64_t>& slots,
                       std::uint64_t value) {
     write_granules_on(stream, pool, slots, value);
   }
   void write_granules_on(CUstream on, const PoolRecord* pool,
                          const std::vector<std::int64_t>& slots, std::uint64_t value) {
+    const auto kept = std::make_shared<std::vector<std::int64_t>>(slots);  // as the work does
     std::vector<Range> touches;
     for (const std::int64_t slot : slots) {
       const CUdeviceptr at = address(pool, static_cast<std::uint32_t>(slot));
@@ -126,12 +126,12 @@ class EngineBench : public MemoryBench {
         on,
         [&] {
           const PoolRecord* const pools[] = {pool};
-          EXPECT_EQ(memory->kernels().launch_linear_guard(on, slots_of(slots, pools)),
+          EXPECT_EQ(memory->kernels().launch_linear_guard(on, slots_of(*kept, pools)),
                     CUDA_SUCCESS);
         },
         std::move(touches),
-        [this, pool, slots = slots, value] {
-          for (const std::int64_t slot : slots) {
+        [this, pool, kept, value] {
+          for (const std::int64_t slot : *kept) {
             const auto offset = static_cast<std::uint32_t>(slot);
             if (writable(pool, offset)) {
               write(pool, offset, value);

@@ -1,0 +1,64 @@
+// A driver of streams, events and captures, as a graph of what waits for what.
+// Nothing is executed: a test says which work has finished.
+#pragma once
+
+#include <cuda.h>
+
+#include <cstdint>
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "vmm/driver.h"
+
+namespace kvshim::preload::testing {
+
+struct StreamDriver {
+  struct Event {
+    CUcontext context = nullptr;
+    std::set<int> after;  // the work it stands for
+  };
+  struct Stream {
+    CUcontext context = nullptr;
+    std::set<int> before;  // all work that comes before what is submitted next
+    std::uint64_t capture = 0;
+    bool destroyed = false;
+  };
+
+  StreamDriver();
+  ~StreamDriver();
+  const vmm::DriverApi& api() const { return api_; }
+
+  CUstream make_stream(CUcontext context = nullptr);
+  /// Submits a piece of work; its number.
+  int work(CUstream stream);
+  /// Whether the second piece can't start before the first has ended.
+  bool ordered(int first, int second) const { return waits_for.at(second).contains(first); }
+  void finish(int piece) { done.insert(piece); }
+  void begin_capture(CUstream stream) { streams.at(stream).capture = ++last_capture; }
+  void end_capture(CUstream stream) { streams.at(stream).capture = 0; }
+  void join_capture(CUstream stream, CUstream origin) {
+    streams.at(stream).capture = streams.at(origin).capture;
+  }
+
+  std::map<CUstream, Stream> streams;
+  std::map<CUevent, Event> events;
+  std::map<int, std::set<int>> waits_for;
+  std::set<int> done;
+  int last_work = 0;
+  std::uint64_t last_capture = 0;
+  std::uintptr_t last_handle = 0x1000;
+  unsigned calls = 0;
+  std::vector<std::string> breaches;
+  CUresult record_result = CUDA_SUCCESS;
+  std::vector<CUcontext> contexts;
+
+ private:
+  vmm::DriverApi api_;
+};
+
+/// The one of the running test.
+StreamDriver& stream_driver();
+
+}  // namespace kvshim::preload::testing

@@ -1,0 +1,180 @@
+#include "preload/stream_order.h"
+
+#include <gtest/gtest.h>
+
+#include <random>
+#include <thread>
+
+#include "tests/preload/order/stream_driver.h"
+
+namespace kvshim::preload {
+namespace {
+
+using testing::StreamDriver;
+
+class StreamOrderTest : public ::testing::Test {
+ protected:
+  ~StreamOrderTest() override {
+    for (const std::string& breach : driver_.breaches) ADD_FAILURE() << breach;
+  }
+  // As the gate submits: ordered, then told.
+  int submit(CUstream stream) {
+    EXPECT_EQ(order_.order({stream}), CUDA_SUCCESS);
+    const int piece = driver_.work(stream);
+    order_.submitted({stream});
+    return piece;
+  }
+  StreamDriver driver_;
+  StreamOrder order_{driver_.api()};
+  CUstream a_ = driver_.make_stream(), b_ = driver_.make_stream(), c_ = driver_.make_stream();
+};
+
+TEST_F(StreamOrderTest, OneStreamCostsNoDriverCall) {
+  for (int i = 0; i < 5; ++i) submit(a_);
+  EXPECT_EQ(driver_.calls, 0u);
+}
+
+TEST_F(StreamOrderTest, AnotherStreamWaitsForWhatCameBefore) {
+  const int first = submit(a_);
+  const int second = submit(b_);
+  EXPECT_TRUE(driver_.ordered(first, second));
+}
+
+TEST_F(StreamOrderTest, AnyTwoPiecesAreOrderedWhateverTheirStreams) {
+  std::mt19937 random(1);
+  std::vector<int> pieces;
+  for (int i = 0; i < 60; ++i) {
+    const CUstream streams[] = {a_, b_, c_};
+    pieces.push_back(submit(streams[random() % 3]));
+    for (std::size_t k = 0; k + 1 < pieces.size(); ++k) {
+      ASSERT_TRUE(driver_.ordered(pieces[k], pieces.back()));
+    }
+  }
+}
+
+TEST_F(StreamOrderTest, WorkThatHasFinishedNeedsNoWaiting) {
+  driver_.finish(submit(a_));
+  ASSERT_TRUE(order_.finished());
+  const unsigned calls = driver_.calls;
+  submit(b_);
+  EXPECT_EQ(driver_.calls, calls);
+}
+
+TEST_F(StreamOrderTest, IsFinishedOnlyWhenAllStreamsAre) {
+  const int first = submit(a_), second = submit(b_);
+  EXPECT_FALSE(order_.finished());
+  driver_.finish(first);
+  EXPECT_FALSE(order_.finished());
+  driver_.finish(second);
+  EXPECT_TRUE(order_.finished());
+  const int third = submit(a_);
+  EXPECT_FALSE(order_.finished());
+  driver_.finish(third);
+  EXPECT_TRUE(order_.finished());
+}
+
+TEST_F(StreamOrderTest, StreamsOfTwoContextsAreOrdered) {
+  const auto other = reinterpret_cast<CUcontext>(std::uintptr_t{2});
+  const CUstream theirs = driver_.make_stream(other);
+  driver_.contexts.push_back(other);
+  const int first = submit(theirs);
+  driver_.contexts.pop_back();
+  const int second = submit(a_);  // in a thread whose context is the first one
+  EXPECT_TRUE(driver_.ordered(first, second));
+  driver_.finish(first);
+  driver_.finish(second);
+  EXPECT_TRUE(order_.finished());
+}
+
+TEST_F(StreamOrderTest, ADestroyedStreamsWorkIsKnownByItsEvent) {
+  const int first = submit(a_);
+  order_.before_destroy(a_);
+  driver_.streams.at(a_).destroyed = true;
+  EXPECT_FALSE(order_.finished());
+  const int second = submit(b_);
+  EXPECT_TRUE(driver_.ordered(first, second));
+  driver_.finish(first);
+  driver_.finish(second);
+  EXPECT_TRUE(order_.finished());
+}
+
+TEST_F(StreamOrderTest, ADestroyedStreamIsNotTouchedEvenIfItsEndWasNotRecorded) {
+  submit(a_);
+  driver_.record_result = CUDA_ERROR_UNKNOWN;
+  order_.before_destroy(a_);
+  driver_.record_result = CUDA_SUCCESS;
+  driver_.streams.at(a_).destroyed = true;
+  submit(b_);
+  EXPECT_FALSE(order_.finished()) << "nobody can tell";
+}
+
+TEST_F(StreamOrderTest, ANewStreamWithADestroyedOnesHandleIsAnotherStream) {
+  const int first = submit(a_);
+  order_.before_destroy(a_);
+  driver_.streams.at(a_).before.clear();  // the same handle again
+  const int second = submit(a_);
+  EXPECT_TRUE(driver_.ordered(first, second));
+  driver_.finish(second);
+  EXPECT_FALSE(order_.finished());
+  driver_.finish(first);
+  EXPECT_TRUE(order_.finished());
+}
+
+TEST_F(StreamOrderTest, ACapturingStreamIsAskedByItsEvent) {
+  const int first = submit(a_);
+  order_.before_capture({a_});
+  driver_.begin_capture(a_);
+  EXPECT_FALSE(order_.finished());
+  driver_.finish(first);
+  EXPECT_TRUE(order_.finished());
+  driver_.end_capture(a_);
+}
+
+TEST_F(StreamOrderTest, BranchesOfACaptureAreOrderedAndNothingElse) {
+  const int outside = submit(c_);
+  driver_.begin_capture(a_);
+  driver_.join_capture(b_, a_);
+  const int first = submit(a_), second = submit(b_), third = submit(a_);
+  EXPECT_TRUE(driver_.ordered(first, second));
+  EXPECT_TRUE(driver_.ordered(second, third));
+  EXPECT_FALSE(driver_.ordered(outside, first)) << "a captured node waits for no executed work";
+  driver_.finish(outside);
+  EXPECT_TRUE(order_.finished()) << "captured work is no unfinished work";
+  driver_.end_capture(a_);
+  driver_.end_capture(b_);
+}
+
+TEST_F(StreamOrderTest, EachThreadsDefaultStreamIsRecordedByThatThread) {
+  const StreamRef own{nullptr, StreamFlavor::kPerThread};
+  int first = 0;
+  std::thread([&] {
+    ASSERT_EQ(order_.order(own), CUDA_SUCCESS);
+    first = driver_.work(CU_STREAM_PER_THREAD);
+    order_.submitted(own);
+  }).join();
+  EXPECT_EQ(driver_.events.size(), 1u);
+  EXPECT_FALSE(order_.finished());
+  const int second = submit(a_);
+  EXPECT_TRUE(driver_.ordered(first, second));
+  driver_.finish(first);
+  driver_.finish(second);
+  EXPECT_TRUE(order_.finished());
+}
+
+TEST_F(StreamOrderTest, NullHandlesMeanTheLegacyStreamOrTheThreadsOwn) {
+  EXPECT_EQ(StreamRef{}.explicit_handle(), CU_STREAM_LEGACY);
+  EXPECT_EQ((StreamRef{nullptr, StreamFlavor::kPerThread}).explicit_handle(), CU_STREAM_PER_THREAD);
+  EXPECT_EQ((StreamRef{a_, StreamFlavor::kPerThread}).explicit_handle(), a_);
+}
+
+TEST_F(StreamOrderTest, AContextsEndForgetsItsStreams) {
+  submit(a_);
+  order_.before_context_destroy(driver_.streams.at(a_).context);
+  EXPECT_TRUE(order_.finished());
+  const unsigned calls = driver_.calls;
+  submit(b_);
+  EXPECT_EQ(driver_.calls, calls);
+}
+
+}  // namespace
+}  // namespace kvshim::preload
