@@ -108,6 +108,7 @@ ENGINE_KERNEL gatherTopK(at::cuda::detail::TensorInfo<const T, Index> input, Ind
 }  // namespace at::native::mbtopk
 
 // vLLM's writer.
+// NOLINTBEGIN(readability-identifier-naming): names of others, parts of the kernels' names
 struct __nv_bfloat16 {  // NOLINT(bugprone-reserved-identifier): the name is in the kernel's name
   std::uint16_t bits;
 };
@@ -223,6 +224,8 @@ ENGINE_KERNEL device_kernel(const typename Operator::Params params) {
 }
 
 }  // namespace cutlass
+
+// NOLINTEND(readability-identifier-naming)
 
 // The engine's own: embedding, projection, candidates, and a kernel that no
 // profile knows.

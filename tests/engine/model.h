@@ -76,7 +76,7 @@ class Model {
  public:
   /// Loads the kernels, allocates the pools one a layer and fills them with
   /// zero, each in two launches, as PyTorch does.
-  Model(const Shape& shape);
+  explicit Model(const Shape& shape);
   ~Model();
   Model(const Model&) = delete;
   Model& operator=(const Model&) = delete;

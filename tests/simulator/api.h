@@ -27,10 +27,12 @@ enum class StreamFlavor : std::uint8_t { kLegacy, kPerThread };
 extern thread_local StreamFlavor call_flavor;
 
 namespace api {
+// NOLINTBEGIN(bugprone-macro-parentheses): declarations
 #define SIM_ENTRY(name, version, needs) decltype(::name) name;
 #define SIM_STREAM_ENTRY(name, version, suffix, thread_version, needs) decltype(::name) name;
 #define SIM_ABSENT(name, version)
 #include "tests/simulator/entry_points.def"
+// NOLINTEND(bugprone-macro-parentheses)
 }  // namespace api
 
 }  // namespace kvshim::simulator

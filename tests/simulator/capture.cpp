@@ -112,7 +112,6 @@ CUresult capture_info(CUstream handle, CUstreamCaptureStatus* status, cuuint64_t
   if (capture->invalidated) return CUDA_SUCCESS;
   if (id != nullptr) *id = capture->id;
   if (graph != nullptr) *graph = handle_of(capture->graph.get());
-  static_assert(sizeof(CUgraphNode) == sizeof(Node*));
   if (dependencies != nullptr) {
     *dependencies = reinterpret_cast<const CUgraphNode*>(stream->frontier.data());
   }

@@ -70,7 +70,7 @@ struct Absent<CUresult (*)(Args...), kRow> {
 // cuGetProcAddress returns must not be a preloaded library's symbol.
 #define SIM_SYMBOL(name, target)                                                                \
   extern "C" __attribute__((visibility("hidden"), used)) void* const kvshim_sim_target_##name = \
-      reinterpret_cast<void*>(&target);                                                         \
+      reinterpret_cast<void*>(&(target));                                                       \
   __asm__(".text\n.p2align 4\n.globl " #name "\n.type " #name                                   \
           ", %function\n.globl kvshim_sim_entry_" #name "\n.hidden kvshim_sim_entry_" #name     \
           "\n.type kvshim_sim_entry_" #name ", %function\n" #name ":\nkvshim_sim_entry_" #name  \
@@ -78,8 +78,6 @@ struct Absent<CUresult (*)(Args...), kRow> {
 
 namespace kvshim::simulator {
 
-#define SIM_TARGET(function, row, needs, flavor) \
-  Export<&api::function, kRow_##row, Needs::needs, StreamFlavor::flavor>::call
 #define SIM_ENTRY(name, version, needs) \
   using Target_##name = Export<&api::name, kRow_##name, Needs::needs, StreamFlavor::kLegacy>;
 #define SIM_STREAM_ENTRY(name, version, suffix, thread_version, needs)                        \

@@ -158,7 +158,7 @@ CUresult add_generic(CUgraphNode* out, CUgraph graph, const CUgraphNode* after, 
 CUresult read_params(const CUDA_KERNEL_NODE_PARAMS& params, Operation* operation) {
   const unsigned grid[] = {params.gridDimX, params.gridDimY, params.gridDimZ};
   const unsigned block[] = {params.blockDimX, params.blockDimY, params.blockDimZ};
-  const CUfunction function =
+  CUfunction function =
       params.func != nullptr ? params.func : reinterpret_cast<CUfunction>(params.kern);
   KernelOperation kernel;
   if (const CUresult bad = describe_launch(function, grid, block, params.sharedMemBytes,

@@ -61,7 +61,7 @@ std::shared_ptr<Graph> make_graph(const StreamLock&) {
 }
 
 void publish_graph(const StreamLock&, std::shared_ptr<Graph> graph) {
-  const CUgraph handle = handle_of(graph.get());
+  CUgraph handle = handle_of(graph.get());
   graphs().inner.erase(handle);
   graphs().user[handle] = std::move(graph);
 }

@@ -23,7 +23,7 @@ template <class T>
 T parameter(const void* bytes) {
   static_assert(std::is_trivially_copyable_v<T>);
   T value;
-  std::memcpy(&value, bytes, sizeof value);
+  std::memcpy(&value, bytes, sizeof(T));  // NOLINT(bugprone-sizeof-expression): T may be a pointer
   return value;
 }
 

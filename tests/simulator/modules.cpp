@@ -176,7 +176,7 @@ void unload_modules_of(Context* context) {
   for (const auto& [handle, module] : all.modules) {
     if (module->context == context && module->library == nullptr) ended.push_back(handle);
   }
-  for (const CUmodule handle : ended) unload(all, handle);
+  for (CUmodule handle : ended) unload(all, handle);
 }
 
 CUresult api::cuModuleLoadData(CUmodule* module, const void* image) { return load(module, image); }

@@ -36,6 +36,8 @@ Streams& streams() {
   return *instance;
 }
 
+// By value: the thread keeps its stream alive.
+// NOLINTNEXTLINE(performance-unnecessary-value-param)
 void run_stream(std::shared_ptr<Stream> stream) {
   Streams& all = streams();
   StreamLock lock(all.mutex);
