@@ -62,6 +62,15 @@ struct Touched {
   std::vector<vmm::AbiRun> written;
 };
 
+// What of a range that meets the pool lies in it. Garbage sizes, which the driver
+// will refuse, must not wrap around.
+Access part_in(const PoolView& pool, const Access& range) {
+  const CUdeviceptr begin = std::max(range.address, pool.base);
+  const std::size_t to_pool_end = pool.base + pool.bytes - begin;
+  const std::size_t to_range_end = range.bytes - (begin - range.address);
+  return {begin, std::min(to_pool_end, to_range_end), range.writes};
+}
+
 // The pieces of the accesses by device: one in nearly every process. In the order
 // of the devices' numbers, in which all threads enter their gates.
 std::vector<Touched> by_device(Runtime& runtime, std::span<const Access> accesses) {
@@ -80,9 +89,9 @@ std::vector<Touched> by_device(Runtime& runtime, std::span<const Access> accesse
         it = all.insert(place, Touched{device, {}});
       }
       if (!access.writes || access.bytes == 0) continue;
-      const CUdeviceptr begin = std::max(access.address, pool.base);
-      const CUdeviceptr end = std::min(access.address + access.bytes, pool.base + pool.bytes);
-      const std::vector<vmm::AbiRun> runs = device->memory.granule_runs(begin, end - begin);
+      const Access piece = part_in(pool, access);
+      const std::vector<vmm::AbiRun> runs =
+          device->memory.granule_runs(piece.address, piece.bytes);
       it->written.insert(it->written.end(), runs.begin(), runs.end());
     }
   }
@@ -196,8 +205,9 @@ std::vector<PoolView> pools_in(CUdeviceptr address, std::size_t bytes) {
   if (!meets_arena(address, bytes)) return found;
   if (const std::optional<PoolView> first = find_pool(address)) {
     found.push_back(*first);
-    if (address + bytes <= first->base + first->bytes) return found;
+    if (bytes <= first->base + first->bytes - address) return found;
   }
+  bytes = std::min<std::size_t>(bytes, ~address);  // a garbage size must not wrap around
   const Runtime* runtime = Runtime::get();
   if (runtime == nullptr) return found;
   // A range over several pools is rare (old launches that name nothing).
@@ -228,7 +238,7 @@ CUresult run_fill(StreamRef stream, CUdeviceptr address, std::size_t bytes, bool
   const vmm::PoolRecord* record = runtime != nullptr ? runtime->find(address) : nullptr;
   const Access access{address, bytes, true};
   if (record == nullptr || !zero || bytes == 0 ||
-      address + bytes > record->base + record->mapped_bytes) {
+      bytes > record->base + record->mapped_bytes - address) {
     return run_work(stream, std::span(&access, 1), nullptr, submit);
   }
   DeviceRuntime& device = *runtime->of(*record);
@@ -304,9 +314,8 @@ PinId pin(std::span<const Access> ranges, CUresult* result) {
     for (const PoolView& pool : pools_in(range.address, range.bytes)) {
       DeviceRuntime* device = runtime->device(pool.device);
       if (device == nullptr) continue;
-      const CUdeviceptr begin = std::max(range.address, pool.base);
-      const CUdeviceptr end = std::min(range.address + range.bytes, pool.base + pool.bytes);
-      const Access piece{begin, end - begin, true};
+      Access piece = part_in(pool, range);
+      piece.writes = true;
       device->memory.pin(piece.address, piece.bytes);
       pieces.push_back({pool.buffer_id, piece});
       const StreamRef own{device->memory.kernels().stream(), StreamFlavor::kLegacy};

@@ -80,7 +80,12 @@ CUresult DeviceMemory::allocate(std::size_t bytes, const std::string& group, CUc
   const std::vector<Piece> pieces = cut_into_pieces(*first, 0, granules);
   {
     std::lock_guard lock(mutex_);
-    result = mapper_.map_zero(arena_.address(*first), pieces);
+    // Of every order, now: a later fault on a full GPU could not have them.
+    for (unsigned order = 0; order < kOrders && result == CUDA_SUCCESS; ++order) {
+      CUmemGenericAllocationHandle zero = 0;
+      result = mapper_.zero_handle(order, &zero);
+    }
+    if (result == CUDA_SUCCESS) result = mapper_.map_zero(arena_.address(*first), pieces);
     if (result == CUDA_SUCCESS) {
       for (const Piece& piece : pieces) {
         pool->extents.emplace(piece.offset, Extent{.order = piece.order});
@@ -100,6 +105,7 @@ CUresult DeviceMemory::allocate(std::size_t bytes, const std::string& group, CUc
       check("allocate");
       return CUDA_SUCCESS;
     }
+    if (pools_.empty()) mapper_.release_zero_handles();
   }
   arena_.give_back(*first, granules);
   return result;
@@ -185,7 +191,8 @@ Extent* DeviceMemory::named_extent(const ExtentName& name, ExtentState state, Po
 std::vector<AbiRun> DeviceMemory::granule_runs(CUdeviceptr address, std::size_t bytes) const {
   const PoolRecord* record = table_.find(address);
   if (record == nullptr || bytes == 0) return {};
-  const CUdeviceptr end = std::min(address + bytes, record->base + record->mapped_bytes);
+  const CUdeviceptr pool_end = record->base + record->mapped_bytes;
+  const CUdeviceptr end = bytes < pool_end - address ? address + bytes : pool_end;
   const GranuleIndex first = arena_.granule(address);
   return {{first, arena_.granule(end - 1) - first + 1}};
 }

@@ -42,7 +42,7 @@ class Mapper {
   void release_device(unsigned order, CUmemGenericAllocationHandle handle);
   void release_host(unsigned order, CUmemGenericAllocationHandle handle);
 
-  /// The shared zero handle of an order; made at first use.
+  /// The shared zero handle of an order; made at first use (with the first pool).
   CUresult zero_handle(unsigned order, CUmemGenericAllocationHandle* handle);
 
   /// Maps a handle and opens it. On failure nothing stays mapped.

@@ -121,6 +121,21 @@ TEST(DeviceMemoryAllocationTest, AddressesMeanAnotherPoolOnlyAfterTheirBitsWereC
   EXPECT_EQ(bitmap[granule / 32] >> granule % 32 & 1u, 0u);
 }
 
+TEST(DeviceMemoryAllocationTest, AFirstAllocationThatFailsLeavesNothing) {
+  for (const Call call : {Call::cuMemCreate, Call::cuMemMap, Call::cuMemSetAccess}) {
+    for (std::uint64_t nth = 1; nth <= 5; ++nth) {
+      MemoryBench bench;
+      bench.driver.fail(call, nth, CUDA_ERROR_OUT_OF_MEMORY);
+      const PoolRecord* record = nullptr;
+      EXPECT_EQ(bench.memory->allocate(190 * kMiB, "kv", bench.driver.context(), &record),
+                CUDA_ERROR_OUT_OF_MEMORY);
+      bench.expect_empty();
+      bench.driver.fail_nothing();
+      bench.pool(bench.arena->bytes() / 2);
+    }
+  }
+}
+
 TEST(DeviceMemoryAllocationTest, AFailedClearingLosesNoAddresses) {
   MemoryBench bench({}, 2 * MemoryBench::kArena);
   constexpr std::uint64_t kMost = MemoryBench::kArena - kGiB;

@@ -178,6 +178,15 @@ TEST(DeviceMemoryFaultTest, PagesAreMadeInHostMemoryWhenTheGpuIsFull) {
   EXPECT_EQ(bench.memory->statistics().faults_in_host_memory.load(), 1u);
 }
 
+TEST(DeviceMemoryFaultTest, HostMemoryServesWhenOthersTookTheLastOfTheGpu) {
+  MemoryBench bench({.host_budget = 64 * kMiB});
+  const PoolRecord* pool = bench.pool(128 * kMiB);
+  bench.driver.take_gpu_memory(bench.driver.gpu_free());
+  const FaultAnswer answer = bench.fault(pool, 3);
+  EXPECT_EQ(answer.kind, AnswerKind::kPresent);
+  EXPECT_TRUE(bench.writable(pool, 3));
+}
+
 TEST(DeviceMemoryFaultTest, SiblingsGetNoHostMemory) {
   MemoryBench bench({.host_budget = 64 * kMiB});
   const PoolRecord* a = bench.pool(100 * kMiB);

@@ -278,6 +278,21 @@ TEST(DeviceMemoryReleaseTest, SlabsGoWithTheLastPool) {
   bench.expect_empty();
 }
 
+// --- ranges ---------------------------------------------------------------------------
+
+TEST(DeviceMemoryReleaseTest, ARangeIsClippedToItsPoolWhateverItsSize) {
+  MemoryBench bench;
+  const PoolRecord* pool = bench.pool(128 * kMiB);
+  for (const std::size_t bytes : {SIZE_MAX, std::size_t{1} << 63, std::size_t{10} << 30}) {
+    const std::vector<AbiRun> runs = bench.memory->granule_runs(bench.address(pool, 60), bytes);
+    ASSERT_EQ(runs.size(), 1u);
+    EXPECT_EQ(runs[0].first, bench.granule(pool, 60));
+    EXPECT_EQ(runs[0].count, 4u);
+  }
+  EXPECT_TRUE(bench.memory->granule_runs(pool->base, 0).empty());
+  EXPECT_TRUE(bench.memory->granule_runs(pool->base + pool->mapped_bytes, 1).empty());
+}
+
 // --- present runs ---------------------------------------------------------------------
 
 TEST(DeviceMemoryReleaseTest, PresentRunsAreThePresentPartsOfARange) {
