@@ -154,7 +154,7 @@ DeviceRuntime* Runtime::device_for_pool(CUcontext context, std::string* why) {
   }
   CUmemAllocationProp properties{};
   properties.type = CU_MEM_ALLOCATION_TYPE_PINNED;
-  properties.location = {CU_MEM_LOCATION_TYPE_DEVICE, {index}};
+  properties.location = {CU_MEM_LOCATION_TYPE_DEVICE, index};
   std::size_t granularity = 0;
   if (driver_.cuMemGetAllocationGranularity(&granularity, &properties,
                                             CU_MEM_ALLOC_GRANULARITY_MINIMUM) != CUDA_SUCCESS ||

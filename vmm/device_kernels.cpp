@@ -69,7 +69,7 @@ CUresult DeviceKernels::set_up(const Arena& arena, CUdevice device, const char* 
   state_bytes_ = round_up_to_granule(used);
   CUmemAllocationProp properties{};
   properties.type = CU_MEM_ALLOCATION_TYPE_PINNED;
-  properties.location = {CU_MEM_LOCATION_TYPE_DEVICE, {device}};
+  properties.location = {CU_MEM_LOCATION_TYPE_DEVICE, device};
   KVSHIM_STEP(driver_.cuMemCreate(&state_handle_, state_bytes_, &properties, 0));
   KVSHIM_STEP(driver_.cuMemAddressReserve(&state_, state_bytes_, 0, 0, 0));
   KVSHIM_STEP(driver_.cuMemMap(state_, state_bytes_, 0, state_handle_, 0));

@@ -26,8 +26,8 @@ bool SwapWatch::overlapped() const noexcept {
 
 Mapper::Mapper(const DriverApi& driver, CUdevice device, int host_numa_node)
     : driver_(driver),
-      device_location_{CU_MEM_LOCATION_TYPE_DEVICE, {device}},
-      host_location_{CU_MEM_LOCATION_TYPE_HOST_NUMA, {host_numa_node}} {}
+      device_location_{CU_MEM_LOCATION_TYPE_DEVICE, device},
+      host_location_{CU_MEM_LOCATION_TYPE_HOST_NUMA, host_numa_node} {}
 
 void Mapper::begin_swap() {
   swaps_begun.fetch_add(1);
