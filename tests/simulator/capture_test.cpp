@@ -297,7 +297,7 @@ TEST_F(CaptureTest, AnEventFromOutsideIsRefused) {
 }
 
 TEST_F(CaptureTest, TheLegacyStreamAndABlockingCaptureExcludeEachOther) {
-  const CUstream blocking = make_stream(CU_STREAM_DEFAULT);
+  CUstream blocking = make_stream(CU_STREAM_DEFAULT);
   CUgraph graph = nullptr;
   ASSERT_DONE(cuStreamBeginCapture(blocking, CU_STREAM_CAPTURE_MODE_RELAXED));
   EXPECT_RESULT(CUDA_ERROR_STREAM_CAPTURE_IMPLICIT, cuMemsetD8Async(to_, 1, 4, nullptr));

@@ -23,7 +23,7 @@ class CopiesTest : public GpuTest {
 TEST_F(CopiesTest, BytesArriveThroughEveryLinearCopy) {
   const auto bytes = numbered(5000);
   const CUdeviceptr a = allocate(8192), b = allocate(8192);
-  const CUstream stream = make_stream();
+  CUstream stream = make_stream();
   ASSERT_DONE(cuMemcpyHtoD(a, bytes.data(), bytes.size()));
   ASSERT_DONE(cuMemcpyDtoD(b, a, bytes.size()));
   EXPECT_EQ(bytes, read(b, bytes.size()));
@@ -46,7 +46,7 @@ TEST_F(CopiesTest, BytesArriveThroughEveryLinearCopy) {
 TEST_F(CopiesTest, APageableSourceMayChangeAfterTheCall) {
   std::vector<unsigned char> bytes(1 << 20, 1);
   const CUdeviceptr to = allocate(bytes.size());
-  const CUstream stream = make_stream();
+  CUstream stream = make_stream();
   {
     BusyStream busy(kernel("kvshim_test_spin"), stream);
     ASSERT_DONE(cuMemcpyHtoDAsync(to, bytes.data(), 4096, stream));
@@ -132,7 +132,7 @@ TEST_F(CopiesTest, ArraysHoldTheirRows) {
 TEST_F(CopiesTest, BatchesDoEveryCopy) {
   const auto bytes = numbered(300);
   const CUdeviceptr from = allocate(4096), to = allocate(4096);
-  const CUstream stream = make_stream();
+  CUstream stream = make_stream();
   ASSERT_DONE(cuMemcpyHtoD(from, bytes.data(), 300));
   CUdeviceptr destinations[] = {to, to + 1000};
   CUdeviceptr sources[] = {from, from + 100};

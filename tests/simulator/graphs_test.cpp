@@ -61,9 +61,9 @@ class GraphsTest : public GpuTest {
 };
 
 TEST_F(GraphsTest, NodesRunAfterTheirDependencies) {
-  const CUgraphNode third = add_digit(3);
-  const CUgraphNode second = add_digit(2);
-  const CUgraphNode first = add_digit(1);
+  CUgraphNode third = add_digit(3);
+  CUgraphNode second = add_digit(2);
+  CUgraphNode first = add_digit(1);
   ASSERT_DONE(cuGraphAddDependencies(graph_, &first, &second, nullptr, 1));
   ASSERT_DONE(cuGraphAddDependencies(graph_, &second, &third, nullptr, 1));
   instantiate();
@@ -71,7 +71,7 @@ TEST_F(GraphsTest, NodesRunAfterTheirDependencies) {
 }
 
 TEST_F(GraphsTest, KernelNodesGiveTheirParametersBack) {
-  const CUgraphNode node = add_digit(7);
+  CUgraphNode node = add_digit(7);
   CUDA_KERNEL_NODE_PARAMS params{};
   ASSERT_DONE(cuGraphKernelNodeGetParams(node, &params));
   EXPECT_EQ(digits_, params.func);
@@ -151,7 +151,7 @@ TEST_F(GraphsTest, FillsCopiesAndHostFunctionsAreNodes) {
 }
 
 TEST_F(GraphsTest, ExecutablesTakeNewParameters) {
-  const CUgraphNode node = add_digit(1);
+  CUgraphNode node = add_digit(1);
   instantiate();
   EXPECT_EQ(1u, run());
   unsigned value = 8;
@@ -164,7 +164,7 @@ TEST_F(GraphsTest, ExecutablesTakeNewParameters) {
 }
 
 TEST_F(GraphsTest, ChangesDoNotReachALaunchUnderWay) {
-  const CUgraphNode node = add_digit(1);
+  CUgraphNode node = add_digit(1);
   instantiate();
   {
     BusyStream busy(kernel("kvshim_test_spin"), stream_);
@@ -180,7 +180,7 @@ TEST_F(GraphsTest, ChangesDoNotReachALaunchUnderWay) {
 }
 
 TEST_F(GraphsTest, UpdatesTakeTheSameTopologyOnly) {
-  const CUgraphNode first = add_digit(1);
+  CUgraphNode first = add_digit(1);
   add_digit(2, {first});
   instantiate();
   EXPECT_EQ(12u, run());
@@ -209,7 +209,7 @@ TEST_F(GraphsTest, ChildGraphsRunInTheirPlace) {
   const CUDA_KERNEL_NODE_PARAMS params = digit(&value);
   CUgraphNode inner = nullptr, node = nullptr;
   ASSERT_DONE(cuGraphAddKernelNode(&inner, child, nullptr, 0, &params));
-  const CUgraphNode first = add_digit(4);
+  CUgraphNode first = add_digit(4);
   ASSERT_DONE(cuGraphAddChildGraphNode(&node, graph_, &first, 1, child));
   ASSERT_DONE(cuGraphDestroy(child));
   add_digit(6, {node});
@@ -225,11 +225,11 @@ TEST_F(GraphsTest, ChildGraphsRunInTheirPlace) {
 TEST_F(GraphsTest, EventsOfGraphsOrderOtherStreams) {
   CUevent event = nullptr;
   ASSERT_DONE(cuEventCreate(&event, CU_EVENT_DISABLE_TIMING));
-  const CUgraphNode first = add_digit(1);
+  CUgraphNode first = add_digit(1);
   CUgraphNode record = nullptr;
   ASSERT_DONE(cuGraphAddEventRecordNode(&record, graph_, &first, 1, event));
   instantiate();
-  const CUstream other = make_stream();
+  CUstream other = make_stream();
   {
     BusyStream busy(kernel("kvshim_test_spin"), stream_);
     ASSERT_DONE(cuGraphLaunch(executable_, stream_));
@@ -245,7 +245,7 @@ TEST_F(GraphsTest, EventsOfGraphsOrderOtherStreams) {
 }
 
 TEST_F(GraphsTest, DisabledNodesAreLeftOut) {
-  const CUgraphNode first = add_digit(1);
+  CUgraphNode first = add_digit(1);
   add_digit(2, {first});
   instantiate();
   ASSERT_DONE(cuGraphNodeSetEnabled(executable_, first, 0));

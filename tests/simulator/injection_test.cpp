@@ -135,7 +135,9 @@ TEST_F(InjectionTest, VirtualMemoryCanBeSwitchedOff) {
 
 /// Takes 40 MiB of a shared GPU and leaves in the way the environment says.
 TEST_F(InjectionTestChild, DISABLED_TakesFortyMebibytes) {
-  const std::size_t expected = std::strtoull(std::getenv("EXPECTED_FREE"), nullptr, 10);
+  const char* text = std::getenv("EXPECTED_FREE");
+  ASSERT_NE(nullptr, text);
+  const std::size_t expected = std::strtoull(text, nullptr, 10);
   std::size_t free_bytes = 0, total = 0;
   ASSERT_DONE(cuMemGetInfo(&free_bytes, &total));
   ASSERT_EQ(expected, free_bytes >> 20);

@@ -172,7 +172,7 @@ TEST_F(MemoryTest, PitchedAllocationsHaveRoomForEveryRow) {
 }
 
 TEST_F(MemoryTest, StreamOrderedMemoryComesAndGoes) {
-  const CUstream stream = make_stream();
+  CUstream stream = make_stream();
   CUdeviceptr address = 0;
   ASSERT_DONE(cuMemAllocAsync(&address, std::size_t{8} << 20, stream));
   EXPECT_DONE(cuMemsetD8Async(address, 5, std::size_t{8} << 20, stream));

@@ -14,7 +14,7 @@ struct Triple {
 class ModulesTest : public GpuTest {};
 
 TEST_F(ModulesTest, TellsTheParametersOfAFunction) {
-  const CUfunction store = kernel("kvshim_test_store");
+  CUfunction store = kernel("kvshim_test_store");
   const std::size_t offsets[] = {0, 8, 16};
   const std::size_t sizes[] = {8, 4, 24};
   std::size_t offset = 0, bytes = 0;
@@ -65,7 +65,7 @@ TEST_F(ModulesTest, LaunchesTakeKernelsAndBuffers) {
   std::size_t bytes = sizeof buffer;
   void* extra[] = {CU_LAUNCH_PARAM_BUFFER_POINTER, &buffer, CU_LAUNCH_PARAM_BUFFER_SIZE, &bytes,
                    CU_LAUNCH_PARAM_END};
-  const CUfunction function = kernel("kvshim_test_store");
+  CUfunction function = kernel("kvshim_test_store");
   ASSERT_DONE(cuLaunchKernel(function, 1, 1, 1, 1, 1, 1, 0, nullptr, nullptr, extra));
   EXPECT_EQ(43u, read_word(to));
   CUlaunchConfig config{};
@@ -88,7 +88,7 @@ TEST_F(ModulesTest, LaunchesTakeKernelsAndBuffers) {
 #pragma GCC diagnostic ignored "-Wdeprecated-declarations"
 TEST_F(ModulesTest, TheOldLaunchInterfaceStillWorks) {
   const CUdeviceptr to = allocate(8);
-  const CUfunction function = kernel("kvshim_test_times_ten_plus");
+  CUfunction function = kernel("kvshim_test_times_ten_plus");
   CUdeviceptr address = to;
   ASSERT_DONE(cuFuncSetBlockShape(function, 1, 1, 1));
   ASSERT_DONE(cuParamSetv(function, 0, &address, sizeof address));
@@ -103,7 +103,7 @@ TEST_F(ModulesTest, TheOldLaunchInterfaceStillWorks) {
 
 TEST_F(ModulesTest, TensorMapsHoldTheirAddressInPlainSight) {
   const CUdeviceptr from = allocate(1 << 20);
-  alignas(64) CUtensorMap map{};
+  CUtensorMap map{};
   const cuuint64_t dimensions[] = {64, 64}, strides[] = {64 * 4};
   const cuuint32_t box[] = {16, 16}, steps[] = {1, 1};
   const CUresult result = cuTensorMapEncodeTiled(
@@ -129,7 +129,7 @@ TEST_F(ModulesTest, EveryBlockOfAGridRuns) {
 }
 
 TEST_F(ModulesTest, RefusesWrongLaunches) {
-  const CUfunction function = kernel("kvshim_test_block_numbers");
+  CUfunction function = kernel("kvshim_test_block_numbers");
   CUdeviceptr to = 0;
   void* params[] = {&to};
   EXPECT_RESULT(CUDA_ERROR_INVALID_VALUE,
@@ -160,8 +160,8 @@ TEST_F(ModulesTest, AKernelThatTheSimulatorLacksLoadsButDoesNotLaunch) {
 }
 
 TEST_F(ModulesTest, LoadingWaitsForAKernelUnderWay) {
-  const CUstream stream = make_stream();
-  const CUfunction spin = kernel("kvshim_test_spin");
+  CUstream stream = make_stream();
+  CUfunction spin = kernel("kvshim_test_spin");
   std::thread loading;
   std::atomic<bool> loaded{false};
   {

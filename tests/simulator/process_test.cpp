@@ -37,7 +37,7 @@ TEST_F(ProcessTestChild, DISABLED_WritesAReadOnlyMapping) {
   MappedSpace space(1);
   ASSERT_DONE(space.map(0, 1, space.make(1)));
   ASSERT_DONE(space.access(0, 1, CU_MEM_ACCESS_FLAGS_PROT_READ));
-  const CUstream stream = make_stream();
+  CUstream stream = make_stream();
   const CUdeviceptr known = allocate(4096);
   ASSERT_DONE(launch(kernel("kvshim_test_times_ten_plus"), stream, space.at(0), 1u));
   expect_broken_context(stream);
@@ -50,7 +50,7 @@ TEST_F(ProcessTestChild, DISABLED_WritesAReadOnlyMapping) {
 
 TEST_F(ProcessTestChild, DISABLED_ReadsAHole) {
   MappedSpace space(4);
-  const CUstream stream = make_stream();
+  CUstream stream = make_stream();
   const CUdeviceptr to = allocate(4);
   ASSERT_DONE(launch(kernel("kvshim_test_copy_plus_one"), stream, to, space.at(2)));
   expect_broken_context(stream);
@@ -60,8 +60,8 @@ TEST_F(ProcessTestChild, DISABLED_UnmapsUnderWork) {
   MappedSpace space(1);
   ASSERT_DONE(space.map(0, 1, space.make(1)));
   ASSERT_DONE(space.access(0, 1));
-  const CUstream stream = make_stream();
-  const CUfunction digits = kernel("kvshim_test_times_ten_plus");
+  CUstream stream = make_stream();
+  CUfunction digits = kernel("kvshim_test_times_ten_plus");
   BusyStream busy(kernel("kvshim_test_spin"), stream);
   ASSERT_DONE(launch(digits, stream, space.at(0), 1u));
   ASSERT_DONE(space.unmap(0, 1)) << "nothing waits";

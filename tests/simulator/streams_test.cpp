@@ -15,7 +15,7 @@ class StreamsTest : public GpuTest {
 
 TEST_F(StreamsTest, WorkOfOneStreamRunsInOrder) {
   const CUdeviceptr to = allocate(4);
-  const CUstream stream = make_stream();
+  CUstream stream = make_stream();
   for (unsigned i = 1; i <= 7; ++i) ASSERT_DONE(launch(digits(), stream, to, i));
   ASSERT_DONE(cuStreamSynchronize(stream));
   EXPECT_EQ(1234567u, read_word(to));
@@ -25,7 +25,7 @@ TEST_F(StreamsTest, WorkOfOneStreamRunsInOrder) {
 
 TEST_F(StreamsTest, AnEventOrdersTwoStreams) {
   const CUdeviceptr to = allocate(4);
-  const CUstream first = make_stream(), second = make_stream();
+  CUstream first = make_stream(), second = make_stream();
   CUevent event = nullptr;
   ASSERT_DONE(cuEventCreate(&event, CU_EVENT_DISABLE_TIMING));
   {
@@ -49,7 +49,7 @@ TEST_F(StreamsTest, AnEventOrdersTwoStreams) {
 
 TEST_F(StreamsTest, TheLegacyStreamWaitsForBlockingStreamsAndTheyForIt) {
   const CUdeviceptr to = allocate(4);
-  const CUstream blocking = make_stream(CU_STREAM_DEFAULT);
+  CUstream blocking = make_stream(CU_STREAM_DEFAULT);
   {
     BusyStream busy(spin(), blocking);
     ASSERT_DONE(launch(digits(), blocking, to, 1u));
@@ -66,7 +66,7 @@ TEST_F(StreamsTest, TheLegacyStreamWaitsForBlockingStreamsAndTheyForIt) {
 
 TEST_F(StreamsTest, TheLegacyStreamDoesNotWaitForNonBlockingStreams) {
   const CUdeviceptr to = allocate(4);
-  const CUstream stream = make_stream(CU_STREAM_NON_BLOCKING);
+  CUstream stream = make_stream(CU_STREAM_NON_BLOCKING);
   {
     BusyStream busy(spin(), stream);
     ASSERT_DONE(launch(digits(), nullptr, to, 5u));
@@ -98,7 +98,7 @@ TEST_F(StreamsTest, ThreadsHaveDefaultStreamsOfTheirOwn) {
 }
 
 TEST_F(StreamsTest, HostFunctionsRunInStreamOrder) {
-  const CUstream stream = make_stream();
+  CUstream stream = make_stream();
   std::atomic<int> seen{0};
   {
     BusyStream busy(spin(), stream);
@@ -112,7 +112,7 @@ TEST_F(StreamsTest, HostFunctionsRunInStreamOrder) {
 
 TEST_F(StreamsTest, AStreamWaitsForAValueInMemory) {
   const CUdeviceptr to = allocate(8);
-  const CUstream waits = make_stream(), writes = make_stream();
+  CUstream waits = make_stream(), writes = make_stream();
   ASSERT_DONE(cuStreamWaitValue32(waits, to, 9, CU_STREAM_WAIT_VALUE_GEQ));
   ASSERT_DONE(launch(digits(), waits, to + 4, 1u));
   EXPECT_RESULT(CUDA_ERROR_NOT_READY, cuStreamQuery(waits));
@@ -148,7 +148,7 @@ TEST_F(StreamsTest, EventsMeasureTime) {
 }
 
 TEST_F(StreamsTest, FreeingWaitsForAllWorkAndHoldsUpOtherSubmissions) {
-  const CUstream stream = make_stream(), other = make_stream();
+  CUstream stream = make_stream(), other = make_stream();
   const CUdeviceptr freed = allocate(kGranule), to = allocate(4);
   std::atomic<bool> done{false}, submitted{false};
   std::thread freeing, submitting;
@@ -184,7 +184,7 @@ TEST_F(StreamsTest, FreeingWaitsForAllWorkAndHoldsUpOtherSubmissions) {
 }
 
 TEST_F(StreamsTest, MappingGoesOnWhileAnotherThreadWaits) {
-  const CUstream stream = make_stream();
+  CUstream stream = make_stream();
   std::thread waiting;
   {
     BusyStream busy(spin(), stream);
@@ -205,7 +205,7 @@ TEST_F(StreamsTest, MappingGoesOnWhileAnotherThreadWaits) {
 
 TEST_F(StreamsTest, ADestroyedStreamFinishesItsWork) {
   const CUdeviceptr to = allocate(4);
-  const CUstream stream = make_stream();
+  CUstream stream = make_stream();
   {
     BusyStream busy(spin(), stream);
     ASSERT_DONE(launch(digits(), stream, to, 8u));
@@ -219,7 +219,7 @@ TEST_F(StreamsTest, ADestroyedStreamFinishesItsWork) {
 
 TEST_F(StreamsTest, ManyLaunchesBehindABusyKernelDoNotDeadlock) {
   const CUdeviceptr to = allocate(4);
-  const CUstream stream = make_stream();
+  CUstream stream = make_stream();
   std::thread submitting;
   {
     BusyStream busy(spin(), stream);

@@ -113,7 +113,7 @@ TEST_F(VirtualMemoryTest, FillsAndCopiesOverAHoleAreRefusedAtTheCall) {
   ASSERT_DONE(space.map(1, 2, space.make(2)));
   ASSERT_DONE(space.access(0, 3));
   const CUdeviceptr other = allocate(kGranule);
-  const CUstream stream = make_stream();
+  CUstream stream = make_stream();
   std::vector<unsigned char> host(3 * kGranule);
   EXPECT_DONE(cuMemsetD8(space.at(0), 7, 3 * kGranule)) << "spans two mappings";
   EXPECT_RESULT(CUDA_ERROR_INVALID_VALUE, cuMemsetD8(space.at(2), 7, 3 * kGranule));
@@ -189,7 +189,7 @@ TEST_F(VirtualMemoryTest, HandlesCanBeRetainedThroughAddresses) {
 
 TEST_F(VirtualMemoryTest, PagesMappedWhileAKernelWaitsAreSeenByIt) {
   MappedSpace space(2);
-  const CUstream stream = make_stream();
+  CUstream stream = make_stream();
   const CUdeviceptr to = allocate(4);
   {
     BusyStream busy(kernel("kvshim_test_spin"), stream);
