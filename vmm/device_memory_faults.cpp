@@ -62,7 +62,8 @@ CUresult DeviceMemory::create_for_fault(std::uint8_t order, bool must,
   const bool room = gpu_has_room(bytes);
   if (room) result = mapper_.create_device(order, handle);
   if (result == CUDA_SUCCESS || !must) return result;
-  if (host_.take(order, handle) == CUDA_SUCCESS) {
+  // Absent means zero: what lay in a host page before must not show through.
+  if (host_.take_zero(order, handle) == CUDA_SUCCESS) {
     *state = ExtentState::kParked;
     if (statistics_.faults_in_host_memory.fetch_add(1) == 0) {
       events_.push(EventLevel::kWarning,

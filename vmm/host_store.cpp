@@ -2,22 +2,32 @@
 
 namespace kvshim::vmm {
 
+void HostStore::release_last(Handles& from, unsigned order) {
+  mapper_.release_host(order, from[order].back());
+  from[order].pop_back();
+  cached_ -= order_bytes(order);
+}
+
 void HostStore::make_room(std::uint64_t bytes) {
-  for (unsigned order = kOrders; order-- > 0;) {
-    while (used_ + cached_ + bytes > budget_ && !cache_[order].empty()) {
-      mapper_.release_host(order, cache_[order].back());
-      cache_[order].pop_back();
-      cached_ -= order_bytes(order);
+  for (Handles* handles : {&cache_, &unused_}) {
+    for (unsigned order = kOrders; order-- > 0;) {
+      while (used_ + cached_ + bytes > budget_ && !(*handles)[order].empty()) {
+        release_last(*handles, order);
+      }
     }
   }
 }
 
-CUresult HostStore::take(unsigned order, CUmemGenericAllocationHandle* handle) {
+CUresult HostStore::take_from(Handles& first, Handles* second, unsigned order,
+                              CUmemGenericAllocationHandle* handle) {
   const std::uint64_t bytes = order_bytes(order);
   if (bytes > room()) return CUDA_ERROR_OUT_OF_MEMORY;
-  if (!cache_[order].empty()) {
-    *handle = cache_[order].back();
-    cache_[order].pop_back();
+  Handles* const from = !first[order].empty()                            ? &first
+                        : second != nullptr && !(*second)[order].empty() ? second
+                                                                         : nullptr;
+  if (from != nullptr) {
+    *handle = (*from)[order].back();
+    (*from)[order].pop_back();
     cached_ -= bytes;
   } else {
     make_room(bytes);
@@ -28,6 +38,14 @@ CUresult HostStore::take(unsigned order, CUmemGenericAllocationHandle* handle) {
   return CUDA_SUCCESS;
 }
 
+CUresult HostStore::take(unsigned order, CUmemGenericAllocationHandle* handle) {
+  return take_from(cache_, &unused_, order, handle);
+}
+
+CUresult HostStore::take_zero(unsigned order, CUmemGenericAllocationHandle* handle) {
+  return take_from(unused_, nullptr, order, handle);
+}
+
 void HostStore::give_back(unsigned order, CUmemGenericAllocationHandle handle) {
   used_ -= order_bytes(order);
   cached_ += order_bytes(order);
@@ -35,7 +53,7 @@ void HostStore::give_back(unsigned order, CUmemGenericAllocationHandle handle) {
 }
 
 bool HostStore::wants(unsigned order, std::size_t wanted) const {
-  return cache_[order].size() < wanted && used_ + cached_ + order_bytes(order) <= budget_;
+  return cached_of(order) < wanted && used_ + cached_ + order_bytes(order) <= budget_;
 }
 
 void HostStore::add_made(unsigned order, CUmemGenericAllocationHandle handle) {
@@ -44,16 +62,14 @@ void HostStore::add_made(unsigned order, CUmemGenericAllocationHandle handle) {
     mapper_.release_host(order, handle);
     return;
   }
-  cache_[order].push_back(handle);
+  unused_[order].push_back(handle);
   cached_ += order_bytes(order);
 }
 
 void HostStore::trim(std::uint64_t keep) {
-  for (unsigned order = kOrders; order-- > 0;) {
-    while (cached_ > keep && !cache_[order].empty()) {
-      mapper_.release_host(order, cache_[order].back());
-      cache_[order].pop_back();
-      cached_ -= order_bytes(order);
+  for (Handles* handles : {&cache_, &unused_}) {
+    for (unsigned order = kOrders; order-- > 0;) {
+      while (cached_ > keep && !(*handles)[order].empty()) release_last(*handles, order);
     }
   }
 }

@@ -16,9 +16,12 @@ class HostStore {
  public:
   HostStore(Mapper& mapper, std::uint64_t budget) : mapper_(mapper), budget_(budget) {}
 
-  /// A handle of the order: from the cache, else newly made. OUT_OF_MEMORY
-  /// when the budget has no room (the driver is not asked then).
+  /// A handle of the order that is about to be overwritten as a whole: from the
+  /// cache, else newly made. OUT_OF_MEMORY when the budget has no room (the
+  /// driver is not asked then).
   CUresult take(unsigned order, CUmemGenericAllocationHandle* handle);
+  /// The same, holding zeros: never used before. For pages that were absent.
+  CUresult take_zero(unsigned order, CUmemGenericAllocationHandle* handle);
   /// Back to the cache.
   void give_back(unsigned order, CUmemGenericAllocationHandle handle);
   /// Whether a handle of the order should be made ahead so that `wanted` are
@@ -34,15 +37,22 @@ class HostStore {
   std::uint64_t in_use() const { return used_; }      // handed out
   std::uint64_t cached() const { return cached_; }
   std::uint64_t room() const { return budget_ > used_ ? budget_ - used_ : 0; }
-  std::size_t cached_of(unsigned order) const { return cache_[order].size(); }
+  std::size_t cached_of(unsigned order) const {
+    return cache_[order].size() + unused_[order].size();
+  }
 
  private:
-  // Another order's cached handles give way when the budget needs it.
+  using Handles = std::array<std::vector<CUmemGenericAllocationHandle>, kOrders>;
+  CUresult take_from(Handles& first, Handles* second, unsigned order,
+                     CUmemGenericAllocationHandle* handle);
+  // Other cached handles give way when the budget needs it.
   void make_room(std::uint64_t bytes);
+  void release_last(Handles& from, unsigned order);
   Mapper& mapper_;
   std::uint64_t budget_;
   std::uint64_t used_ = 0, cached_ = 0;
-  std::array<std::vector<CUmemGenericAllocationHandle>, kOrders> cache_;
+  Handles cache_;   // hold what was parked in them last
+  Handles unused_;  // made ahead: still zero
 };
 
 }  // namespace kvshim::vmm

@@ -187,6 +187,23 @@ TEST(DeviceMemoryFaultTest, HostMemoryServesWhenOthersTookTheLastOfTheGpu) {
   EXPECT_TRUE(bench.writable(pool, 3));
 }
 
+// Host handles are used again: what was parked in one is not zero.
+TEST(DeviceMemoryFaultTest, APageMadeInHostMemoryHoldsZerosWhateverWasParkedBefore) {
+  MemoryBench bench({.host_budget = 64 * kMiB});
+  const PoolRecord* pool = bench.pool(128 * kMiB);
+  bench.fault(pool, 3);
+  bench.write(pool, 3, 7);
+  ASSERT_EQ(bench.park_all(), 1u);
+  ASSERT_EQ(bench.memory->swap_to_absent(bench.parked(), ProofOfAbsence::kDroppedByRule),
+            kGranuleBytes);
+  bench.memory->release_retired();
+  bench.driver.take_gpu_memory(bench.driver.gpu_free());
+  bench.forget_free_memory();
+  ASSERT_EQ(bench.fault(pool, 20).kind, AnswerKind::kPresent);
+  ASSERT_EQ(bench.figures(pool).parked, kGranuleBytes);
+  EXPECT_TRUE(bench.is_zero(pool, 20));
+}
+
 TEST(DeviceMemoryFaultTest, SiblingsGetNoHostMemory) {
   MemoryBench bench({.host_budget = 64 * kMiB});
   const PoolRecord* a = bench.pool(100 * kMiB);

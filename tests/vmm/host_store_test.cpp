@@ -43,6 +43,29 @@ TEST_F(HostStoreTest, AHandleGivenBackIsUsedAgainWithoutTheDriver) {
   EXPECT_EQ(driver_.calls(Call::cuMemCreate), calls);
 }
 
+TEST_F(HostStoreTest, AHandleForAPageOfZerosWasNeverUsed) {
+  CUmemGenericAllocationHandle used = 0, made = 0, zero = 0, next = 0;
+  ASSERT_EQ(store_.take(1, &used), CUDA_SUCCESS);
+  store_.give_back(1, used);
+  ASSERT_EQ(mapper_.create_host_uncounted(1, &made), CUDA_SUCCESS);
+  store_.add_made(1, made);
+  ASSERT_EQ(store_.take_zero(1, &zero), CUDA_SUCCESS);
+  EXPECT_EQ(zero, made);
+  ASSERT_EQ(store_.take_zero(1, &next), CUDA_SUCCESS);
+  EXPECT_NE(next, used);
+  EXPECT_EQ(store_.cached_of(1), 1u);
+}
+
+TEST_F(HostStoreTest, UsedHandlesGiveWayToAPageOfZeros) {
+  CUmemGenericAllocationHandle a = 0, b = 0, zero = 0;
+  ASSERT_EQ(store_.take(4, &a), CUDA_SUCCESS);
+  ASSERT_EQ(store_.take(4, &b), CUDA_SUCCESS);
+  store_.give_back(4, a);
+  ASSERT_EQ(store_.take_zero(0, &zero), CUDA_SUCCESS);
+  EXPECT_EQ(store_.cached(), 0u);
+  EXPECT_EQ(store_.in_use(), 34 * kMiB);
+}
+
 TEST_F(HostStoreTest, CachedHandlesOfOtherOrdersGiveWayWhenTheBudgetNeedsIt) {
   std::vector<CUmemGenericAllocationHandle> small(32);
   for (auto& handle : small) ASSERT_EQ(store_.take(0, &handle), CUDA_SUCCESS);
