@@ -95,8 +95,8 @@ CUresult DeviceMemory::allocate(std::size_t bytes, const std::string& group, CUc
       if (it == groups_.end()) it = groups_.insert(groups_.end(), Group{group, {}, {}});
       pool->group = static_cast<std::size_t>(it - groups_.begin());
       it->pools.push_back(pool.get());
-      auto* made = new PoolRecord{pool->id, arena_.address(*first), bytes, mapped,
-                                  device_,  context,                this};
+      const PoolRecord* made = &every_record_.emplace_back(
+          PoolRecord{pool->id, arena_.address(*first), bytes, mapped, device_, context, this});
       records_[pool->id] = made;
       pools_by_id_[pool->id] = pool.get();
       pools_[*first] = std::move(pool);

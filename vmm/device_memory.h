@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -230,6 +231,7 @@ class DeviceMemory {
   std::map<GranuleIndex, std::unique_ptr<Pool>> pools_;  // by first granule
   std::unordered_map<std::uint64_t, Pool*> pools_by_id_;
   std::unordered_map<std::uint64_t, const PoolRecord*> records_;
+  std::deque<PoolRecord> every_record_;  // kept for readers that still hold one (PoolTable)
   std::vector<Group> groups_;
   std::vector<Pending> pending_;  // promotions that wait for the guard's copy
   std::vector<AbiRun> pending_wanted_;
