@@ -61,7 +61,7 @@ bool change_range(std::uint64_t base, void (*change)(Range&, std::uint64_t), std
   return true;
 }
 
-bool is_covered(std::uint64_t address, std::uint64_t bytes) {
+bool is_covered(std::uint64_t address, std::uint64_t bytes, AccessKind kind) {
   if (bytes == 0) return true;
   if (address + bytes < address) return false;
   Table& all = table();
@@ -70,7 +70,9 @@ bool is_covered(std::uint64_t address, std::uint64_t bytes) {
   std::uint64_t reached = address;
   while (found != all.ranges.end() && found->second.base <= reached) {
     const Range& range = found->second;
-    if (range.kind == RangeKind::kMapping && range.access == 0) return false;
+    const unsigned least = kind == AccessKind::kWrite ? CU_MEM_ACCESS_FLAGS_PROT_READWRITE
+                                                      : CU_MEM_ACCESS_FLAGS_PROT_READ;
+    if (range.kind == RangeKind::kMapping && range.access < least) return false;
     reached = range.end();
     if (reached >= address + bytes) return true;
     // Ordinary allocations are not contiguous with each other even when they

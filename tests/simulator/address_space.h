@@ -56,8 +56,9 @@ std::optional<Range> find_range(std::uint64_t address);
 /// Changes one range in place; false when none starts at `base`.
 bool change_range(std::uint64_t base, void (*change)(Range&, std::uint64_t), std::uint64_t value);
 /// Whether the GPU may touch all of [address, address + bytes): no hole, and
-/// every mapping in it has been given access. 0 bytes: always.
-bool is_covered(std::uint64_t address, std::uint64_t bytes);
+/// every mapping in it has been given the access asked for. 0 bytes: always.
+enum class AccessKind : std::uint8_t { kRead, kWrite };
+bool is_covered(std::uint64_t address, std::uint64_t bytes, AccessKind kind = AccessKind::kRead);
 /// Whether `address` belongs to anything in the table.
 bool is_known(std::uint64_t address);
 Tally live_ranges(RangeKind kind);

@@ -282,6 +282,8 @@ CUresult api::cuStreamEndCapture(CUstream handle, CUgraph* graph) {
   }
   if (capture->mode != CU_STREAM_CAPTURE_MODE_RELAXED &&
       capture->thread != std::this_thread::get_id()) {
+    detach(*capture);  // it is gone (measured)
+    std::erase(captures(), capture);
     return CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD;
   }
   const bool unjoined = has_unjoined_work(*capture);

@@ -193,13 +193,63 @@ TEST_F(CaptureTest, WorkElsewhereIsLegal) {
     return cuLaunchHostFunc(
         other_, [](void*) {}, nullptr);
   });
-  expect_refused(kNowhere, [] {
-    CUmodule module = nullptr;
-    const CUresult result = cuModuleLoadData(&module, kvshim_ptx_test_kernels);
-    if (result == CUDA_SUCCESS) cuModuleUnload(module);
-    return result;
+  std::vector<CUmodule> modules;
+  expect_refused(kNowhere, [&] {
+    modules.push_back(nullptr);
+    return cuModuleLoadData(&modules.back(), kvshim_ptx_test_kernels);
   });
+  for (CUmodule module : modules) EXPECT_DONE(cuModuleUnload(module));
   EXPECT_DONE(cuMemFree(buffer));
+}
+
+TEST_F(CaptureTest, UnloadingCodeDisturbs) {
+  CUmodule module = nullptr;
+  ASSERT_DONE(cuModuleLoadData(&module, kvshim_ptx_test_kernels));
+  const Outcome outcome = call_during_capture(CU_STREAM_CAPTURE_MODE_GLOBAL, false,
+                                              [&] { return cuModuleUnload(module); });
+  EXPECT_RESULT(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, outcome.result);
+  EXPECT_TRUE(outcome.invalidated);
+  EXPECT_DONE(cuModuleUnload(module));
+}
+
+TEST_F(CaptureTest, CapturedFillsAreLookedAtWhenTheirGraphIsInstantiated) {
+  MappedSpace space(2);
+  ASSERT_DONE(space.map(0, 1, space.make(1)));
+  ASSERT_DONE(space.access(0, 1, CU_MEM_ACCESS_FLAGS_PROT_READ));
+  for (const std::size_t granule : {std::size_t{0}, std::size_t{1}}) {
+    SCOPED_TRACE(granule == 0 ? "read-only" : "a hole");
+    CUgraph graph = nullptr;
+    CUgraphExec executable = nullptr;
+    ASSERT_DONE(cuStreamBeginCapture(capturing_, CU_STREAM_CAPTURE_MODE_RELAXED));
+    EXPECT_DONE(cuMemsetD8Async(space.at(granule), 1, 4096, capturing_));
+    ASSERT_DONE(cuStreamEndCapture(capturing_, &graph));
+    EXPECT_RESULT(CUDA_ERROR_INVALID_VALUE, cuGraphInstantiateWithFlags(&executable, graph, 0));
+    EXPECT_DONE(cuGraphDestroy(graph));
+  }
+}
+
+TEST_F(CaptureTest, CapturedCopiesIntoAHoleAreRefusedAtTheCall) {
+  MappedSpace space(1);
+  void* pinned = nullptr;
+  ASSERT_DONE(cuMemHostAlloc(&pinned, 4096, 0));
+  const auto copies = [&] {
+    return std::vector<CUresult>{cuMemcpyHtoDAsync(space.at(0), pinned, 4096, capturing_),
+                                 cuMemcpyDtoDAsync(space.at(0), to_, 4096, capturing_)};
+  };
+  CUgraph graph = nullptr;
+  ASSERT_DONE(cuStreamBeginCapture(capturing_, CU_STREAM_CAPTURE_MODE_RELAXED));
+  for (const CUresult result : copies()) EXPECT_RESULT(CUDA_ERROR_INVALID_VALUE, result);
+  EXPECT_DONE(cuStreamEndCapture(capturing_, &graph)) << "the capture stays valid";
+  EXPECT_DONE(cuGraphDestroy(graph));
+  EXPECT_DONE(cuMemFreeHost(pinned));
+}
+
+TEST_F(CaptureTest, AskingForACapturedEventEndsTheCapture) {
+  CUgraph graph = nullptr;
+  ASSERT_DONE(cuStreamBeginCapture(capturing_, CU_STREAM_CAPTURE_MODE_RELAXED));
+  ASSERT_DONE(cuEventRecord(event_, capturing_));
+  EXPECT_RESULT(CUDA_ERROR_CAPTURED_EVENT, cuEventQuery(event_));
+  EXPECT_RESULT(CUDA_ERROR_STREAM_CAPTURE_INVALIDATED, cuStreamEndCapture(capturing_, &graph));
 }
 
 TEST_F(CaptureTest, ARelaxedThreadMayDoHousekeeping) {
@@ -314,8 +364,8 @@ TEST_F(CaptureTest, EndingOnAnotherThreadNeedsTheRelaxedMode) {
     cuCtxSetCurrent(context_);
     EXPECT_RESULT(CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD, cuStreamEndCapture(capturing_, &graph));
   }).join();
-  EXPECT_DONE(cuStreamEndCapture(capturing_, &graph));
-  EXPECT_DONE(cuGraphDestroy(graph));
+  EXPECT_RESULT(CUDA_ERROR_ILLEGAL_STATE, cuStreamEndCapture(capturing_, &graph))
+      << "the attempt ended it";
 }
 
 TEST_F(CaptureTest, EndingWithoutBeginningIsAnError) {

@@ -18,7 +18,7 @@ struct End {
 
 CUresult describe_end(CUmemorytype type, const void* host, CUdeviceptr device, CUarray array,
                       std::size_t pitch, std::size_t height, std::size_t x, std::size_t y,
-                      std::size_t z, const CUDA_MEMCPY3D& given, End* end) {
+                      std::size_t z, const CUDA_MEMCPY3D& given, AccessKind kind, End* end) {
   bool must_be_device = false;
   switch (type) {
     case CU_MEMORYTYPE_HOST:
@@ -56,8 +56,11 @@ CUresult describe_end(CUmemorytype type, const void* host, CUdeviceptr device, C
   end->base += (z * height + y) * pitch + x;
   const std::size_t extent =
       ((given.Depth - 1) * height + given.Height - 1) * pitch + given.WidthInBytes;
-  const bool covered = is_covered(end->base, extent);
+  // The driver looks at the mapping when it is called, not when it copies: a
+  // destination that is read-only now is refused (docs/results/driver_semantics.md).
+  const bool covered = is_covered(end->base, extent, kind);
   if (must_be_device && !covered) return CUDA_ERROR_INVALID_VALUE;
+  if (!covered && is_covered(end->base, extent)) return CUDA_ERROR_INVALID_VALUE;
   // The unified call takes a hole for host memory (measured), so that it faults.
   end->side = covered ? Side::kDevice : Side::kPageable;
   return CUDA_SUCCESS;
@@ -281,15 +284,17 @@ CUresult batch_3d(std::size_t count, CUDA_MEMCPY3D_BATCH_OP* operations, std::si
 
 CUresult describe_copy(const CUDA_MEMCPY3D& given, CopyOperation* copy) {
   End from, to;
-  if (const CUresult bad = describe_end(given.srcMemoryType, given.srcHost, given.srcDevice,
-                                        given.srcArray, given.srcPitch, given.srcHeight,
-                                        given.srcXInBytes, given.srcY, given.srcZ, given, &from);
+  if (const CUresult bad =
+          describe_end(given.srcMemoryType, given.srcHost, given.srcDevice, given.srcArray,
+                       given.srcPitch, given.srcHeight, given.srcXInBytes, given.srcY, given.srcZ,
+                       given, AccessKind::kRead, &from);
       bad != CUDA_SUCCESS) {
     return bad;
   }
-  if (const CUresult bad = describe_end(given.dstMemoryType, given.dstHost, given.dstDevice,
-                                        given.dstArray, given.dstPitch, given.dstHeight,
-                                        given.dstXInBytes, given.dstY, given.dstZ, given, &to);
+  if (const CUresult bad =
+          describe_end(given.dstMemoryType, given.dstHost, given.dstDevice, given.dstArray,
+                       given.dstPitch, given.dstHeight, given.dstXInBytes, given.dstY, given.dstZ,
+                       given, AccessKind::kWrite, &to);
       bad != CUDA_SUCCESS) {
     return bad;
   }

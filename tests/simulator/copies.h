@@ -11,6 +11,8 @@ namespace kvshim::simulator {
 /// INVALID_VALUE for device addresses with a hole.
 CUresult describe_copy(const CUDA_MEMCPY3D& given, CopyOperation* copy);
 CUresult check_fill(const CUDA_MEMSET_NODE_PARAMS& fill);
+/// Only what does not depend on the mappings.
+CUresult check_fill_shape(const CUDA_MEMSET_NODE_PARAMS& fill);
 
 /// Memory behind an array handle; null when there is none.
 struct ArrayMemory {

@@ -19,22 +19,38 @@ CUresult submit_fill(CUdeviceptr address, std::size_t pitch, unsigned value, uns
   fill.params.elementSize = element;
   fill.params.width = width;
   fill.params.height = height;
-  if (const CUresult bad = check_fill(fill.params); bad != CUDA_SUCCESS) return bad;
+  if (const CUresult bad = check_fill_shape(fill.params); bad != CUDA_SUCCESS) return bad;
+  // A captured fill is looked at when its graph is instantiated (measured).
+  bool capturing = false;
+  {
+    const StreamLock lock(stream_mutex());
+    const auto found = find_stream(lock, stream);
+    if (found == nullptr) return CUDA_ERROR_INVALID_HANDLE;
+    capturing = found->capture != nullptr;
+  }
+  if (!capturing) {
+    if (const CUresult bad = check_fill(fill.params); bad != CUDA_SUCCESS) return bad;
+  }
   // Also the synchronous forms return before the fill is done (measured).
   return submit(stream, fill);
 }
 
 }  // namespace
 
-CUresult check_fill(const CUDA_MEMSET_NODE_PARAMS& fill) {
+CUresult check_fill_shape(const CUDA_MEMSET_NODE_PARAMS& fill) {
   const std::size_t row = fill.width * fill.elementSize;
   if (fill.elementSize != 1 && fill.elementSize != 2 && fill.elementSize != 4) {
     return CUDA_ERROR_INVALID_VALUE;
   }
   if (fill.dst % fill.elementSize != 0) return CUDA_ERROR_INVALID_VALUE;
   if (fill.height > 1 && fill.pitch < row) return CUDA_ERROR_INVALID_VALUE;
-  const std::size_t extent = (fill.height - 1) * fill.pitch + row;
-  return is_covered(fill.dst, extent) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
+  return CUDA_SUCCESS;
+}
+
+CUresult check_fill(const CUDA_MEMSET_NODE_PARAMS& fill) {
+  if (const CUresult bad = check_fill_shape(fill); bad != CUDA_SUCCESS) return bad;
+  const std::size_t extent = (fill.height - 1) * fill.pitch + fill.width * fill.elementSize;
+  return is_covered(fill.dst, extent, AccessKind::kWrite) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
 }
 
 void perform(const CUDA_MEMSET_NODE_PARAMS& fill) {

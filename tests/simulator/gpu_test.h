@@ -37,6 +37,13 @@ class GpuTest : public ::testing::Test {
     ASSERT_DONE(cuInit(0));
     ASSERT_DONE(cuDevicePrimaryCtxRetain(&context_, 0));
     ASSERT_DONE(cuCtxSetCurrent(context_));
+    // All of it now: loading, also the lazy part of it, waits for work under
+    // way, and tests keep streams busy.
+    ASSERT_DONE(cuModuleLoadData(&module_, kvshim_ptx_test_kernels));
+    for (const char* name : {"kvshim_test_store", "kvshim_test_times_ten_plus", "kvshim_test_spin",
+                             "kvshim_test_copy_plus_one", "kvshim_test_block_numbers"}) {
+      ASSERT_DONE(cuFuncLoad(kernel(name)));
+    }
   }
   void TearDown() override {
     cuCtxSynchronize();
@@ -50,9 +57,6 @@ class GpuTest : public ::testing::Test {
   }
 
   CUfunction kernel(const char* name) {
-    if (module_ == nullptr) {
-      EXPECT_DONE(cuModuleLoadData(&module_, kvshim_ptx_test_kernels));
-    }
     CUfunction function = nullptr;
     EXPECT_DONE(cuModuleGetFunction(&function, module_, name));
     return function;

@@ -4,6 +4,7 @@
 #include <unordered_map>
 
 #include "tests/simulator/capture.h"
+#include "tests/simulator/copies.h"
 #include "tests/simulator/events.h"
 #include "tests/simulator/graph_nodes.h"
 
@@ -44,6 +45,11 @@ CUresult instantiate(CUgraphExec* out, CUgraph handle, cuuint64_t flags) {
   const auto graph = find_graph(lock, handle);
   if (graph == nullptr) return CUDA_ERROR_INVALID_VALUE;
   if (in_order(*graph).size() != graph->nodes.size()) return CUDA_ERROR_INVALID_VALUE;  // a circle
+  for (const auto& node : graph->nodes) {
+    const auto* fill = std::get_if<FillOperation>(&node->operation);
+    if (fill != nullptr && check_fill(fill->params) != CUDA_SUCCESS)
+      return CUDA_ERROR_INVALID_VALUE;
+  }
   auto made = std::make_unique<Executable>();
   made->plan = clone_graph(lock, *graph);
   made->flags = flags;

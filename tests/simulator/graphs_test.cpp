@@ -70,6 +70,14 @@ TEST_F(GraphsTest, NodesRunAfterTheirDependencies) {
   EXPECT_EQ(123u, run());
 }
 
+TEST_F(GraphsTest, ACircleIsFoundAtInstantiation) {
+  CUgraphNode first = add_digit(1);
+  CUgraphNode second = add_digit(2, {first});
+  ASSERT_DONE(cuGraphAddDependencies(graph_, &second, &first, nullptr, 1));
+  CUgraphExec executable = nullptr;
+  EXPECT_RESULT(CUDA_ERROR_INVALID_VALUE, cuGraphInstantiateWithFlags(&executable, graph_, 0));
+}
+
 TEST_F(GraphsTest, KernelNodesGiveTheirParametersBack) {
   CUgraphNode node = add_digit(7);
   CUDA_KERNEL_NODE_PARAMS params{};

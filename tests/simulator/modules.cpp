@@ -6,6 +6,7 @@
 #include <set>
 #include <unordered_map>
 
+#include "tests/simulator/capture.h"
 #include "tests/simulator/memory.h"
 #include "tests/simulator/streams.h"
 
@@ -58,8 +59,8 @@ CUresult make_module(const void* image, std::unique_ptr<Module>* made) {
   if (text[0] == '\x7f' || text[0] == '\x50') return CUDA_ERROR_NO_BINARY_FOR_GPU;
   auto ptx = read_ptx(text);
   if (!ptx) return CUDA_ERROR_INVALID_PTX;
-  // Loading waits for kernels under way, as on the real driver (measured).
-  wait_for_running_kernels();
+  // Loading waits for what is executing, as on the real driver (measured).
+  wait_for_running_work();
   auto module = std::make_unique<Module>();
   module->context = current_context();
   for (PtxEntry& entry : ptx->entries) {
@@ -194,6 +195,7 @@ CUresult api::cuModuleLoad(CUmodule* module, const char* name) {
 }
 
 CUresult api::cuModuleUnload(CUmodule module) {
+  if (const CUresult refused = refuse_unsafe_call(); refused != CUDA_SUCCESS) return refused;
   Code& all = code();
   const std::lock_guard lock(all.mutex);
   const auto found = all.modules.find(module);

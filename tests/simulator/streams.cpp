@@ -27,7 +27,7 @@ struct Streams {
   std::vector<std::shared_ptr<Stream>> legacy_streams;
   std::vector<std::shared_ptr<Stream>> draining;  // destroyed with work left
   std::uint64_t next_id = 10;
-  std::unordered_map<std::uint64_t, bool> running_kernels;  // by ticket
+  std::unordered_map<std::uint64_t, bool> running;  // by ticket
   std::uint64_t next_ticket = 1;
 };
 
@@ -55,10 +55,11 @@ void run_stream(std::shared_ptr<Stream> stream) {
         stream->wake.wait(lock);
       }
     }
-    const bool kernel = std::holds_alternative<KernelOperation>(work.operation) ||
-                        std::holds_alternative<GraphOperation>(work.operation);
+    const bool counted = std::holds_alternative<KernelOperation>(work.operation) ||
+                         std::holds_alternative<GraphOperation>(work.operation) ||
+                         std::holds_alternative<MemoryOperations>(work.operation);
     const std::uint64_t ticket = all.next_ticket++;
-    if (kernel) all.running_kernels[ticket] = true;
+    if (counted) all.running[ticket] = true;
     lock.unlock();
     // After a fault nothing of the context is carried out any more.
     if (stream->context->sticky.load() == CUDA_SUCCESS) {
@@ -68,7 +69,7 @@ void run_stream(std::shared_ptr<Stream> stream) {
       }
     }
     lock.lock();
-    if (kernel) all.running_kernels.erase(ticket);
+    if (counted) all.running.erase(ticket);
     complete(lock, work.done);
     Operation finished = std::move(work.operation);
     stream->queue.pop_front();
@@ -286,13 +287,13 @@ void destroy_streams_of(Context* context) {
   std::erase_if(all.legacy_streams, [&](const auto& stream) { return stream->context == context; });
 }
 
-void wait_for_running_kernels() {
+void wait_for_running_work() {
   Streams& all = streams();
   StreamLock lock(all.mutex);
-  std::vector<std::uint64_t> running;
-  for (const auto& [ticket, unused] : all.running_kernels) running.push_back(ticket);
-  for (const std::uint64_t ticket : running) {
-    while (all.running_kernels.contains(ticket)) all.host.wait(lock);
+  std::vector<std::uint64_t> now;
+  for (const auto& [ticket, unused] : all.running) now.push_back(ticket);
+  for (const std::uint64_t ticket : now) {
+    while (all.running.contains(ticket)) all.host.wait(lock);
   }
 }
 

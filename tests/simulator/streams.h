@@ -102,7 +102,8 @@ void destroy_streams_of(Context* context);
 /// All streams that exist (not destroyed), of any context.
 std::vector<std::shared_ptr<Stream>> all_streams(const StreamLock&);
 
-/// Kernels executing now; a load of code waits until these have ended.
-void wait_for_running_kernels();
+/// A load of code waits until the kernels, graphs and waits for values that
+/// execute now have ended.
+void wait_for_running_work();
 
 }  // namespace kvshim::simulator

@@ -31,6 +31,8 @@ struct Mapping {
 
 // Where the driver puts reservations when it is given no hint.
 constexpr std::uint64_t kDefaultPlace = 0x100'0400'0000;
+// Reservations begin at multiples of this; a hint is rounded up (measured).
+constexpr std::uint64_t kPlaceAlignment = std::uint64_t{32} << 20;
 
 struct VirtualMemory {
   std::mutex mutex;
@@ -152,7 +154,8 @@ CUresult api::cuMemAddressReserve(CUdeviceptr* address, std::size_t bytes, std::
   if (alignment < kPageBytes) alignment = kPageBytes;
   VirtualMemory& all = memory();
   const std::lock_guard lock(all.mutex);
-  const std::uint64_t wanted[] = {hint & ~std::uint64_t{alignment - 1},
+  if (alignment < kPlaceAlignment) alignment = kPlaceAlignment;
+  const std::uint64_t wanted[] = {(hint + alignment - 1) & ~std::uint64_t{alignment - 1},
                                   (all.next_place + alignment - 1) & ~std::uint64_t{alignment - 1}};
   std::uint64_t base = 0;
   for (const std::uint64_t place : wanted) {

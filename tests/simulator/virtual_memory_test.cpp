@@ -7,11 +7,20 @@ namespace {
 class VirtualMemoryTest : public GpuTest {};
 
 TEST_F(VirtualMemoryTest, HonoursTheHintOfAReservation) {
-  const CUdeviceptr hint = 0x6000'0020'0000;
+  const CUdeviceptr hint = 0x6000'0200'0000;
   CUdeviceptr got = 0;
   ASSERT_DONE(cuMemAddressReserve(&got, std::size_t{1} << 30, 0, hint, 0));
 #if !defined(KVSHIM_SANITIZED)  // the sanitizers' own memory lies there
   EXPECT_EQ(hint, got);
+#endif
+  EXPECT_DONE(cuMemAddressFree(got, std::size_t{1} << 30));
+}
+
+TEST_F(VirtualMemoryTest, RoundsAHintUpToThirtyTwoMebibytes) {
+  CUdeviceptr got = 0;
+  ASSERT_DONE(cuMemAddressReserve(&got, std::size_t{1} << 30, 0, 0x6000'0420'0000, 0));
+#if !defined(KVSHIM_SANITIZED)
+  EXPECT_EQ(CUdeviceptr{0x6000'0600'0000}, got);
 #endif
   EXPECT_DONE(cuMemAddressFree(got, std::size_t{1} << 30));
 }
@@ -123,6 +132,26 @@ TEST_F(VirtualMemoryTest, FillsAndCopiesOverAHoleAreRefusedAtTheCall) {
                 cuMemcpyHtoDAsync(space.at(5), host.data(), 4096, stream));
   EXPECT_RESULT(CUDA_ERROR_INVALID_VALUE, cuMemcpyDtoD(other, space.at(5), 4096));
   EXPECT_DONE(cuCtxSynchronize()) << "no sticky error";
+  EXPECT_DONE(cuStreamDestroy(stream));
+  EXPECT_DONE(cuMemFree(other));
+}
+
+TEST_F(VirtualMemoryTest, FillsAndCopiesIntoReadOnlyPagesAreRefusedAtTheCall) {
+  MappedSpace space(1);
+  ASSERT_DONE(space.map(0, 1, space.make(1)));
+  ASSERT_DONE(space.access(0, 1, CU_MEM_ACCESS_FLAGS_PROT_READ));
+  const CUdeviceptr other = allocate(4096);
+  CUstream stream = make_stream();
+  std::vector<unsigned char> host(4096, 5);
+  EXPECT_RESULT(CUDA_ERROR_INVALID_VALUE, cuMemsetD8Async(space.at(0), 7, 4096, stream));
+  EXPECT_RESULT(CUDA_ERROR_INVALID_VALUE, cuMemsetD32Async(space.at(0), 7, 1024, stream));
+  EXPECT_RESULT(CUDA_ERROR_INVALID_VALUE, cuMemsetD2D8Async(space.at(0), 64, 7, 32, 4, stream));
+  EXPECT_RESULT(CUDA_ERROR_INVALID_VALUE,
+                cuMemcpyHtoDAsync(space.at(0), host.data(), 4096, stream));
+  EXPECT_RESULT(CUDA_ERROR_INVALID_VALUE, cuMemcpyDtoDAsync(space.at(0), other, 4096, stream));
+  EXPECT_DONE(cuStreamSynchronize(stream)) << "no sticky error";
+  EXPECT_DONE(cuMemcpyDtoH(host.data(), space.at(0), 4096)) << "reading is allowed";
+  EXPECT_EQ(std::vector<unsigned char>(4096), host);
   EXPECT_DONE(cuStreamDestroy(stream));
   EXPECT_DONE(cuMemFree(other));
 }
