@@ -38,6 +38,29 @@ void say_once(const std::string& text) {
   log::warning(text);
 }
 
+bool any_deferred_free();
+
+// A pool whose stream-ordered free is under way still counts. The driver would
+// hand its memory on at once; here it is waited for, a moment at most: the stream
+// may wait for something that this thread has yet to do.
+CUresult allocate_pool(Runtime& runtime, DeviceRuntime& device, std::size_t bytes,
+                       const std::string& group, CUcontext context,
+                       const vmm::PoolRecord** record) {
+  const auto patience = std::chrono::steady_clock::now() + std::chrono::seconds(1);
+  for (;;) {
+    const CUresult result = device.memory.allocate(bytes, group, context, record);
+    if (result != CUDA_ERROR_OUT_OF_MEMORY || !any_deferred_free() ||
+        std::chrono::steady_clock::now() > patience) {
+      return result;
+    }
+    {
+      vmm::RelaxedCaptureScope relaxed(runtime.driver());
+      finish_deferred_frees();
+    }
+    std::this_thread::sleep_for(std::chrono::microseconds(200));
+  }
+}
+
 /// True: `*result` is the answer (a pool, or the honest refusal). False: the
 /// allocation is left to the driver.
 bool try_pool(const char* entry_point, CUdeviceptr* address, std::size_t bytes, CUresult* result) {
@@ -74,7 +97,7 @@ bool try_pool(const char* entry_point, CUdeviceptr* address, std::size_t bytes, 
     return false;
   }
   const vmm::PoolRecord* record = nullptr;
-  *result = device->memory.allocate(bytes, decision.group, context, &record);
+  *result = allocate_pool(*runtime, *device, bytes, decision.group, context, &record);
   if (*result == CUDA_ERROR_OUT_OF_MEMORY) {
     log::info("a pool of " + mebibytes(bytes) +
               " would not have fitted as a plain allocation: out of memory, as without the shim");
@@ -128,10 +151,16 @@ const vmm::PoolRecord* pool_at_base(CUdeviceptr address) {
 
 struct DeferredFree {
   CUdeviceptr base;
+  std::uint64_t pool;  // id: another may lie there by then
   CUevent event;
 };
 std::mutex deferred_mutex;
 auto& deferred = *new std::vector<DeferredFree>;  // leaked, see escape.cpp
+
+bool any_deferred_free() {
+  std::lock_guard lock(deferred_mutex);
+  return !deferred.empty();
+}
 
 // cuMemFreeAsync returns at once; the pool goes when the stream has come so far.
 CUresult free_pool_in_order(Runtime& runtime, const vmm::PoolRecord& record, StreamRef stream) {
@@ -142,7 +171,7 @@ CUresult free_pool_in_order(Runtime& runtime, const vmm::PoolRecord& record, Str
   }
   if (result != CUDA_SUCCESS) return result;
   std::lock_guard lock(deferred_mutex);
-  deferred.push_back({record.base, event});
+  deferred.push_back({record.base, record.id, event});
   return CUDA_SUCCESS;
 }
 
@@ -154,7 +183,10 @@ void finish_deferred_frees() noexcept {
   std::lock_guard lock(deferred_mutex);
   std::erase_if(deferred, [&](const DeferredFree& one) {
     const vmm::PoolRecord* record = pool_at_base(one.base);
-    if (record == nullptr) return true;
+    if (record == nullptr || record->id != one.pool) {
+      runtime->driver().cuEventDestroy_v2(one.event);
+      return true;
+    }
     DeviceRuntime& device = *runtime->of(*record);
     vmm::ContextScope current(runtime->driver(), device.memory.context());
     if (runtime->driver().cuEventQuery(one.event) != CUDA_SUCCESS || !device.streams.finished()) {
@@ -272,7 +304,8 @@ CUresult hook_cuMemGetInfo_v2(size_t* free, size_t* total) noexcept {
     CUdevice index = 0;
     if (runtime->driver().cuCtxGetDevice(&index) == CUDA_SUCCESS) {
       if (DeviceRuntime* device = runtime->device(index)) {
-        *free = device->memory.free_as_static(*free);
+        std::size_t all = 0;
+        return device->memory.memory_info(free, &all);
       }
     }
     return result;

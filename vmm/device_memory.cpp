@@ -31,13 +31,17 @@ DeviceMemory::DeviceMemory(const DriverApi& driver, Arena& arena, PoolTable& tab
       fault_staging_(driver, kStagingSlots),
       release_staging_(driver, kStagingSlots) {}
 
-std::uint64_t DeviceMemory::free_as_static(std::uint64_t driver_free) const {
+// Under the lock: else memory released between the two figures counts as taken.
+CUresult DeviceMemory::memory_info(std::size_t* free, std::size_t* total) const {
   std::lock_guard lock(mutex_);
+  const CUresult result = driver_.cuMemGetInfo_v2(free, total);
+  if (result != CUDA_SUCCESS) return result;
   std::uint64_t full_size = 0;
   for (const auto& [first, pool] : pools_) full_size += pool->granules * kGranuleBytes;
   const PhysicalBytes& held = mapper_.physical();
-  const std::uint64_t without_pools = driver_free + held.device + held.zero;
-  return without_pools > full_size ? without_pools - full_size : 0;
+  const std::uint64_t without_pools = *free + held.device + held.zero;
+  *free = without_pools > full_size ? without_pools - full_size : 0;
+  return CUDA_SUCCESS;
 }
 
 CUresult DeviceMemory::allocate(std::size_t bytes, const std::string& group, CUcontext context,
@@ -46,11 +50,11 @@ CUresult DeviceMemory::allocate(std::size_t bytes, const std::string& group, CUc
   RelaxedCaptureScope relaxed(driver_);
   const std::size_t mapped = round_up_to_granule(bytes);
   const auto granules = static_cast<std::uint32_t>(mapped >> kGranuleShift);
-  std::size_t driver_free = 0, total = 0;
-  CUresult result = driver_.cuMemGetInfo_v2(&driver_free, &total);
+  std::size_t free_for_pools = 0, total = 0;
+  CUresult result = memory_info(&free_for_pools, &total);
   if (result != CUDA_SUCCESS) return result;
   // The first comparison also keeps what follows from overflowing.
-  if (bytes > total || free_as_static(driver_free) < mapped) return CUDA_ERROR_OUT_OF_MEMORY;
+  if (bytes > total || free_for_pools < mapped) return CUDA_ERROR_OUT_OF_MEMORY;
 
   std::vector<GranuleRun> dirty;
   {

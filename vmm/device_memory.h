@@ -81,9 +81,10 @@ class DeviceMemory {
   /// Releases a pool; no work that may touch it may be unfinished (I4).
   /// INVALID_VALUE when `base` is not a pool's base.
   CUresult free(CUdeviceptr base);
-  /// Free memory as the engine would see it if its pools were plain
-  /// allocations: the driver's figure less what the pools don't hold (I10).
-  std::uint64_t free_as_static(std::uint64_t driver_free) const;
+  /// cuMemGetInfo as the engine would see it if its pools were plain
+  /// allocations: the driver's figure less what the pools don't hold (I10). The
+  /// device's context must be current.
+  CUresult memory_info(std::size_t* free, std::size_t* total) const;
 
   // --- faults (server thread) ---------------------------------------------
   FaultAnswer fault(std::span<const AbiRun> wanted, bool rows);

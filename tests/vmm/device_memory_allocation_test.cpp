@@ -60,7 +60,7 @@ TEST(DeviceMemoryAllocationTest, FreeMemoryIsStaticArithmeticAfterEveryOperation
   const std::uint64_t before = bench.driver.gpu_free();
   std::uint64_t full_size = 0;
   const auto expect_static = [&] {
-    EXPECT_EQ(bench.memory->free_as_static(bench.driver.gpu_free()), before - full_size);
+    EXPECT_EQ(bench.free_memory(), before - full_size);
   };
   const PoolRecord* a = bench.pool(200 * kMiB);
   full_size += 200 * kMiB;
@@ -87,6 +87,23 @@ TEST(DeviceMemoryAllocationTest, FreeMemoryIsStaticArithmeticAfterEveryOperation
   full_size = 0;
   expect_static();
   bench.expect_empty();
+}
+
+TEST(DeviceMemoryAllocationTest, FreeMemoryIsStaticArithmeticBesideARelease) {
+  MemoryBench bench({.host_budget = kGiB, .read_ahead_max = kNoReadAhead});
+  const PoolRecord* pool = bench.pool(200 * kMiB);
+  const std::uint64_t expected = bench.free_memory();
+  std::atomic<bool> ending{false};
+  std::thread releasing([&] {
+    while (!ending.load()) {
+      bench.served(pool, 7);
+      bench.memory->swap_to_absent(bench.resident(), ProofOfAbsence::kZero);
+      bench.memory->release_retired();
+    }
+  });
+  for (int i = 0; i < 20000; ++i) EXPECT_EQ(bench.free_memory(), expected);
+  ending.store(true);
+  releasing.join();
 }
 
 TEST(DeviceMemoryAllocationTest, FreeingTakesEverythingAlong) {

@@ -80,6 +80,7 @@ class EngineBench : public MemoryBench {
   CUstream new_stream() {
     const CUstream made = driver.make_stream();
     quiescence.add(made);
+    std::lock_guard lock(streams_mutex_);
     streams_.push_back(made);
     return made;
   }
@@ -167,6 +168,7 @@ class EngineBench : public MemoryBench {
   std::unique_ptr<Releaser> releaser;
 
  private:
+  std::mutex streams_mutex_;
   std::vector<CUstream> streams_;
 
  public:

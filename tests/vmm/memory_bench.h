@@ -138,6 +138,12 @@ class MemoryBench {
   }
   /// The figure of free GPU memory is kept for 50 ms.
   static void forget_free_memory() { std::this_thread::sleep_for(std::chrono::milliseconds(60)); }
+  /// What the engine would see.
+  std::uint64_t free_memory() const {
+    std::size_t free = 0, total = 0;
+    EXPECT_EQ(memory->memory_info(&free, &total), CUDA_SUCCESS);
+    return free;
+  }
   std::vector<Event> events() {
     const std::deque<Event> drained = memory->events().drain();
     return {drained.begin(), drained.end()};

@@ -1,0 +1,204 @@
+// Contents over time: what was written is there, whatever the shim did meanwhile.
+// Names are exact export names (see preload/real_driver.h).
+#include <cuda.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <cstdlib>
+#include <random>
+#include <thread>
+#include <vector>
+
+namespace kvshim::preload {
+namespace {
+
+using namespace std::chrono_literals;
+constexpr std::size_t kMiB = std::size_t{1} << 20;
+constexpr std::size_t kPool = 64 * kMiB;
+
+class PoolLifeTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (std::getenv("KVSHIM_CONFIG") == nullptr) GTEST_SKIP() << "run by ctest, with LD_PRELOAD";
+    ASSERT_EQ(cuInit(0), CUDA_SUCCESS);
+    ASSERT_EQ(cuDevicePrimaryCtxRetain(&context_, 0), CUDA_SUCCESS);
+    ASSERT_EQ(cuCtxSetCurrent(context_), CUDA_SUCCESS);
+    ASSERT_EQ(cuStreamCreate(&stream_, CU_STREAM_NON_BLOCKING), CUDA_SUCCESS);
+  }
+  void TearDown() override {
+    if (context_ == nullptr) return;
+    EXPECT_EQ(cuCtxSynchronize(), CUDA_SUCCESS);
+    EXPECT_EQ(cuStreamDestroy_v2(stream_), CUDA_SUCCESS);
+    cuDevicePrimaryCtxRelease_v2(0);
+  }
+  static CUdeviceptr make_pool(std::size_t bytes = kPool) {
+    CUdeviceptr pool = 0;
+    EXPECT_EQ(cuMemAlloc_v2(&pool, bytes), CUDA_SUCCESS);
+    unsigned long long id = 0;
+    EXPECT_EQ(cuPointerGetAttribute(&id, CU_POINTER_ATTRIBUTE_BUFFER_ID, pool), CUDA_SUCCESS);
+    EXPECT_GE(id, 1ull << 48) << "no pool was made";
+    return pool;
+  }
+
+  CUcontext context_ = nullptr;
+  CUstream stream_ = nullptr;
+};
+
+/// A pool and a copy of what it must hold.
+class Mirror {
+ public:
+  Mirror(CUdeviceptr pool, std::uint32_t seed)
+      : pool_(pool), expected_(kPool, std::uint8_t{0}), random_(seed) {}
+
+  /// One write of some form, somewhere.
+  void write(CUstream stream) {
+    const std::size_t at = random_() % (kPool - kMiB);
+    const std::size_t bytes = 1 + random_() % (random_() % 4 == 0 ? kMiB : 5000);
+    const auto value = static_cast<std::uint8_t>(random_() % 5 == 0 ? 0 : random_());
+    switch (random_() % 3) {
+      case 0: {
+        std::vector<std::uint8_t> host(bytes, value);
+        ASSERT_EQ(cuMemcpyHtoDAsync_v2(pool_ + at, host.data(), bytes, stream), CUDA_SUCCESS);
+        ASSERT_EQ(cuStreamSynchronize(stream), CUDA_SUCCESS);
+        break;
+      }
+      case 1:
+        ASSERT_EQ(cuMemsetD8Async(pool_ + at, value, bytes, stream), CUDA_SUCCESS);
+        break;
+      default: {
+        const std::size_t from = random_() % (kPool - kMiB);
+        if (from < at + bytes && at < from + bytes) return;
+        ASSERT_EQ(cuMemcpyDtoDAsync_v2(pool_ + at, pool_ + from, bytes, stream), CUDA_SUCCESS);
+        std::copy_n(expected_.begin() + static_cast<std::ptrdiff_t>(from), bytes,
+                    expected_.begin() + static_cast<std::ptrdiff_t>(at));
+        return;
+      }
+    }
+    std::fill_n(expected_.begin() + static_cast<std::ptrdiff_t>(at), bytes, value);
+  }
+  void expect_same(CUstream stream) {
+    std::vector<std::uint8_t> found(kPool);
+    ASSERT_EQ(cuMemcpyDtoHAsync_v2(found.data(), pool_, kPool, stream), CUDA_SUCCESS);
+    ASSERT_EQ(cuStreamSynchronize(stream), CUDA_SUCCESS);
+    for (std::size_t i = 0; i < kPool; ++i) {
+      ASSERT_EQ(found[i], expected_[i]) << "byte " << i << ", granule " << (i >> 21);
+    }
+  }
+
+ private:
+  CUdeviceptr pool_;
+  std::vector<std::uint8_t> expected_;
+  std::mt19937 random_;
+};
+
+TEST_F(PoolLifeTest, ContentsAreKeptOverManyReleases) {
+  const CUdeviceptr pool = make_pool();
+  Mirror mirror(pool, 1);
+  for (int round = 0; round < 8; ++round) {
+    for (int i = 0; i < 20; ++i) mirror.write(stream_);
+    ASSERT_EQ(cuStreamSynchronize(stream_), CUDA_SUCCESS);
+    std::this_thread::sleep_for(150ms);
+    mirror.expect_same(stream_);
+    if (HasFatalFailure()) return;
+  }
+  EXPECT_EQ(cuMemFree_v2(pool), CUDA_SUCCESS);
+}
+
+TEST_F(PoolLifeTest, ThreadsWithStreamsOfTheirOwnLoseNothing) {
+  std::vector<std::thread> threads;
+  for (std::uint32_t t = 0; t < 3; ++t) {
+    threads.emplace_back([this, t] {
+      ASSERT_EQ(cuCtxSetCurrent(context_), CUDA_SUCCESS);
+      CUstream stream = nullptr;
+      ASSERT_EQ(cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING), CUDA_SUCCESS);
+      std::mt19937 random(40 + t);
+      for (std::uint32_t life = 0; life < 2; ++life) {
+        const CUdeviceptr pool = make_pool();
+        Mirror mirror(pool, 10 * t + life);
+        for (int round = 0; round < 12; ++round) {
+          for (int i = 0; i < 6; ++i) mirror.write(stream);
+          std::this_thread::sleep_for(std::chrono::milliseconds(random() % 90));
+          if (round % 4 == 3) mirror.expect_same(stream);
+          if (HasFatalFailure()) return;
+        }
+        EXPECT_EQ(cuMemFree_v2(pool), CUDA_SUCCESS);
+      }
+      EXPECT_EQ(cuStreamDestroy_v2(stream), CUDA_SUCCESS);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+}
+
+TEST_F(PoolLifeTest, TwoStreamsOnOnePoolLoseNothing) {
+  const CUdeviceptr pool = make_pool();
+  CUstream other = nullptr;
+  ASSERT_EQ(cuStreamCreate(&other, CU_STREAM_NON_BLOCKING), CUDA_SUCCESS);
+  Mirror mirror(pool, 3);
+  CUevent event = nullptr;
+  ASSERT_EQ(cuEventCreate(&event, CU_EVENT_DISABLE_TIMING), CUDA_SUCCESS);
+  CUstream now = stream_, next = other;
+  for (int round = 0; round < 60; ++round) {
+    mirror.write(now);
+    if (HasFatalFailure()) return;
+    ASSERT_EQ(cuEventRecord(event, now), CUDA_SUCCESS);
+    ASSERT_EQ(cuStreamWaitEvent(next, event, 0), CUDA_SUCCESS);
+    std::swap(now, next);
+    if (round % 15 == 14) {
+      ASSERT_EQ(cuStreamSynchronize(next), CUDA_SUCCESS);
+      std::this_thread::sleep_for(120ms);
+    }
+  }
+  mirror.expect_same(now);
+  EXPECT_EQ(cuEventDestroy_v2(event), CUDA_SUCCESS);
+  EXPECT_EQ(cuStreamDestroy_v2(other), CUDA_SUCCESS);
+  EXPECT_EQ(cuMemFree_v2(pool), CUDA_SUCCESS);
+}
+
+TEST_F(PoolLifeTest, FreeMemoryIsWhatItWouldBeWithoutTheShim) {
+  std::size_t before = 0, with_pool = 0, after = 0, total = 0;
+  const CUdeviceptr first = make_pool();  // what the mechanism needs for itself is there now
+  ASSERT_EQ(cuMemGetInfo_v2(&before, &total), CUDA_SUCCESS);
+  const CUdeviceptr pool = make_pool();
+  ASSERT_EQ(cuMemGetInfo_v2(&with_pool, &total), CUDA_SUCCESS);
+  EXPECT_EQ(before - with_pool, kPool);
+  ASSERT_EQ(cuMemsetD8_v2(pool, 7, kPool), CUDA_SUCCESS);
+  ASSERT_EQ(cuCtxSynchronize(), CUDA_SUCCESS);
+  for (int i = 0; i < 30; ++i) {
+    std::size_t now = 0;
+    ASSERT_EQ(cuMemGetInfo_v2(&now, &total), CUDA_SUCCESS);
+    EXPECT_EQ(now, with_pool);
+    std::this_thread::sleep_for(10ms);
+  }
+  EXPECT_EQ(cuMemFree_v2(pool), CUDA_SUCCESS);
+  ASSERT_EQ(cuMemGetInfo_v2(&after, &total), CUDA_SUCCESS);
+  EXPECT_EQ(after, before);
+  EXPECT_EQ(cuMemFree_v2(first), CUDA_SUCCESS);
+}
+
+TEST_F(PoolLifeTest, AStreamOrderedFreeMakesRoomForTheNextAllocation) {
+  constexpr std::size_t kMost = 700 * kMiB;  // of 1 GiB
+  CUdeviceptr pool = 0;
+  for (int i = 0; i < 4; ++i) {
+    ASSERT_EQ(cuMemAllocAsync(&pool, kMost, stream_), CUDA_SUCCESS) << i;
+    ASSERT_EQ(cuMemsetD8Async(pool, 9, 3 * kMiB, stream_), CUDA_SUCCESS);
+    ASSERT_EQ(cuMemFreeAsync(pool, stream_), CUDA_SUCCESS);
+  }
+  ASSERT_EQ(cuStreamSynchronize(stream_), CUDA_SUCCESS);
+}
+
+TEST_F(PoolLifeTest, FreeingAndAllocatingBesideReleasesIsSafe) {
+  std::mt19937 random(8);
+  for (int i = 0; i < 25; ++i) {
+    const CUdeviceptr pool = make_pool();
+    ASSERT_EQ(cuMemsetD8Async(pool + random() % kPool / 2, 5, kPool / 2 - 1, stream_),
+              CUDA_SUCCESS);
+    ASSERT_EQ(cuStreamSynchronize(stream_), CUDA_SUCCESS);
+    std::this_thread::sleep_for(std::chrono::milliseconds(35 + random() % 50));
+    EXPECT_EQ(cuMemFree_v2(pool), CUDA_SUCCESS);
+  }
+}
+
+}  // namespace
+}  // namespace kvshim::preload
