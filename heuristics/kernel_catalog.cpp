@@ -246,9 +246,7 @@ std::shared_ptr<const KernelKnowledge> KernelCatalog::classify(
           &entry, params, element, find_words(name, params, impl_->layouts, &entry));
       known->role = entry.role;
       known->reason = entry.label;
-      if (entry.role == KernelRole::kReader) {
-        std::fill(known->word_is_read_only.begin(), known->word_is_read_only.end(), true);
-      } else if (entry.role == KernelRole::kUnknown && reads_only(*known)) {
+      if (entry.role == KernelRole::kUnknown && reads_only(*known)) {
         known->role = KernelRole::kReader;
         known->reason += ", which takes only pointers to const here";
       }

@@ -39,8 +39,8 @@ struct WordPlace {
 
 enum class KernelRole : std::uint8_t {
   kUnknown,   // may write everything from each pool word to its pool's end
-  kReader,    // never writes a pool
-  kWriter,    // writes what `WriterForm` says, nothing else
+  kReader,    // writes its results, never what it reads: the cache in a pool
+  kWriter,    // writes what `WriterForm` says, no other part of the cache
   kZeroFill,  // fills one range with one value (see FillForm)
 };
 
@@ -73,7 +73,7 @@ class KernelKnowledge {
   /// which nothing is known: every aligned word of every parameter.
   std::vector<WordPlace> words;
   /// Parallel to `words`: the word is a pointer to const (by the demangled
-  /// parameter list), or the kernel's entry says so: the kernel doesn't write
+  /// parameter list), or the entry's layout says so: the kernel doesn't write
   /// through it. An access through such a word is a read from there to the end
   /// of the pool. A kernel all of whose pool words are read-only is a reader.
   std::vector<bool> word_is_read_only;

@@ -186,6 +186,9 @@ void add_kernel(GraphReach* reach, const CUDA_KERNEL_NODE_PARAMS_v2& node) {
     touch(reach, word.pool);
     reach->words.push_back(word.value);
   }
+  for (const Access& access : launch.accesses) {
+    if (access.writes) write(reach, access.address, access.bytes);
+  }
   switch (launch.kind) {
     case LaunchReach::Kind::kNothing:
     case LaunchReach::Kind::kReads:
@@ -201,9 +204,6 @@ void add_kernel(GraphReach* reach, const CUDA_KERNEL_NODE_PARAMS_v2& node) {
       add_range(reach, launch.fill.address, launch.fill.bytes, true);
       return;
     case LaunchReach::Kind::kUnknown:
-      for (const Access& access : launch.accesses) {
-        if (access.writes) write(reach, access.address, access.bytes);
-      }
       reach->unknown_kernels.push_back({info->name.empty() ? "(unnamed)" : info->name,
                                         describe_words(*info, launch.words),
                                         written_bytes(launch.accesses)});

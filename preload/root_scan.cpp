@@ -4,6 +4,8 @@
 #include <array>
 #include <limits>
 
+#include "vmm/units.h"
+
 namespace kvshim::preload {
 
 using heuristics::FillCall;
@@ -130,6 +132,23 @@ std::vector<Access> from_words_on(std::span<const PoolWord> words) {
   return accesses;
 }
 
+/// The last granule of a pool need not be the engine's cache alone: an allocator
+/// hands the tail of a segment to other tensors, so also to the results of a kernel
+/// that only reads the cache, or writes it elsewhere. Whatever such a kernel may
+/// write through a pointer into that granule is made present.
+void add_results_in_tails(std::vector<Access>& accesses, std::span<const PoolWord> words,
+                          const vmm::LinearWrite* linear) {
+  for (const PoolWord& word : words) {
+    const std::size_t to_end = word.pool.base + word.pool.bytes - word.value;
+    if (word.read_only || to_end > vmm::kGranuleBytes) continue;
+    const bool guarded =
+        linear != nullptr &&
+        std::any_of(linear->destination, linear->destination + linear->destinations,
+                    [&](const vmm::LinearDestination& d) { return d.base == word.value; });
+    if (!guarded) accesses.push_back({word.value, to_end, true});
+  }
+}
+
 /// Fills in `linear`; false when the call can't be expressed, so that the kernel
 /// must be treated as unknown.
 bool to_linear(const WriterCall& call, vmm::LinearWrite* linear) {
@@ -171,6 +190,7 @@ LaunchReach reach_of(const FunctionInfo& info, const LaunchArguments& arguments)
   if (knowledge.role == KernelRole::kReader || all_read_only) {
     reach.kind = LaunchReach::Kind::kReads;
     reach.accesses = whole_pools(reach.words);
+    add_results_in_tails(reach.accesses, reach.words, nullptr);
     return reach;
   }
   if (knowledge.role == KernelRole::kWriter) {
@@ -192,6 +212,7 @@ LaunchReach reach_of(const FunctionInfo& info, const LaunchArguments& arguments)
         pool.bytes = destination.pool_end - destination.pool_begin;
         add_pool(reach.accesses, pool);
       }
+      add_results_in_tails(reach.accesses, reach.words, &reach.linear);
       return reach;
     }
   }

@@ -93,8 +93,8 @@ struct PoolWord {
 struct LaunchReach {
   enum class Kind : std::uint8_t {
     kNothing,  // names no live pool
-    kReads,
-    kLinearWrite,  // `linear` says where it writes; `accesses` lists the pools as read
+    kReads,        // `accesses`: the pools as read, and results in their last granules
+    kLinearWrite,  // the same, and `linear` says where it writes
     kFill,         // `fill` says all
     kUnknown,      // `accesses` says what it may write: from each word to its pool's end
   };

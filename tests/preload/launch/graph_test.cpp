@@ -78,6 +78,16 @@ class Graph : public LaunchFixture {
   const AccessList kNothing{};
 };
 
+TEST_F(Graph, AReadersResultInTheLastGranuleIsPinned) {
+  const CUfunction reader = driver().add_function(0x1300, "kernel_unified_attention_2d", {8, 8});
+  const std::uint64_t result = kPoolBase + kPoolBytes - kMiB;
+  CUgraph graph = empty_graph();
+  Arguments arguments;
+  add_kernel(graph, reader, arguments.add(result).add(kPoolBase));
+  instantiate(graph);
+  EXPECT_EQ(AccessList{pinned()}, (AccessList{{{result, kMiB, true}}}));
+}
+
 TEST_F(Graph, ACapturedGraphNeedsNoPinAndSubmitsItsReach) {
   CUgraphExec exec = instantiate(captured_writer());
   EXPECT_TRUE(gate().pins.empty());

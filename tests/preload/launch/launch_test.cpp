@@ -107,6 +107,37 @@ TEST_F(Launch, TheVllmWriterBecomesTheLinearForm) {
   EXPECT_THAT(gate().remembered, ElementsAre(kPoolBase, kPoolBase + kPoolBytes / 2));
 }
 
+// An allocator hands the tail of a pool's last page to other tensors.
+TEST_F(Launch, AReadersResultInTheLastGranuleIsWritten) {
+  const CUfunction reader = driver().add_function(0x1300, "kernel_unified_attention_2d", {8, 8});
+  const std::uint64_t result = kPoolBase + kPoolBytes - kMiB;
+  Arguments arguments;
+  launch(reader, arguments.add(result).add(kPoolBase));
+  ASSERT_EQ(gate().work.size(), 1u);
+  EXPECT_EQ(AccessList{gate().work[0].accesses},
+            (AccessList{{{kPoolBase, kPoolBytes, false}, {result, kMiB, true}}}));
+  EXPECT_TRUE(gate().unknown.empty());
+}
+
+TEST_F(Launch, AWritersOtherResultInTheLastGranuleIsWritten) {
+  const CUfunction writer = driver().add_function(
+      0x1300,
+      "_ZN4vllm38concat_and_cache_mla_rope_fused_kernelIN3c108BFloat16ES2_Lb1E13__nv_bfloat16hLNS_"
+      "18Fp8KVCacheDataTypeE1EEEvPKlPT_S8_PKS7_PKT0_illlliPT3_S6_iiiiPKf",
+      {8, 8, 8, 8, 8, 4, 8, 8, 8, 8, 4, 8, 8, 4, 4, 4, 4, 8});
+  const std::uint64_t rope = kPoolBase + kPoolBytes - kMiB;
+  Arguments arguments;
+  arguments.add(kElsewhere).add(kElsewhere).add(rope).add(kElsewhere).add(kElsewhere).add(64);
+  arguments.add(std::int64_t{64}).add(std::int64_t{64}).add(std::int64_t{64});
+  arguments.add(std::int64_t{512}).add(16).add(kPoolBase).add(kElsewhere);
+  arguments.add(16 * 576).add(576).add(512).add(16).add(kElsewhere);
+  launch(writer, arguments, 3);
+  ASSERT_EQ(gate().work.size(), 1u);
+  ASSERT_TRUE(gate().work[0].linear.has_value());
+  EXPECT_EQ(AccessList{gate().work[0].accesses},
+            (AccessList{{{kPoolBase, kPoolBytes, false}, {rope, kMiB, true}}}));
+}
+
 TEST_F(Launch, AWriterWithoutSlotsWritesNothing) {
   EXPECT_EQ(launch(writer_, writer_arguments(), 0), CUDA_SUCCESS);
   ASSERT_EQ(gate().work.size(), 1u);
