@@ -1,0 +1,55 @@
+// A pool escapes when its exact address is copied to the device, and only then.
+#include <cstdint>
+#include <numeric>
+#include <vector>
+
+#include "pool_fixture.h"
+
+namespace kvshim::preload {
+namespace {
+
+class PoolEscapeTest : public PoolTest {
+ protected:
+  // As plain allocations would have it, from cuMemGetInfo with memory_view = "physical".
+  static std::size_t free_bytes() {
+    std::size_t free = 0, total = 0;
+    EXPECT_EQ(cuCtxSynchronize(), CUDA_SUCCESS);
+    EXPECT_EQ(cuMemGetInfo_v2(&free, &total), CUDA_SUCCESS);
+    return free;
+  }
+  template <class T>
+  void copy_to_device(const std::vector<T>& payload) {
+    ASSERT_LE(payload.size() * sizeof(T), kPlainBytes);
+    ASSERT_EQ(cuMemcpyHtoD_v2(plain_, payload.data(), payload.size() * sizeof(T)), CUDA_SUCCESS);
+  }
+};
+
+TEST_F(PoolEscapeTest, SmallIntegersInARowDoNotMakeItEscape) {
+  const std::size_t before = free_bytes();
+  std::vector<std::int32_t> counted(400'001);
+  std::iota(counted.begin(), counted.end(), 0);
+  copy_to_device(counted);
+  // Block ids two by two, all pairs that could look like an address.
+  std::vector<std::int32_t> pairs;
+  for (std::int32_t high = 0; high < 1000; ++high) {
+    for (std::int32_t low = 0; low < 1000; low += 7) pairs.insert(pairs.end(), {low, high});
+  }
+  copy_to_device(pairs);
+  EXPECT_EQ(free_bytes(), before);
+}
+
+TEST_F(PoolEscapeTest, AnAddressInsideItThatNobodyUsedDoesNotMakeItEscape) {
+  const std::size_t before = free_bytes();
+  copy_to_device(std::vector<std::uint64_t>{pool_ + 4096 * 3, pool_ + 8, pool_ + kPoolBytes});
+  EXPECT_EQ(free_bytes(), before);
+}
+
+TEST_F(PoolEscapeTest, ItsExactAddressInAPayloadKeepsItPresentForGood) {
+  const std::size_t before = free_bytes();
+  copy_to_device(std::vector<std::uint64_t>{1, 2, pool_, 3});
+  EXPECT_LE(free_bytes(), before - kPoolBytes);
+  EXPECT_EQ(contents(pool_, kPlainBytes), std::vector<std::uint8_t>(kPlainBytes, 0));
+}
+
+}  // namespace
+}  // namespace kvshim::preload
