@@ -92,7 +92,7 @@ struct PoolWord {
 /// What a launch may do to pools.
 struct LaunchReach {
   enum class Kind : std::uint8_t {
-    kNothing,  // names no live pool
+    kNothing,      // names no live pool
     kReads,        // `accesses`: the pools as read, and results in their last granules
     kLinearWrite,  // the same, and `linear` says where it writes
     kFill,         // `fill` says all

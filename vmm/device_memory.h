@@ -48,6 +48,9 @@ struct ExtentName {
   std::uint32_t offset = 0;  // granules
   std::uint8_t order = 0;
   CUdeviceptr address = 0;
+  /// Holds the pool's last granule, whose end an allocator may have handed to
+  /// other tensors: no rule about idle cache contents may drop it.
+  bool tail = false;
   std::uint64_t bytes() const { return order_bytes(order); }
 };
 
@@ -121,7 +124,8 @@ class DeviceMemory {
   bool swap_to_parked(const PreparedPark& prepared, std::uint64_t tick);
   /// Makes extents absent, merging neighbours except near the last written
   /// slots. Returns the bytes that were forgotten, in GPU and host memory
-  /// (handles are released by release_retired(), outside the gate).
+  /// (handles are released by release_retired(), outside the gate). Tails are
+  /// never dropped by rule.
   std::uint64_t swap_to_absent(std::span<const ExtentName> extents, ProofOfAbsence proof);
   /// Releases the handles that swaps took out, unmaps staging: not under the gate.
   void release_retired();

@@ -21,7 +21,8 @@ std::vector<ExtentName> DeviceMemory::extents_in(ExtentState state,
         if (extent.state != state || pool->pinned(offset, order_granules(extent.order))) continue;
         if (extent.state == ExtentState::kParked && extent.parked_tick > parked_until) continue;
         found.push_back({extent.written_serial,
-                         {pool->id, offset, extent.order, arena_.address(first + offset)}});
+                         {pool->id, offset, extent.order, arena_.address(first + offset),
+                          offset + order_granules(extent.order) == pool->granules}});
       }
     }
   }
@@ -180,6 +181,8 @@ std::uint64_t DeviceMemory::swap_to_absent(std::span<const ExtentName> extents,
     Extent* extent = named_extent(name, ExtentState::kResident, &pool);
     if (extent == nullptr) extent = named_extent(name, ExtentState::kParked, &pool);
     if (extent == nullptr || pool->pinned(name.offset, order_granules(name.order))) continue;
+    const bool tail = name.offset + order_granules(name.order) == pool->granules;
+    if (tail && proof == ProofOfAbsence::kDroppedByRule) continue;
     const std::uint32_t block = name.offset / order_granules(kMaxOrder) * order_granules(kMaxOrder);
     by_block[{pool, block}].push_back(name.offset);
   }

@@ -236,6 +236,7 @@ bool Releaser::drop_parked_for(std::uint64_t epoch, std::uint64_t bytes) {
   std::vector<ExtentName> parked = memory_.extents_in(ExtentState::kParked);
   std::vector<ExtentName> oldest;
   std::uint64_t sum = 0;
+  std::erase_if(parked, [](const ExtentName& e) { return e.tail; });
   while (!parked.empty() && sum < bytes) {
     sum += parked.back().bytes();
     oldest.push_back(parked.back());
@@ -250,11 +251,13 @@ bool Releaser::drop_parked_for(std::uint64_t epoch, std::uint64_t bytes) {
 void Releaser::drop_expired(std::uint64_t epoch) {
   const auto age = static_cast<std::uint64_t>(settings_.drop_after / tick_);
   if (ticks_ < age || memory_.oldest_parked_tick() > ticks_ - age) return;
+  // Only what is old enough itself: what was parked later may still be needed.
+  std::vector<ExtentName> old = memory_.extents_in(ExtentState::kParked, ticks_ - age);
+  std::erase_if(old, [](const ExtentName& e) { return e.tail; });
+  if (old.empty()) return;
   std::lock_guard working(working_);
   std::uint64_t dropped = 0;
-  // Only what is old enough itself: what was parked later may still be needed.
-  make_absent(epoch, memory_.extents_in(ExtentState::kParked, ticks_ - age),
-              ProofOfAbsence::kDroppedByRule, &dropped);
+  make_absent(epoch, old, ProofOfAbsence::kDroppedByRule, &dropped);
   memory_.release_retired();
   if (dropped != 0) {
     memory_.events().push(EventLevel::kInfo,
@@ -278,8 +281,11 @@ bool Releaser::release(std::uint64_t epoch) {
   }
   complete = complete && park(epoch, nonzero, &parked, &no_room);
   if (complete && settings_.disposable && !no_room.empty()) {
-    complete = make_absent(epoch, no_room, ProofOfAbsence::kDroppedByRule, &dropped);
-    no_room.clear();
+    const auto tails = std::stable_partition(no_room.begin(), no_room.end(),
+                                             [](const ExtentName& e) { return !e.tail; });
+    const std::vector<ExtentName> idle(no_room.begin(), tails);
+    no_room.erase(no_room.begin(), tails);
+    complete = make_absent(epoch, idle, ProofOfAbsence::kDroppedByRule, &dropped);
   }
   memory_.release_retired();
   if (zero_bytes + parked + dropped != 0) {

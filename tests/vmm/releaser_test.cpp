@@ -333,6 +333,34 @@ TEST_F(ReleaserTest, DisposableContentsAreDroppedOnlyWhenTheyAreOldEnough) {
   EXPECT_EQ(bench_.memory->host_in_use(), 0u);
 }
 
+// The end of a pool's last page may belong to another tensor, which is not idle cache.
+TEST_F(ReleaserTest, DisposableKeepsTheLastGranuleOfAPool) {
+  ReleaseSettings settings = quick();
+  settings.disposable = true;
+  settings.restore_time = 0ms;
+  settings.drop_after = 100ms;
+  bench_.release_when_idle(settings);
+  const auto last = static_cast<std::uint32_t>(pool_->mapped_bytes / kGranuleBytes) - 1;
+  write({1, last}, 7);
+  ASSERT_TRUE(eventually_resident(0));
+  ASSERT_TRUE(eventually([&] { return bench_.is_zero(pool_, 1); }));
+  std::this_thread::sleep_for(300ms);
+  EXPECT_TRUE(bench_.holds(pool_, last, 7));
+}
+
+TEST_F(SmallBudgetTest, DisposableKeepsTheLastGranuleOfAPoolWithoutHostMemoryToo) {
+  ReleaseSettings settings = quick();
+  settings.disposable = true;
+  settings.restore_time = 0ms;
+  bench_.release_when_idle(settings);
+  const auto last = static_cast<std::uint32_t>(pool_->mapped_bytes / kGranuleBytes) - 1;
+  write({last}, 7);
+  write({1, 2, 3, 4}, 8);
+  ASSERT_TRUE(eventually([&] { return bench_.figures(pool_).resident <= kGranuleBytes; }));
+  std::this_thread::sleep_for(300ms);
+  EXPECT_TRUE(bench_.holds(pool_, last, 7));
+}
+
 // What was made in host memory for want of GPU memory is not old because of that.
 TEST_F(ReleaserTest, PagesMadeInHostMemoryAreAsYoungAsTheirLastWrite) {
   ReleaseSettings settings = quick();
