@@ -19,7 +19,8 @@ function(kvshim_add_test name)
     # Preloaded objects come before the sanitizer's runtime.
     list(APPEND arg_ENVIRONMENT "ASAN_OPTIONS=verify_asan_link_order=0")
     # Some tests start threads in a forked child, as engines do.
-    list(APPEND arg_ENVIRONMENT "TSAN_OPTIONS=die_after_fork=0")
+    list(APPEND arg_ENVIRONMENT
+         "TSAN_OPTIONS=die_after_fork=0:suppressions=${PROJECT_SOURCE_DIR}/cmake/tsan.suppressions")
   endif()
   add_executable(${name} ${arg_SOURCES})
   target_link_libraries(${name} PRIVATE kvshim_warnings ${arg_LIBRARIES} GTest::gmock

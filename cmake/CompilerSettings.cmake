@@ -64,3 +64,8 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND KVSHIM_SANITIZE)
   # gcc's flow analysis sees ghosts through the sanitizers' instrumentation.
   target_compile_options(kvshim_warnings INTERFACE -Wno-maybe-uninitialized -Wno-tsan)
 endif()
+
+if(KVSHIM_SANITIZE STREQUAL "thread")
+  add_library(kvshim_tsan_clocklock STATIC "${PROJECT_SOURCE_DIR}/cmake/tsan_clocklock.cpp")
+  link_libraries(kvshim_tsan_clocklock)
+endif()
