@@ -19,7 +19,7 @@ namespace kvshim::vmm {
 class Arena {
  public:
   /// Reserves `bytes` (rounded up to 32 MiB) at a high hint. When the driver
-  /// gives no address at or above 2^40, or refuses, tries half the size down
+  /// gives an address below 2^41, or refuses, tries half the size down
   /// to 64 GiB. Nothing on failure (`*error` tells). Must be called outside
   /// the driver's "deinitialized" state; makes one driver call per try.
   static std::optional<Arena> reserve(const DriverApi& driver, std::size_t bytes, CUresult* error);

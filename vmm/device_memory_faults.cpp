@@ -336,7 +336,11 @@ FaultAnswer DeviceMemory::fault(std::span<const AbiRun> wanted, bool rows) {
       want_promotion(*pool, offset);
       if (!rows) continue;
       for (Pool* sibling : groups_[pool->group].pools) {
-        if (offset < sibling->granules) want_promotion(*sibling, offset);
+        // A sibling that is pinned may be written by work that the gate doesn't see
+        // (an escaped pool): not copied under it for a row's sake.
+        if (offset < sibling->granules && !sibling->pinned(offset, 1)) {
+          want_promotion(*sibling, offset);
+        }
       }
     }
   }

@@ -76,9 +76,10 @@ class Releaser {
   void run();
   void tick();
   void restore();
-  /// New work came since `epoch`, or somebody waits for the releasing thread.
+  /// New work came since `epoch`, or somebody waits for the releasing thread
+  /// (also for its end: a context's destruction must not wait for a whole release).
   bool interrupted(std::uint64_t epoch) const noexcept {
-    return gate_.epoch() != epoch || interruptions_.load() != 0;
+    return gate_.epoch() != epoch || interruptions_.load() != 0 || stop_.requested();
   }
   /// False: interrupted.
   bool release(std::uint64_t epoch);

@@ -55,6 +55,16 @@ TEST_F(PromotionTest, AWriteBringsTheRowBackInTwoSteps) {
   expect_contents();
 }
 
+// Unseen work may write an escaped pool at any time: a copy could lose its writes.
+TEST_F(PromotionTest, APinnedSiblingIsNotMovedForTheRowsSake) {
+  bench_.memory->pin(sibling_->base, sibling_->mapped_bytes);
+  EXPECT_EQ(bench_.served(pool_, 2).kind, AnswerKind::kPresent);
+  EXPECT_EQ(bench_.figures(pool_).resident, kGranuleBytes);
+  EXPECT_EQ(bench_.figures(sibling_).resident, 0u);
+  EXPECT_EQ(bench_.served(sibling_, 2, 1, false).kind, AnswerKind::kPresent);
+  EXPECT_EQ(bench_.figures(sibling_).resident, kGranuleBytes) << "its own guard moves it";
+}
+
 TEST_F(PromotionTest, ExactRequestsPromoteNoSiblings) {
   EXPECT_EQ(bench_.served(pool_, 1, 2, false).kind, AnswerKind::kPresent);
   EXPECT_EQ(bench_.figures(pool_).resident, 2 * kGranuleBytes);
