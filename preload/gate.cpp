@@ -305,6 +305,15 @@ CUresult retry_over_holes(SubmitRef call) {
   }
 }
 
+CUresult retry_while_absent(std::span<const Access> ranges, SubmitRef call) {
+  Runtime* runtime = Runtime::get();
+  if (runtime == nullptr || ranges.empty()) return call();
+  const std::vector<Touched> touched = by_device(*runtime, ranges);
+  Current now{touched, false, false};
+  CurrentScope scope(now);
+  return retry_over_holes(call);
+}
+
 PinId pin(std::span<const Access> ranges, CUresult* result) {
   *result = CUDA_SUCCESS;
   Runtime* runtime = Runtime::get();

@@ -125,6 +125,10 @@ CUresult run_fill(StreamRef stream, CUdeviceptr address, std::size_t bytes, bool
 /// first and stay so for good. Use inside the `submit` of copies and fills.
 CUresult retry_over_holes(SubmitRef call);
 
+/// The same for a call that checks ranges of which pin() has begun to make them
+/// present (the instantiation of graphs). For use outside `submit`.
+CUresult retry_while_absent(std::span<const Access> ranges, SubmitRef call);
+
 /// Makes the ranges resident (in order after all pool work submitted so far)
 /// and keeps them until unpin(). For graphs whose nodes carry no guards.
 /// Returns kNoPin with `*result` set when it failed; kNoPin and CUDA_SUCCESS

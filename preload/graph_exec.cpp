@@ -102,6 +102,15 @@ CUresult add_pins(ExecState* state, const Accesses& wanted) {
   return CUDA_SUCCESS;
 }
 
+/// The real call after add_pins(): the driver refuses graphs with copies and fills
+/// whose destination is still read-only.
+CUresult submit_pinned(const ExecState& state, SubmitRef submit) {
+  Accesses ranges;
+  for (const PinnedRange& pinned : state.pinned) ranges.push_back(pinned.range);
+  for (Access& range : ranges) range.writes = true;
+  return retry_while_absent(ranges, submit);
+}
+
 void add_touched(Accesses* touched, const Accesses& more) {
   for (const Access& access : more) {
     const bool known = std::any_of(touched->begin(), touched->end(),
@@ -159,7 +168,7 @@ CUresult instantiate_graph(CUgraph graph, unsigned long long flags, CUgraphExec*
         return result;
       }
     }
-    const CUresult result = submit();
+    const CUresult result = submit_pinned(*state, submit);
     if (result != CUDA_SUCCESS || exec == nullptr) return result;
     // Also when it reaches nothing: the handle may have had a state before.
     std::shared_ptr<const ExecState> exchanged;
@@ -181,7 +190,7 @@ CUresult update_exec(CUgraphExec exec, CUgraph graph, SubmitRef submit) noexcept
     state->pin_all = before != nullptr && before->pin_all;
     PinsUntilKept pins(state.get());
     if (const CUresult result = prepare(graph, state.get()); result != CUDA_SUCCESS) return result;
-    const CUresult result = submit();
+    const CUresult result = submit_pinned(*state, submit);
     if (result != CUDA_SUCCESS) {
       // It may have taken some of the parameters: keep both sets.
       if (before == nullptr && state->empty()) return result;
@@ -223,7 +232,7 @@ CUresult graph_exec_detail::add_to_exec(CUgraphExec exec, bool guarded, const Gr
     result = add_pins(state.get(), addition.written);
   }
   if (result != CUDA_SUCCESS) return result;
-  result = submit();
+  result = submit_pinned(*state, submit);
   if (result != CUDA_SUCCESS) return result;
   add_touched(&state->touched, addition.touched);
   pins.keep();
@@ -238,7 +247,11 @@ CUresult launch_exec(StreamRef stream, CUgraphExec exec, SubmitRef submit) noexc
   if (state == nullptr || state->touched.empty()) return submit();
   // In a capture the nodes are copied; this executable's pins don't cover the copy.
   if (!state->pins.empty() && any_capture()) capture_gets_unguarded_work(stream);
-  return run_work(stream, state->touched, nullptr, submit);
+  try {
+    return run_work(stream, state->touched, nullptr, submit);
+  } catch (...) {
+    return CUDA_ERROR_OUT_OF_MEMORY;
+  }
 }
 
 void exec_destroyed(CUgraphExec exec) noexcept {

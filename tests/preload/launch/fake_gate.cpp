@@ -69,6 +69,11 @@ CUresult run_fill(StreamRef stream, CUdeviceptr address, std::size_t bytes, bool
   return zero ? CUDA_SUCCESS : submit();
 }
 
+CUresult retry_while_absent(std::span<const Access> ranges, SubmitRef call) {
+  for (const Access& range : ranges) g_gate.waited_for.push_back(range);
+  return call();
+}
+
 PinId pin(std::span<const Access> ranges, CUresult* result) {
   *result = g_gate.pin_result;
   if (*result != CUDA_SUCCESS) return kNoPin;

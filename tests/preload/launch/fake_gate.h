@@ -36,6 +36,7 @@ struct FakeGate {
   std::vector<Fill> fills;
   std::map<PinId, std::vector<Access>> pins;
   PinId last_pin = 0;
+  std::vector<Access> waited_for;  // by retry_while_absent()
   CUresult pin_result = CUDA_SUCCESS;
   CUresult guard_result = CUDA_SUCCESS;  // not CUDA_SUCCESS: work is not submitted
   std::vector<std::uint64_t> remembered;

@@ -78,6 +78,17 @@ class Graph : public LaunchFixture {
   const AccessList kNothing{};
 };
 
+// The driver refuses to instantiate a copy or fill of a page that is read-only still.
+TEST_F(Graph, InstantiationWaitsForWhatItPinned) {
+  CUgraph graph = empty_graph();
+  add_kernel(graph, unknown_, unknown_arguments(kPoolBase));
+  instantiate(graph);
+  EXPECT_EQ(AccessList{gate().waited_for}, kWholePoolWritten);
+  gate().waited_for.clear();
+  instantiate(captured_writer());
+  EXPECT_EQ(AccessList{gate().waited_for}, kNothing) << "guards run in front of the nodes";
+}
+
 TEST_F(Graph, AReadersResultInTheLastGranuleIsPinned) {
   const CUfunction reader = driver().add_function(0x1300, "kernel_unified_attention_2d", {8, 8});
   const std::uint64_t result = kPoolBase + kPoolBytes - kMiB;
