@@ -119,13 +119,17 @@ bool try_pool(const char* entry_point, CUdeviceptr* address, std::size_t bytes, 
   return true;
 }
 
-// As cuMemFree waits: for everything the GPU has to do. During a capture
-// elsewhere a context synchronisation would invalidate it, so the pool's own
-// work is waited for by queries.
-CUresult wait_as_free_does(Runtime& runtime, DeviceRuntime& device) {
+// As cuMemFree waits: for everything that the pool's GPU has to do, whatever context
+// is current. During a capture elsewhere a context synchronisation would invalidate
+// it, so the pool's own work is waited for by queries, unless it will never end: after
+// an error, which the own stream shows as every stream does.
+CUresult wait_as_free_does(Runtime& runtime, DeviceRuntime& device, const vmm::PoolRecord& record) {
+  vmm::ContextScope current(runtime.driver(), record.context);
   if (!any_capture()) return runtime.driver().cuCtxSynchronize();
   vmm::RelaxedCaptureScope relaxed(runtime.driver());
   while (!device.streams.finished()) {
+    const CUresult state = runtime.driver().cuStreamQuery(device.memory.kernels().stream());
+    if (state != CUDA_SUCCESS && state != CUDA_ERROR_NOT_READY) return state;
     std::this_thread::sleep_for(std::chrono::microseconds(100));
   }
   return CUDA_SUCCESS;
@@ -133,7 +137,7 @@ CUresult wait_as_free_does(Runtime& runtime, DeviceRuntime& device) {
 
 CUresult free_pool(Runtime& runtime, const vmm::PoolRecord& record) {
   DeviceRuntime& device = *runtime.of(record);
-  const CUresult waited = wait_as_free_does(runtime, device);
+  const CUresult waited = wait_as_free_does(runtime, device, record);
   if (waited != CUDA_SUCCESS && waited != CUDA_ERROR_DEINITIALIZED) return waited;
   vmm::Releaser::Pause pause(device.releaser);
   const std::uint64_t id = record.id;
