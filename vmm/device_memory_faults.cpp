@@ -3,6 +3,7 @@
 // busy are made here.
 #include <algorithm>
 #include <chrono>
+#include <numeric>
 #include <set>
 
 #include "vmm/device_memory.h"
@@ -11,6 +12,7 @@ namespace kvshim::vmm {
 namespace {
 
 constexpr std::size_t kFronts = 8;
+constexpr std::uint64_t kMostPromotedAtOnce = std::uint64_t{192} << 20;
 // Read-ahead that is always allowed, so that small working sets grow faster.
 constexpr std::uint64_t kReadAheadFloor = std::uint64_t{24} << 20;
 
@@ -263,7 +265,15 @@ void DeviceMemory::want_promotion(Pool& pool, std::uint32_t offset) {
   const bool already = std::any_of(pending_.begin(), pending_.end(), [&](const Pending& p) {
     return p.pool == &pool && p.offset == it->first;
   });
-  if (already || !gpu_has_room(order_bytes(extent.order))) return;
+  // The guard copies with one block, tens of GB/s: what would take it longer than
+  // a few milliseconds is served in place, and promoted when it is asked for again.
+  const std::uint64_t copied = std::accumulate(
+      pending_.begin(), pending_.end(), std::uint64_t{0},
+      [](std::uint64_t sum, const Pending& p) { return sum + p.park.extent.bytes(); });
+  if (already || copied + order_bytes(extent.order) > kMostPromotedAtOnce ||
+      !gpu_has_room(order_bytes(extent.order))) {
+    return;
+  }
   PreparedPark park;
   park.extent = {pool.id, it->first, extent.order, address_of(pool, it->first)};
   const std::optional<CUdeviceptr> staging = fault_staging_.take();
