@@ -7,16 +7,16 @@
 
 namespace kvshim::engine {
 
-#define KVSHIM_ENGINE_DRIVER_FUNCTIONS(X)                                                          \
-  X(cuInit)                                                                                        \
-  X(cuDeviceGet)                                                                                   \
-  X(cuDeviceGetName) X(cuDevicePrimaryCtxRetain) X(cuDevicePrimaryCtxRelease) X(cuCtxSetCurrent)   \
-      X(cuCtxSynchronize) X(cuGetErrorName) X(cuMemGetInfo) X(cuMemAlloc) X(cuMemFree)             \
-          X(cuMemHostAlloc) X(cuMemFreeHost) X(cuMemcpyHtoDAsync) X(cuMemcpyDtoHAsync)             \
-              X(cuMemcpyDtoH) X(cuModuleLoadData) X(cuModuleGetFunction) X(cuModuleUnload)         \
-                  X(cuLaunchKernel) X(cuStreamCreate) X(cuStreamDestroy) X(cuStreamSynchronize)    \
-                      X(cuStreamBeginCapture) X(cuStreamEndCapture) X(cuGraphInstantiateWithFlags) \
-                          X(cuGraphLaunch) X(cuGraphDestroy) X(cuGraphExecDestroy)
+// clang-format off: a table
+#define KVSHIM_ENGINE_DRIVER_FUNCTIONS(X) \
+  X(cuInit) X(cuDeviceGet) X(cuDeviceGetName) X(cuDevicePrimaryCtxRetain) \
+  X(cuDevicePrimaryCtxRelease) X(cuCtxSetCurrent) X(cuCtxSynchronize) X(cuGetErrorName) \
+  X(cuMemGetInfo) X(cuMemAlloc) X(cuMemFree) X(cuMemHostAlloc) X(cuMemFreeHost) \
+  X(cuMemcpyHtoDAsync) X(cuMemcpyDtoHAsync) X(cuMemcpyDtoH) X(cuModuleLoadData) \
+  X(cuModuleGetFunction) X(cuModuleUnload) X(cuLaunchKernel) X(cuStreamCreate) \
+  X(cuStreamDestroy) X(cuStreamSynchronize) X(cuStreamBeginCapture) X(cuStreamEndCapture) \
+  X(cuGraphInstantiateWithFlags) X(cuGraphLaunch) X(cuGraphDestroy) X(cuGraphExecDestroy)
+// clang-format on
 
 struct DriverFunctions {
 #define KVSHIM_ENGINE_MEMBER(name) decltype(&::name) name##_ = nullptr;
