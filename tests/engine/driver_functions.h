@@ -7,7 +7,8 @@
 
 namespace kvshim::engine {
 
-// clang-format off: a table
+// A table.
+// clang-format off
 #define KVSHIM_ENGINE_DRIVER_FUNCTIONS(X) \
   X(cuInit) X(cuDeviceGet) X(cuDeviceGetName) X(cuDevicePrimaryCtxRetain) \
   X(cuDevicePrimaryCtxRelease) X(cuCtxSetCurrent) X(cuCtxSynchronize) X(cuGetErrorName) \
