@@ -49,6 +49,8 @@ class Submission {
     if (locked_) device_.submission.unlock();
     device_.gate.leave();
   }
+  /// Whether no other submission can be under way.
+  bool alone() const { return locked_; }
   Submission(const Submission&) = delete;
   Submission& operator=(const Submission&) = delete;
 
@@ -136,6 +138,12 @@ bool all_written_present(const Current& now) {
   return std::all_of(now.touched.begin(), now.touched.end(), [](const Touched& t) {
     return t.device->memory.all_present(t.written);
   });
+}
+
+std::uint64_t failed_faults(const Current& now) {
+  std::uint64_t sum = 0;
+  for (const Touched& t : now.touched) sum += t.device->memory.statistics().failed_faults.load();
+  return sum;
 }
 
 // A captured copy or fill runs at times the gate can't see, and the driver
@@ -249,7 +257,8 @@ CUresult run_fill(StreamRef stream, CUdeviceptr address, std::size_t bytes, bool
   std::uint64_t capture = 0;
   {
     vmm::RelaxedCaptureScope relaxed(runtime->driver());
-    quiet = !device.streams.capturing(stream, &capture) && device.streams.finished();
+    quiet = submission.alone() && !device.streams.capturing(stream, &capture) &&
+            device.streams.finished();
   }
   Current now{touched, is_capturing(stream), false};
   CurrentScope scope(now);
@@ -293,11 +302,13 @@ CUresult retry_over_holes(SubmitRef call) {
       std::this_thread::sleep_for(std::chrono::microseconds(20));
     }
   }
+  const std::uint64_t failed_before = current != nullptr ? failed_faults(*current) : 0;
   for (;;) {
     const vmm::SwapWatch watch = vmm::SwapWatch::start();
     const CUresult result = call();
     if (result != CUDA_ERROR_INVALID_VALUE) return result;
     const bool absent = current != nullptr && !all_written_present(*current);
+    if (absent && failed_faults(*current) != failed_before) return CUDA_ERROR_OUT_OF_MEMORY;
     if ((!watch.overlapped() && !absent) || std::chrono::steady_clock::now() > patience) {
       return result;
     }

@@ -169,6 +169,9 @@ DeviceRuntime* Runtime::device_for_pool(CUcontext context, std::string* why) {
   if (kernels == nullptr) return nullptr;
   const config::Options& o = configuration_.options;
   vmm::DeviceSettings device_settings;
+  int node = 0;  // -1: the system has one node without a number
+  driver_.cuDeviceGetAttribute(&node, CU_DEVICE_ATTRIBUTE_HOST_NUMA_ID, index);
+  device_settings.host_numa_node = std::max(node, 0);
   device_settings.host_budget =
       o.host_budget == UINT64_MAX ? automatic_host_budget() : o.host_budget;
   device_settings.read_ahead_max = o.read_ahead_max;
@@ -193,12 +196,16 @@ void Runtime::context_ends(CUcontext context) {
   for (auto& slot : devices_) {
     DeviceRuntime* device = slot.load(std::memory_order_acquire);
     if (device == nullptr) continue;
+    {
+      vmm::ContextScope current(driver_, context);
+      driver_.cuCtxSynchronize();  // as the context's destruction does
+    }
     device->streams.before_context_destroy(context);
     if (device->memory.context() != context) continue;
     vmm::ContextScope current(driver_, context);
-    driver_.cuCtxSynchronize();  // as the context's destruction does
     device->stop_threads();
     for (const vmm::PoolFigures& pool : device->memory.pools()) device->memory.free(pool.base);
+    device->memory.give_addresses_back();
     slot.store(nullptr, std::memory_order_release);
     ended_.push_back(device);
     // The object stays: a hook of another thread may be about to leave its gate.

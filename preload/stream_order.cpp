@@ -3,6 +3,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "preload/real_driver.h"
 #include "vmm/context_scope.h"
 
@@ -102,8 +104,11 @@ void StreamOrder::submitted(StreamRef stream) {
   now->unfinished = true;
   now->event_is_newest = false;
   last_ = now;
-  // Only the owning thread can name its default stream.
-  if (now->thread != 0) record(*now);
+  // Only the owning thread can name its default stream. With several streams an
+  // event recorded later would also wait for unrelated work submitted meanwhile.
+  const bool several = std::count_if(streams_.begin(), streams_.end(),
+                                     [](const Stream& s) { return !s.dead; }) > 1;
+  if (now->thread != 0 || several) record(*now);
 }
 
 bool StreamOrder::finished_locked(Stream& stream) {
@@ -134,6 +139,10 @@ bool StreamOrder::finished() {
 
 void StreamOrder::before_capture(StreamRef stream) {
   std::lock_guard lock(mutex_);
+  // While a blocking stream captures, nothing may be recorded on the legacy one.
+  for (Stream& s : streams_) {
+    if (!s.dead && s.handle == CU_STREAM_LEGACY && s.unfinished && !s.event_is_newest) record(s);
+  }
   Stream* const known = find(stream, false);
   if (known != nullptr && known->unfinished && !known->event_is_newest) record(*known);
 }

@@ -78,7 +78,7 @@ CUresult DeviceMemory::allocate(std::size_t bytes, const std::string& group, CUc
   if (!first) {
     events_.push(EventLevel::kError,
                  "the arena is full: set arena_size to more than the sum of all pools");
-    return CUDA_ERROR_OUT_OF_MEMORY;
+    return CUDA_ERROR_NOT_SUPPORTED;
   }
   auto pool = std::make_unique<Pool>(next_pool_id.fetch_add(1), *first, granules, bytes);
   const std::vector<Piece> pieces = cut_into_pieces(*first, 0, granules);
@@ -136,8 +136,19 @@ CUresult DeviceMemory::clear_freed(std::span<const GranuleRun> freed) {
 }
 
 CUresult DeviceMemory::free(CUdeviceptr base) {
-  std::lock_guard lock(mutex_);
-  const auto it = pools_.find(arena_.granule(base));
+  std::unique_lock lock(mutex_);
+  auto it = pools_.find(arena_.granule(base));
+  // A guard of a sibling may be copying this pool's parked pages (its row): the
+  // copies end by themselves, or their guard gave up.
+  const auto patience = std::chrono::steady_clock::now() + std::chrono::seconds(1);
+  while (it != pools_.end() && std::chrono::steady_clock::now() < patience &&
+         std::any_of(pending_.begin(), pending_.end(),
+                     [&](const Pending& p) { return p.pool == it->second.get(); })) {
+    lock.unlock();
+    std::this_thread::sleep_for(std::chrono::microseconds(50));
+    lock.lock();
+    it = pools_.find(arena_.granule(base));
+  }
   if (it == pools_.end() || address_of(*it->second, 0) != base) return CUDA_ERROR_INVALID_VALUE;
   Pool& pool = *it->second;
   table_.erase(*records_.at(pool.id));
@@ -171,6 +182,12 @@ CUresult DeviceMemory::free(CUdeviceptr base) {
   // The engine must not see an error for memory that is gone; a driver that
   // is shutting down answers DEINITIALIZED, which is how cuMemFree answers too.
   return result;
+}
+
+void DeviceMemory::give_addresses_back() {
+  std::lock_guard lock(mutex_);
+  for (const GranuleRun& run : dirty_) arena_.give_back(run.first, run.count);
+  dirty_.clear();
 }
 
 Pool* DeviceMemory::pool_of_granule(GranuleIndex granule) const {

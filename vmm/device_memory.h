@@ -84,6 +84,9 @@ class DeviceMemory {
   /// Releases a pool; no work that may touch it may be unfinished (I4).
   /// INVALID_VALUE when `base` is not a pool's base.
   CUresult free(CUdeviceptr base);
+  /// At the end of the device's context, after all pools were freed: what would
+  /// wait for cleared bits goes back to the arena (the bitmap ends, too).
+  void give_addresses_back();
   /// cuMemGetInfo as the engine would see it if its pools were plain
   /// allocations: the driver's figure less what the pools don't hold (I10). The
   /// device's context must be current.

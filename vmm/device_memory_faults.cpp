@@ -266,7 +266,7 @@ void DeviceMemory::want_promotion(Pool& pool, std::uint32_t offset) {
     return p.pool == &pool && p.offset == it->first;
   });
   // The guard copies with one block, tens of GB/s: what would take it longer than
-  // a few milliseconds is served in place, and promoted when it is asked for again.
+  // a few milliseconds is served in place until the next release and restore.
   const std::uint64_t copied = std::accumulate(
       pending_.begin(), pending_.end(), std::uint64_t{0},
       [](std::uint64_t sum, const Pending& p) { return sum + p.park.extent.bytes(); });

@@ -155,9 +155,9 @@ bool Releaser::in_slices(std::uint64_t epoch, std::size_t count, const Step& ste
     {
       std::lock_guard closing(closer_);
       if (interrupted(epoch) || gate_.anyone_waiting() || !gate_.try_close(epoch)) return false;
+      SubmissionGate::OpenAtEnd open(gate_);
       const auto end = Clock::now() + settings_.slice;
       while (i < count && !gate_.anyone_waiting() && Clock::now() < end) step(i++);
-      gate_.open();
     }
     if (i < count) std::this_thread::sleep_for(std::chrono::microseconds(50));
   }
@@ -332,6 +332,7 @@ void Releaser::restore() {
   if (!restorable_.load()) return;
   const std::uint64_t epoch = gate_.epoch();
   if (!gate_.try_close(epoch)) return;
+  SubmissionGate::OpenAtEnd open(gate_);
   restorable_.store(false);
   const auto begin = Clock::now();
   const auto end = begin + settings_.restore_time;
@@ -374,7 +375,6 @@ void Releaser::restore() {
       now = after;
     }
   }
-  gate_.open();
   if (bytes != 0) {
     const auto took =
         std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - begin).count();

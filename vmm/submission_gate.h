@@ -47,6 +47,17 @@ class SubmissionGate {
     closed_.store(false);
     closed_.notify_all();
   }
+  /// Opens a closed gate at the end of a scope, whatever is thrown in it.
+  class OpenAtEnd {
+   public:
+    explicit OpenAtEnd(SubmissionGate& gate) : gate_(gate) {}
+    ~OpenAtEnd() { gate_.open(); }
+    OpenAtEnd(const OpenAtEnd&) = delete;
+    OpenAtEnd& operator=(const OpenAtEnd&) = delete;
+
+   private:
+    SubmissionGate& gate_;
+  };
 
  private:
   std::atomic<std::uint64_t> epoch_{0};

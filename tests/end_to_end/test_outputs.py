@@ -12,7 +12,7 @@ class Outputs(Case):
     def test_are_the_same_through_every_way_in(self):
         for entry, form in itertools.product(("linked", "dlsym", "getproc"), ([], ["--graphs"])):
             with self.subTest(entry=entry, form=form):
-                run = self.assert_same([*SMALL, "--entry", entry, "--prefix", *form])
+                run = self.assert_same([*SMALL, "--entry", entry, "--prefix", "--idle", 0.8, *form])
                 self.assertEqual(len(run.device["pools"]), 0)  # freed at the end
                 self.assertGreaterEqual(run.device["releases"], 3, run.log)
                 self.assertGreater(run.device["dropped_fills"], 0)

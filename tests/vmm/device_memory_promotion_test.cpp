@@ -142,7 +142,7 @@ TEST_F(PromotionTest, FreeingTheAskersPoolBeforeItsAnswerIsHarmless) {
 }
 
 // More extents than one answer has copies: the rest stays in place, right and slow.
-TEST(PromotionLimitTest, NoAnswerNamesMoreCopiesThanItHasRoomFor) {
+TEST(PromotionLimitTest, NoAnswerCopiesMoreThanSomeMillisecondsWorth) {
   MemoryBench bench({.host_budget = 4 * kGiB}, 16 * kGiB);
   std::vector<const PoolRecord*> layers;
   for (int i = 0; i < 10; ++i) layers.push_back(bench.pool(128 * kMiB, "layers"));
@@ -152,7 +152,8 @@ TEST(PromotionLimitTest, NoAnswerNamesMoreCopiesThanItHasRoomFor) {
   ASSERT_GT(bench.park_all(), kMaxCopies);
   const FaultAnswer answer = bench.fault(layers[0], 0, 64);
   EXPECT_EQ(answer.kind, AnswerKind::kCopyFirst);
-  EXPECT_EQ(answer.copies.size(), kMaxCopies);
+  // 192 MiB at once, far below kMaxCopies pieces: one block copies them.
+  EXPECT_EQ(answer.copies.size(), 96u);
   const FaultAnswer rest = bench.memory->copied();
   EXPECT_EQ(rest.kind, AnswerKind::kPresent);
   for (std::uint32_t g = 0; g < 64; ++g) {

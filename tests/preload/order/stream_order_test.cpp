@@ -57,7 +57,7 @@ TEST_F(StreamOrderTest, WorkThatHasFinishedNeedsNoWaiting) {
   ASSERT_TRUE(order_.finished());
   const unsigned calls = driver_.calls;
   submit(b_);
-  EXPECT_EQ(driver_.calls, calls);
+  EXPECT_EQ(driver_.calls, calls + 2);  // an event of its own, made and recorded; no wait
 }
 
 TEST_F(StreamOrderTest, IsFinishedOnlyWhenAllStreamsAre) {
