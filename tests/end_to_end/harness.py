@@ -62,7 +62,10 @@ class Case(unittest.TestCase):
                  "arena_size": '"64GiB"', "log_file": f'"{self.folder}/log"',
                  "status_dir": f'"{self.folder}"'}
         lines.update(options or {})
-        config.write_text("".join(f"{k} = {v}\n" for k, v in lines.items()) + RULES)
+        # Another engine of the same test may be reading it just now.
+        written = self.folder / "next.toml"
+        written.write_text("".join(f"{k} = {v}\n" for k, v in lines.items()) + RULES)
+        written.rename(config)
         env["KVSHIM_CONFIG"] = str(config)
         env.update({k: str(v) for k, v in extra.items()})
         if preload:
