@@ -323,6 +323,9 @@ std::string DeviceMemory::broken_invariant_locked() const {
 }
 
 void DeviceMemory::broken(const std::string& what) {
+  // At exit the driver goes first (I8): then nothing is mapped for anybody.
+  std::size_t free = 0, total = 0;
+  if (driver_.cuMemGetInfo_v2(&free, &total) == CUDA_ERROR_DEINITIALIZED) return;
   if (broken_.empty()) broken_ = what;
   events_.push(EventLevel::kError, what);
 }
