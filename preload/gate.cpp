@@ -118,7 +118,7 @@ CUresult put_in_front(DeviceRuntime& device, StreamRef stream,
 // ranges its work writes, and whether it is being captured.
 struct Current {
   std::span<const Touched> touched;
-  bool capturing = false;
+  std::optional<StreamRef> stream;  // asked whether it captures only where that matters
   bool pinned = false;
 };
 thread_local Current* current = nullptr;
@@ -235,7 +235,7 @@ CUresult run_work(StreamRef stream, std::span<const Access> accesses,
   if (runtime == nullptr) return submit();
   const std::vector<Touched> touched = by_device(*runtime, accesses);
   if (touched.empty()) return submit();
-  Current now{touched, is_capturing(stream), false};
+  Current now{touched, stream, false};
   CurrentScope scope(now);
   return submit_to(*runtime, touched, 0, stream, linear, submit);
 }
@@ -260,7 +260,7 @@ CUresult run_fill(StreamRef stream, CUdeviceptr address, std::size_t bytes, bool
     quiet = submission.alone() && !device.streams.capturing(stream, &capture) &&
             device.streams.finished();
   }
-  Current now{touched, is_capturing(stream), false};
+  Current now{touched, stream, false};
   CurrentScope scope(now);
   if (!quiet) {
     CUresult result = put_in_front(device, stream, touched[0].written, nullptr);
@@ -295,7 +295,7 @@ CUresult run_fill(StreamRef stream, CUdeviceptr address, std::size_t bytes, bool
 // run, which the call then has to wait for.
 CUresult retry_over_holes(SubmitRef call) {
   const auto patience = std::chrono::steady_clock::now() + std::chrono::seconds(70);
-  if (current != nullptr && current->capturing && !current->pinned) {
+  if (current != nullptr && !current->pinned && current->stream && is_capturing(*current->stream)) {
     const CUresult pinned = pin_for_capture(*current);
     if (pinned != CUDA_SUCCESS) return pinned;
     while (!all_written_present(*current) && std::chrono::steady_clock::now() < patience) {
@@ -320,7 +320,7 @@ CUresult retry_while_absent(std::span<const Access> ranges, SubmitRef call) {
   Runtime* runtime = Runtime::get();
   if (runtime == nullptr || ranges.empty()) return call();
   const std::vector<Touched> touched = by_device(*runtime, ranges);
-  Current now{touched, false, false};
+  Current now{touched, std::nullopt, false};
   CurrentScope scope(now);
   return retry_over_holes(call);
 }

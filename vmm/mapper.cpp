@@ -31,7 +31,6 @@ Mapper::Mapper(const DriverApi& driver, CUdevice device, int host_numa_node)
 
 void Mapper::begin_swap() {
   swaps_begun.fetch_add(1);
-  ++swaps_;
 }
 void Mapper::end_swap() { swaps_ended.fetch_add(1); }
 

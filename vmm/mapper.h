@@ -54,7 +54,6 @@ class Mapper {
   CUresult map_zero(CUdeviceptr pool_address, std::span<const Piece> pieces);
 
   const PhysicalBytes& physical() const { return physical_; }
-  std::uint64_t swap_count() const { return swaps_; }
   /// Around each swap: between the two, addresses of a pool may be a hole.
   void begin_swap();
   void end_swap();
@@ -69,7 +68,6 @@ class Mapper {
   CUmemLocation host_location_;
   std::array<CUmemGenericAllocationHandle, kOrders> zero_handles_{};
   PhysicalBytes physical_;
-  std::uint64_t swaps_ = 0;
 };
 
 /// Tells whether any pool address of the process may have been a hole since

@@ -74,8 +74,6 @@ struct Statistics {
   std::atomic<std::uint64_t> dropped_bytes{0};  // by the user's rule
   std::atomic<std::uint64_t> dropped_fills{0};
   std::atomic<std::uint64_t> dropped_fill_bytes{0};
-  std::atomic<std::uint64_t> unknown_launches{0};
-  std::atomic<std::uint64_t> unknown_bytes{0};  // reach of unknown kernels, summed
 };
 
 }  // namespace kvshim::vmm
