@@ -120,8 +120,14 @@ class FakeDriver {
   std::uint64_t used(bool host) const;
   std::map<std::uint64_t, Mapping>::const_iterator mapping_at(std::uint64_t address) const;
   CUresult unmap(std::uint64_t begin, std::uint64_t bytes);
+  static void make_current(CUcontext context);  // the calling thread's only one; or none
   void fill_api();
-  struct Functions;  // the driver functions
+  void fill_memory_api();
+  void fill_work_api();
+  // The driver functions.
+  struct MemoryFunctions;
+  struct WorkFunctions;
+  struct Unused;
 
   DriverApi api_;
   std::uint64_t gpu_bytes_;
