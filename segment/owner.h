@@ -1,0 +1,126 @@
+// A process's own record in the segment of one GPU: publishing, listening,
+// asking the neighbours for memory and answering them.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "segment/contents.h"
+
+namespace kvshim::segment {
+
+struct Segment;
+struct Record;
+
+/// A neighbour's need, as read.
+struct NeighbourNeed {
+  std::size_t index = 0;  // of the record
+  std::uint64_t claim = 0;
+  Need need;
+  std::uint64_t answers = 0, answered_bytes = 0;  // so far, from everybody
+  std::int64_t priority = 0;
+};
+
+struct Answers {
+  std::uint64_t count = 0;  // neighbours that have answered
+  std::uint64_t bytes = 0;  // what they say they freed
+};
+
+/// What a tick has found, as lines for the log.
+struct Tick {
+  std::vector<std::string> news;      // for "info": a neighbour died, ...
+  std::vector<std::string> problems;  // for "warning", each said once
+};
+
+/// Thread-safe; one mutex of this process, held for microseconds, never across
+/// a wait. Makes no driver call. A living Owner works on when its file is
+/// deleted, truncated or spoilt, or when the host closes its descriptors:
+/// tick() notices and attaches anew. Accesses between such an event and the
+/// next tick reach the old memory (harmless), or for a truncated file, raise
+/// SIGBUS: call tick() at least every 100 ms.
+class Owner {
+ public:
+  /// Opens or makes the segment of `uuid` in `folder` (empty: /dev/shm) and takes
+  /// a record. Null with `*why` when that can't be: no folder, no permission,
+  /// somebody else's file, no space, all records taken, in use by another
+  /// version. `initial` becomes the record's control (priority clamped).
+  /// Blocks at most about a second (maker's lock held by a stopped process).
+  static std::unique_ptr<Owner> attach(const std::string& folder, const std::string& uuid,
+                                       const Identity& identity, const Control& initial, Tick* said,
+                                       std::string* why);
+  /// Detaches.
+  ~Owner();
+  Owner(const Owner&) = delete;
+  Owner& operator=(const Owner&) = delete;
+
+  /// Some microseconds. Does nothing while detached.
+  void publish(const Figures& figures, const Settings& settings) noexcept;
+
+  /// Checks the file and the descriptor, attaches anew if need be, clears the
+  /// records of dead neighbours (at most once a second). About 2 us when
+  /// nothing happened. One thread.
+  Tick tick();
+
+  /// A few nanoseconds, any thread: changes whenever the control does.
+  std::uint64_t control_generation() const noexcept;
+  /// The control in force, the last valid one when what is there now is corrupt
+  /// (said once in the next tick's problems).
+  Control control(std::uint64_t* generation = nullptr);
+  /// The controls of the groups this process belongs to: "*", and its own.
+  std::vector<Control> group_controls();
+  /// Few nanoseconds per group: sum of their generations.
+  std::uint64_t group_generation() const noexcept;
+
+  /// Posts what is lacking (replacing an earlier need) and rings every living
+  /// neighbour. Returns the need's serial. Tens of microseconds.
+  std::uint64_t post_need(std::uint64_t bytes, NeedKind kind) noexcept;
+  /// No effect when there is none.
+  void clear_need() noexcept;
+  /// To the need in force.
+  Answers answers() const noexcept;
+
+  /// Needs of all living neighbours, oldest first.
+  std::vector<NeighbourNeed> needs() const;
+  /// Whether any record has a need (dead ones included): some tens of ns.
+  bool any_need() const noexcept;
+  /// Living records but our own.
+  std::size_t neighbours() const;
+  /// Tells the needy one that `freed` bytes (0: nothing to give) were freed for
+  /// it, and rings it. False when the need is no longer in force.
+  bool answer(const NeighbourNeed& need, std::uint64_t freed) noexcept;
+
+  /// Waits until somebody rings (a tool changed the control, a neighbour posted
+  /// or answered), at most `timeout`. True: rung since the last wait returned.
+  /// One thread at a time; stop it with wake().
+  bool wait(std::chrono::nanoseconds timeout) noexcept;
+  /// Ends a wait of this process.
+  void wake() noexcept;
+
+  /// Orderly end: the record is free afterwards. Idempotent; later calls do
+  /// nothing or return empty values. Async-signal-safe but for its mutex.
+  void detach() noexcept;
+  /// In a forked child, before anything else (pthread_atfork): closes the
+  /// child's copy of the descriptor, so that the lock is the parent's alone, and
+  /// forgets the rest. Async-signal-safe; takes no lock. The object must not be
+  /// used or destroyed afterwards.
+  void abandon_after_fork() noexcept;
+
+  bool attached() const noexcept;
+  std::size_t index() const noexcept;
+  std::uint64_t claim() const noexcept;
+  const std::string& path() const noexcept { return path_; }
+
+ private:
+  Owner() = default;
+  std::string path_;
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace kvshim::segment
