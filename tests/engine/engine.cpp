@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "tests/engine/scheduler.h"
+#include "tests/engine/server.h"
 
 namespace {
 
@@ -126,7 +127,9 @@ int main(int argc, char** argv) {
     Model model(shape);
     Scheduler scheduler(model, options);
     Report report(options, shape);
-    for (unsigned burst = 0; burst < options.bursts; ++burst) {
+    if (options.port >= 0) serve_bursts(scheduler, options.port);
+    const unsigned bursts = options.port >= 0 ? 0 : options.bursts;
+    for (unsigned burst = 0; burst < bursts; ++burst) {
       const auto begin = std::chrono::steady_clock::now();
       const BurstResult result = scheduler.run_burst(burst);
       const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
@@ -136,7 +139,7 @@ int main(int argc, char** argv) {
       }
       report.idle();
     }
-    report.end();
+    if (options.port < 0) report.end();
   }
   ENGINE_CALL(cuDevicePrimaryCtxRelease, device);
   return 0;

@@ -35,6 +35,7 @@ struct Scheduler::Request {
   std::vector<int> tokens;  // prompt, then what was generated
   std::vector<std::uint64_t> hidden;
   std::vector<int> blocks;
+  unsigned index = 0;  // in its burst
   unsigned prompt = 0;
   unsigned to_generate = 0;
   unsigned computed = 0;  // tokens whose keys and values are in the pools
@@ -75,6 +76,7 @@ std::vector<int> Scheduler::make_prompt(unsigned burst, unsigned request) const 
 }
 
 void Scheduler::start(Request& request, unsigned burst, unsigned index) {
+  request.index = index;
   request.tokens = make_prompt(burst, index);
   request.prompt = options_.prompt;
   // Not all the same length, so that batches of several sizes occur.
@@ -157,7 +159,7 @@ void Scheduler::collect_step(unsigned index, std::vector<Request*>& requests, bo
   }
 }
 
-BurstResult Scheduler::run_burst(unsigned burst) {
+BurstResult Scheduler::run_burst(unsigned burst, const Progress& progress) {
   BurstResult result;
   std::vector<Request> requests(options_.requests);
   std::vector<std::vector<Request*>> queues(workers_.size());
@@ -167,9 +169,10 @@ BurstResult Scheduler::run_burst(unsigned burst) {
   }
   for (bool prompt = true;; prompt = false) {
     for (auto& queue : queues) {
-      std::erase_if(queue, [this](Request* request) {
+      std::erase_if(queue, [this, &progress](Request* request) {
         if (!request->done()) return false;
         finish(*request);
+        if (progress) progress(request->index, true);
         return true;
       });
     }
@@ -179,6 +182,8 @@ BurstResult Scheduler::run_burst(unsigned burst) {
     }
     for (unsigned i = 0; i < queues.size(); ++i) {
       if (!queues[i].empty()) collect_step(i, queues[i], prompt);
+      if (!prompt || !progress) continue;
+      for (const Request* request : queues[i]) progress(request->index, false);
     }
   }
   result.digest = 0xcbf29ce484222325ULL;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -18,12 +19,16 @@ struct BurstResult {
   std::uint64_t prefix_hits = 0;  // prompt tokens whose blocks were there already
 };
 
+/// Hears of a request of a burst twice: at its first token and when it is finished.
+using Progress = std::function<void(unsigned request, bool finished)>;
+
 class Scheduler {
  public:
   Scheduler(Model& model, const Options& options);
   ~Scheduler();
 
-  BurstResult run_burst(unsigned burst);
+  /// `progress`, when there is one, is called on this thread between steps.
+  BurstResult run_burst(unsigned burst, const Progress& progress = {});
   CUstream stream() const;
 
  private:
