@@ -120,9 +120,11 @@ CUresult run_fill(StreamRef stream, CUdeviceptr address, std::size_t bytes, bool
 /// time of the call (copies, fills, stream memory operations): repeats it while
 /// it answers INVALID_VALUE because a swap is under way or because the written
 /// ranges of the surrounding submission are still absent (the driver refuses
-/// read-only destinations, too): the call then waits, for at most 70 s, until
-/// the guard in front has run. In a capture the written ranges are made present
-/// first and stay so for good. Use inside the `submit` of copies and fills.
+/// read-only destinations, too): the call then waits until the guard in front
+/// has run, for at most 5 s: a stream that waits for the calling thread never
+/// gets there, and the driver's error is returned then (presence.cpp). In a
+/// capture the written ranges are made present first and stay so for good. Use
+/// inside the `submit` of copies and fills.
 CUresult retry_over_holes(SubmitRef call);
 
 /// The same for a call that checks ranges of which pin() has begun to make them

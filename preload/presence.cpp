@@ -1,0 +1,113 @@
+// Calls at which the driver looks at the mappings of pool addresses.
+//
+// Measured (docs/results/driver_semantics.md): it refuses, with INVALID_VALUE and
+// without effect, a copy or a fill whose destination is a hole or read-only at the
+// time of the call. A swap takes 60 to 300 us, a row of them some milliseconds; a
+// destination that is still absent becomes present when the guard in front has run,
+// which the call then has to wait for.
+#include <algorithm>
+#include <chrono>
+#include <thread>
+
+#include "observe/log.h"
+#include "preload/runtime.h"
+#include "preload/submission.h"
+
+namespace kvshim::preload {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// The wait is for the stream to get to the guard. A stream that waits for this very
+// thread never does (a host function, a word that this thread would write next, an
+// event that it would record): the call must end, and before kPatience of
+// submission.cpp makes other threads give up the order between streams.
+constexpr auto kLongestWait = std::chrono::seconds(5);
+constexpr auto kPoll = std::chrono::microseconds(20);
+
+bool all_written_present(const CurrentWork& now) {
+  return std::all_of(now.touched.begin(), now.touched.end(),
+                     [](const Touched& t) { return t.device->memory.all_present(t.written); });
+}
+
+std::uint64_t failed_faults(const CurrentWork& now) {
+  std::uint64_t sum = 0;
+  for (const Touched& t : now.touched) sum += t.device->memory.statistics().failed_faults.load();
+  return sum;
+}
+
+// A captured copy or fill runs at times the gate can't see, and the driver
+// checks its destination when it is captured and when the graph is
+// instantiated: its ranges stay present for good.
+CUresult pin_for_capture(CurrentWork& now) {
+  now.pinned = true;
+  for (const Touched& t : now.touched) {
+    if (t.written.empty()) continue;
+    t.device->memory.pin(t.written);
+    const StreamRef own{t.device->memory.kernels().stream(), StreamFlavor::kLegacy};
+    const CUresult result = put_in_front(*t.device, own, t.written, nullptr);
+    t.device->streams.submitted(own);
+    if (result != CUDA_SUCCESS) return result;
+  }
+  return CUDA_SUCCESS;
+}
+
+// Told later: the thread holds the submission lock.
+void tell_that_the_stream_is_stuck(const CurrentWork& now) {
+  for (const Touched& t : now.touched) {
+    if (t.device->memory.all_present(t.written)) continue;
+    t.device->memory.events().push(
+        vmm::EventLevel::kWarning,
+        "a copy or fill into memory that was not there yet waited 5 s for its stream to get to it "
+        "and was then refused with the driver's INVALID_VALUE: the stream is stuck, perhaps behind "
+        "something that the calling thread would do next (a rule that leaves the pool alone "
+        "helps)");
+  }
+}
+
+// Waits until the written ranges are there; false when the stream doesn't get on.
+bool wait_for_presence(const CurrentWork& now, Clock::time_point end) {
+  while (!all_written_present(now)) {
+    if (Clock::now() > end) return false;
+    std::this_thread::sleep_for(kPoll);
+  }
+  return true;
+}
+
+}  // namespace
+
+CUresult retry_over_holes(SubmitRef call) {
+  CurrentWork* const work = CurrentWork::get();
+  const auto end = Clock::now() + kLongestWait;
+  if (work != nullptr && !work->pinned && work->stream && is_capturing(*work->stream)) {
+    const CUresult pinned = pin_for_capture(*work);
+    if (pinned != CUDA_SUCCESS) return pinned;
+    // The pin stays: what is not there when it is captured may be at instantiation.
+    wait_for_presence(*work, end);
+  }
+  const std::uint64_t failed_before = work != nullptr ? failed_faults(*work) : 0;
+  for (;;) {
+    const vmm::SwapWatch watch = vmm::SwapWatch::start();
+    const CUresult result = call();
+    if (result != CUDA_ERROR_INVALID_VALUE) return result;
+    const bool absent = work != nullptr && !all_written_present(*work);
+    if (absent && failed_faults(*work) != failed_before) return CUDA_ERROR_OUT_OF_MEMORY;
+    if (!watch.overlapped() && !absent) return result;
+    if (Clock::now() > end) {
+      if (absent) tell_that_the_stream_is_stuck(*work);
+      return result;
+    }
+    if (absent) std::this_thread::sleep_for(kPoll);
+  }
+}
+
+CUresult retry_while_absent(std::span<const Access> ranges, SubmitRef call) {
+  Runtime* runtime = Runtime::get();
+  if (runtime == nullptr || ranges.empty()) return call();
+  const std::vector<Touched> touched = by_device(*runtime, ranges);
+  CurrentWork now{touched, std::nullopt, false};
+  CurrentWorkScope scope(now);
+  return retry_over_holes(call);
+}
+
+}  // namespace kvshim::preload

@@ -1,0 +1,101 @@
+#include "preload/submission.h"
+
+#include <algorithm>
+#include <chrono>
+#include <mutex>
+#include <thread>
+
+#include "observe/log.h"
+
+namespace kvshim::preload {
+namespace {
+
+// One thread at a time orders its stream, launches guards and submits: else
+// another stream's event could be recorded between a guard and its writer. The
+// real call may wait (a full launch queue), which other submitters of pool work
+// would then do as well; the fault server and the releasing thread never take
+// this lock, so the GPU always gets on. The patience is for hosts that make one
+// thread's submission the condition of another's: after it the order is given
+// up, and a hole that is met is loud.
+constexpr auto kPatience = std::chrono::seconds(10);
+
+bool lock_with_patience(std::mutex& mutex) {
+  if (mutex.try_lock()) return true;
+  const auto end = std::chrono::steady_clock::now() + kPatience;
+  while (std::chrono::steady_clock::now() < end) {
+    if (mutex.try_lock()) return true;
+    std::this_thread::sleep_for(std::chrono::microseconds(5));
+  }
+  return false;
+}
+
+thread_local CurrentWork* current = nullptr;
+
+}  // namespace
+
+Submission::Submission(DeviceRuntime& device) : device_(device) {
+  device.releaser.restore_before_first_work();
+  device.gate.enter();
+  locked_ = lock_with_patience(device.submission);
+  if (!locked_) {
+    log::warning(
+        "a submission waited 10 s for another thread's; going on without the order "
+        "between streams");
+  }
+}
+
+Submission::~Submission() {
+  if (locked_) device_.submission.unlock();
+  device_.gate.leave();
+}
+
+Access part_in(const PoolView& pool, const Access& range) {
+  const CUdeviceptr begin = std::max(range.address, pool.base);
+  const std::size_t to_pool_end = pool.base + pool.bytes - begin;
+  const std::size_t to_range_end = range.bytes - (begin - range.address);
+  return {begin, std::min(to_pool_end, to_range_end), range.writes};
+}
+
+std::vector<Touched> by_device(Runtime& runtime, std::span<const Access> accesses) {
+  std::vector<Touched> all;
+  for (const Access& access : accesses) {
+    if (!meets_arena(access.address, access.bytes)) continue;
+    for (const PoolView& pool : pools_in(access.address, std::max<std::size_t>(access.bytes, 1))) {
+      DeviceRuntime* device = runtime.device(pool.device);
+      if (device == nullptr) continue;
+      auto it = std::find_if(all.begin(), all.end(),
+                             [&](const Touched& t) { return t.device == device; });
+      if (it == all.end()) {
+        const auto place = std::find_if(all.begin(), all.end(), [&](const Touched& t) {
+          return t.device->memory.device() > pool.device;
+        });
+        it = all.insert(place, Touched{device, {}});
+      }
+      if (!access.writes || access.bytes == 0) continue;
+      const Access piece = part_in(pool, access);
+      const std::vector<vmm::AbiRun> runs = device->memory.granule_runs(piece.address, piece.bytes);
+      it->written.insert(it->written.end(), runs.begin(), runs.end());
+    }
+  }
+  return all;
+}
+
+CUresult put_in_front(DeviceRuntime& device, StreamRef stream, std::span<const vmm::AbiRun> written,
+                      const vmm::LinearWrite* linear) {
+  CUresult result = device.streams.order(stream);
+  const CUstream handle = stream.explicit_handle();
+  if (result == CUDA_SUCCESS && !written.empty()) {
+    result = device.memory.kernels().launch_fixed_guard(handle, written);
+  }
+  if (result == CUDA_SUCCESS && linear != nullptr) {
+    result = device.memory.kernels().launch_linear_guard(handle, *linear);
+  }
+  return result;
+}
+
+CurrentWork* CurrentWork::get() noexcept { return current; }
+
+CurrentWorkScope::CurrentWorkScope(CurrentWork& now) noexcept : before_(current) { current = &now; }
+CurrentWorkScope::~CurrentWorkScope() { current = before_; }
+
+}  // namespace kvshim::preload

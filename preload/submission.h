@@ -1,0 +1,72 @@
+// One submission of work that may touch pools: what it touches by device, the
+// order in which threads and streams come, and the guards put in front. Internal
+// to the gate.
+#pragma once
+
+#include <cuda.h>
+
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "preload/gate.h"
+#include "preload/runtime.h"
+
+namespace kvshim::preload {
+
+/// Between entering a device's gate and leaving it. At most one thread at a time
+/// is inside, unless it had to give up waiting for another one.
+class Submission {
+ public:
+  explicit Submission(DeviceRuntime& device);
+  ~Submission();
+  /// Whether no other submission can be under way.
+  bool alone() const { return locked_; }
+  Submission(const Submission&) = delete;
+  Submission& operator=(const Submission&) = delete;
+
+ private:
+  DeviceRuntime& device_;
+  bool locked_ = false;
+};
+
+struct Touched {
+  DeviceRuntime* device = nullptr;
+  std::vector<vmm::AbiRun> written;
+};
+
+/// What of a range that meets the pool lies in it. Garbage sizes, which the driver
+/// will refuse, don't wrap around.
+Access part_in(const PoolView& pool, const Access& range);
+
+/// The pieces of the accesses by device: one in nearly every process. In the order
+/// of the devices' numbers, in which all threads enter their gates.
+std::vector<Touched> by_device(Runtime& runtime, std::span<const Access> accesses);
+
+/// Launches what must run before the work of `stream`. REQUIRES: a Submission.
+CUresult put_in_front(DeviceRuntime& device, StreamRef stream, std::span<const vmm::AbiRun> written,
+                      const vmm::LinearWrite* linear);
+
+/// The submission that this thread is making, for retry_over_holes(): which
+/// ranges its work writes, and on which stream.
+struct CurrentWork {
+  std::span<const Touched> touched;
+  std::optional<StreamRef> stream;  // asked whether it captures only where that matters
+  bool pinned = false;
+
+  /// Null when the thread is in no submission.
+  static CurrentWork* get() noexcept;
+};
+
+class CurrentWorkScope {
+ public:
+  explicit CurrentWorkScope(CurrentWork& now) noexcept;
+  ~CurrentWorkScope();
+  CurrentWorkScope(const CurrentWorkScope&) = delete;
+  CurrentWorkScope& operator=(const CurrentWorkScope&) = delete;
+
+ private:
+  CurrentWork* before_;
+};
+
+}  // namespace kvshim::preload
