@@ -1,0 +1,166 @@
+"""The experiments, each a function of a run; a part is an experiment with a contestant."""
+import concurrent.futures
+import statistics
+import time
+
+from memory import thinned
+from servers import Ballast, Refused
+
+EXPERIMENTS = {
+    "single": "one model under bursts",
+    "alternating": "two models alternating on one GPU",
+    "oversized": "two models at once, together larger than the GPU",
+}
+# (1), (2), (3), (4) of the tutorial; others can be asked for.
+DEFAULT_PARTS = ("single.static", "single.elastic", "alternating.elastic", "oversized.elastic")
+CHEAP_PARTS = ("alternating.static", "oversized.static")  # where a server starts at once
+KVCACHED_PARTS = ("single.kvcached", "alternating.kvcached")
+
+
+class PartRun:
+    """A part while it runs: its servers, its marks on the memory curve, its figures."""
+
+    def __init__(self, name, context):
+        self.name, self.context = name, context
+        self.experiment, contestant = name.split(".")
+        self.contestant = context.settings.contestants[contestant]
+        self.plan = context.settings.plan
+        self.begin = time.time()
+        self.idle = []  # MiB at the end of each pause
+        self.servers = []
+        self.content = {"name": name, "experiment": self.experiment, "contestant": contestant,
+                        "complete": False, "begin": self.begin, "base_mib": context.base_mib,
+                        "bursts": [], "probes": {}, "servers": {}}
+
+    # -- steps ---------------------------------------------------------------------------------
+
+    def start(self):
+        shares = shares_of(self.name, self.context.settings)
+        self.context.say(f"{self.name}: {' and '.join(shares)} begin")
+        self.servers = self.context.servers.want(self.contestant, shares)
+        self.pause("after load", self.plan.gap)
+        self.content["after_load_mib"] = self.idle.pop()
+        for server in self.servers:
+            self.content["servers"][server.name] = {
+                "ready_seconds": server.ready_seconds, "utilization": server.utilization}
+
+    def pause(self, what, seconds):
+        """Until the shim had its time to give back; the level at the end is what idleness costs."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            self.context.doing(f"{self.name}: {what}, idle for {left:.0f} s more, "
+                               f"{self.context.memory.now():.0f} MiB")
+            self.context.check_time()
+            time.sleep(min(0.2, left))
+        self.idle.append(self.context.memory.level())
+
+    def burst(self, servers, number, load):
+        """All of `servers` at once."""
+        self.context.check_time()
+        names = "+".join(server.name for server in servers)
+        self.context.doing(f"{self.name}: burst {number + 1} of {self.plan.bursts} on {names}")
+        with concurrent.futures.ThreadPoolExecutor(len(servers)) as pool:
+            running = [(server, pool.submit(server.burst, number, load)) for server in servers]
+            for server, result in running:
+                self.content["bursts"].append(
+                    {"server": server.name, "number": number, **result.result()})
+        last = self.content["bursts"][-len(servers):]
+        failed = sum("error" in row for burst in last for row in burst["requests"])
+        took = max(b["end"] for b in last) - min(b["begin"] for b in last)
+        self.context.say(
+            f"{self.name}: burst {number + 1} of {self.plan.bursts} on {names}: "
+            f"{sum(len(b['requests']) for b in last)} requests in {took:.1f} s, "
+            f"{f'{failed} FAILED, ' if failed else ''}{self.context.memory.now():.0f} MiB")
+        for server in servers:
+            probe = server.probe()
+            if probe:
+                self.content["probes"].setdefault(server.name, []).append(probe)
+
+    def finish(self):
+        end = time.time()
+        for server in self.servers:
+            self.content["servers"].setdefault(server.name, {}).update(shim=server.facts())
+        samples = self.context.memory.samples(self.begin, end)
+        content = self.content
+        content["idle_mib"] = statistics.median(self.idle) if self.idle else None
+        content["idle_all_mib"] = self.idle
+        content["peak_mib"] = max((max((used for moment, used in samples
+                                        if b["begin"] <= moment <= b["end"]), default=0)
+                                   for b in content["bursts"]), default=None)
+        content["samples"] = [[round(moment - self.begin, 3), round(used, 1)]
+                              for moment, used in thinned(samples)]
+        content["end"] = end
+        content["failed_requests"] = sum("error" in row for burst in content["bursts"]
+                                         for row in burst["requests"])
+        return content
+
+
+def shares_of(name, settings):
+    """{server: share of the GPU's memory that it is told to use}."""
+    full = settings.plan.utilization
+    if name.startswith("single."):
+        return {"A": full}
+    if name == "alternating.static":
+        # Two static pools fit only side by side. vLLM's share is what a server itself takes, the
+        # small engine's is what the whole GPU is filled to.
+        return {"A": full / 2, "B": full / 2} if settings.kind == "vllm" else {"A": full / 3,
+                                                                              "B": full * 2 / 3}
+    return {"A": full, "B": full}
+
+
+def single(run):
+    run.start()
+    for number in range(run.plan.bursts):
+        run.burst(run.servers, number, run.plan.load())
+        run.pause(f"after burst {number + 1}", run.plan.gap)
+
+
+def alternating(run):
+    run.start()
+    for number in range(run.plan.bursts):
+        for server in run.servers:
+            run.burst([server], number, run.plan.load())
+            run.pause(f"after burst {number + 1} on {server.name}", run.plan.gap)
+
+
+def oversized(run):
+    try:
+        run.start()
+    except Refused as refusal:
+        if run.contestant.elastic:
+            raise
+        run.content["refused"] = str(refusal)  # what the engine says without elasticity
+        return
+    small = run.context.settings.kind == "small"
+    load = run.plan.load() if small else run.plan.heavy_load()
+    environment = run.context.settings.driver_environment
+    ballast = Ballast(run.plan.gpu_reserve + run.plan.leave_mib, environment)
+    run.context.say(f"{run.name}: ballast {ballast.says}")
+    run.content.update(ballast_mib=ballast.mib, left_mib=ballast.free_mib,
+                       usable_mib=ballast.free_mib - run.plan.gpu_reserve)
+    try:
+        for number in range(run.plan.bursts):
+            run.burst(run.servers, number, load)
+            run.pause(f"after burst {number + 1}", run.plan.gap)
+    finally:
+        ballast.close()
+
+
+STEPS = {"single": single, "alternating": alternating, "oversized": oversized}
+
+
+def seconds_of(name, plan, servers_to_start):
+    """A guess of how long a part takes, to leave out what can't end in time."""
+    burst = plan.seconds or 0.4 * plan.rounds
+    steps = plan.bursts * (2 if name.startswith("alternating") else 1)
+    return servers_to_start * plan.start_seconds + steps * (burst + plan.gap) + plan.gap + 2
+
+
+def run_part(name, context):
+    run = PartRun(name, context)
+    context.current = run
+    STEPS[run.experiment](run)
+    content = run.finish()
+    content["complete"] = True
+    context.current = None
+    return content

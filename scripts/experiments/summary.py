@@ -1,0 +1,113 @@
+"""The summary table, as markdown."""
+from figures import quantile
+
+TITLES = {"single": "one model under bursts", "alternating": "two models alternating",
+          "oversized": "two models at once, beyond the GPU"}
+LABELS = {"elastic": "kvshim", "static": "without", "kvcached": "kvcached"}
+
+
+def number(value, digits=0):
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def latencies(part, server, what):
+    return [row[what] for burst in part["bursts"] if burst["server"] == server
+            for row in burst["requests"] if what in row]
+
+
+def rate(part, server):
+    """Tokens a second while bursts ran."""
+    bursts = [b for b in part["bursts"] if b["server"] == server]
+    seconds = sum(b["end"] - b["begin"] for b in bursts)
+    tokens = sum(row.get("tokens", 0) for b in bursts for row in b["requests"])
+    return tokens / seconds if seconds else None
+
+
+def server_row(part, server):
+    """Latency and first token in ms, tokens a second, failed requests."""
+    ms, first = latencies(part, server, "ms"), latencies(part, server, "first_ms")
+    failed = sum("error" in row for b in part["bursts"] if b["server"] == server
+                 for row in b["requests"])
+    return [number(quantile(ms, 0.5)), number(quantile(ms, 0.99)), number(quantile(first, 0.5)),
+            number(quantile(first, 0.99)), number(rate(part, server)), str(len(ms)), str(failed)]
+
+
+def memory_row(part):
+    """Idle and peak MiB without what the ballast holds, and flex."""
+    ballast = part.get("ballast_mib", 0)
+    idle, peak = part.get("idle_mib"), part.get("peak_mib")
+    if idle is None or peak is None:
+        return ["", "", ""]
+    idle, peak = idle - ballast, peak - ballast
+    return [number(idle), number(peak), number(idle / peak if peak else None, 2)]
+
+
+def table(parts):
+    lines = ["| experiment | contestant | model | idle (MiB) | peak (MiB) | flex | latency p50 (ms) "
+             "| p99 | first token p50 (ms) | p99 | tokens/s | requests | failed |",
+             "|" + " --- |" * 13]
+    order = list(TITLES)
+    for name in sorted(parts, key=lambda n: (order.index(n.split(".")[0]), n.split(".")[1])):
+        part = parts[name]
+        head = [TITLES[part["experiment"]], LABELS[part["contestant"]]]
+        if part["experiment"] == "alternating" and part["contestant"] == "static":
+            head[1] += ", a part of the GPU each"
+        if part.get("refused"):
+            lines.append("| " + " | ".join([*head, "the second server does not start"]
+                                           + [""] * 10) + " |")
+            continue
+        memory = memory_row(part)
+        for server in part["servers"]:
+            lines.append("| " + " | ".join([*head, server, *memory,
+                                            *server_row(part, server)]) + " |")
+            head, memory = ["", ""], ["", "", ""]
+    return lines
+
+
+def remarks(content):
+    parts = content["parts"]
+    lines = []
+    for name, found in content.get("comparison", {}).items():
+        if found["answers"]:
+            lines.append(f"- {name}: {found['same']} of {found['answers']} answers in bursts are "
+                         "those of the run without"
+                         + (f", {found['same_probes']} of {found['probes']} of requests alone"
+                            if found["probes"] else "") + ".")
+    for name, part in parts.items():
+        if part.get("refused"):
+            lines.append(f"- {name}: {part['refused']}")
+        if part.get("error"):
+            lines.append(f"- {name}: NOT COMPLETE: {part['error']}")
+        if "ballast_mib" in part:
+            lines.append(f"- {name}: a ballast of {part['ballast_mib']} MiB (not in the table) left "
+                         f"{part['usable_mib']:.0f} MiB that pools may take; "
+                         f"{faults_in_host(part)} faults were served in host memory.")
+        for server, facts in part["servers"].items():
+            trouble = facts.get("shim", {}).get("trouble")
+            if trouble:
+                lines.append(f"- {name}, {server}: the shim says: {trouble[0][:200]}"
+                             + (f" (and {len(trouble) - 1} more)" if len(trouble) > 1 else ""))
+    for name, why in content.get("skipped", {}).items():
+        lines.append(f"- {name}: not measured: {why}")
+    note = content["machine"].get("kvcached_note")
+    if note:
+        lines.append(f"- {note}: no third contestant.")
+    return lines
+
+
+def faults_in_host(part):
+    return sum(facts.get("shim", {}).get("device", {}).get("faults", {}).get("in_host_memory", 0)
+               for facts in part["servers"].values())
+
+
+def markdown(content):
+    facts = content["machine"]
+    lines = ["# Experiments", "",
+             f"{facts.get('gpu', '')}; {facts['engine']}; {facts['time']}"
+             + (f"; vLLM {facts['vllm']}" if "vllm" in facts else "")
+             + (f"; {' '.join(facts['vllm_options'])}" if facts.get("vllm_options") else "") + ".",
+             "", *table(content["parts"]), "",
+             "Memory is the whole GPU's, as another process sees it; idle: the median of the levels "
+             "at the end of the pauses; flex: idle / peak; latency and first token as the clients "
+             "see them.", "", *remarks(content)]
+    return "\n".join(lines) + "\n"
