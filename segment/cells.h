@@ -7,9 +7,10 @@
 #include <array>
 #include <atomic>
 #include <bit>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
+#include <thread>
 #include <type_traits>
 
 namespace kvshim::segment {
@@ -94,7 +95,8 @@ class Committed {
   std::uint64_t generation() const noexcept { return generation_.load(std::memory_order_acquire); }
   /// REQUIRES: the kernel lock of this cell. `place` tells cells apart.
   void commit(const T& value, std::uint64_t place) noexcept {
-    const std::uint64_t next = generation_.load(std::memory_order_relaxed) + 1;
+    std::uint64_t next = generation_.load(std::memory_order_relaxed) + 1;
+    if (next == 0) next = 2;  // 0 means never written
     Slot& slot = slots_[next & 1u];
     const auto plain = std::bit_cast<PlainWords<T>>(value);
     // A reader of the generation before last may still be in this slot: its
@@ -140,5 +142,27 @@ class Committed {
   Word generation_;
   std::array<Slot, 2> slots_;
 };
+
+/// Tries again while a writer is under way, for some milliseconds at most (it may
+/// have been preempted). False: left half done, for all one can see.
+template <Shareable T>
+bool read_whole(const Seqlock<T>& cell, T* value) noexcept {
+  for (int tries = 0; tries < 200; ++tries) {
+    if (cell.try_read(value)) return true;
+    if (tries > 20) std::this_thread::sleep_for(std::chrono::microseconds(20));
+  }
+  return false;
+}
+
+/// The same: false when the value in force is corrupt.
+template <Shareable T>
+bool read_whole(const Committed<T>& cell, std::uint64_t place, T* value,
+                std::uint64_t* generation) noexcept {
+  for (int tries = 0; tries < 200; ++tries) {
+    const auto read = cell.try_read(place, value, generation);
+    if (read != Committed<T>::Read::kBusy) return read == Committed<T>::Read::kOk;
+  }
+  return false;
+}
 
 }  // namespace kvshim::segment

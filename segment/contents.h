@@ -47,7 +47,7 @@ struct Identity {
   std::uint64_t boot = 0;           // hash of the kernel's boot id
   std::uint64_t attached_ns = 0;
   std::uint64_t gpu_total = 0;  // bytes of the GPU; 0: unknown
-  Text<64> name;                // executable, without its folder
+  Text<64> name;                // as the kernel has it (comm, 15 bytes)
   Text<768> command_line;       // joined by spaces, cut
   Text<32> version;             // of kvshim
   Text<96> gpu_name;

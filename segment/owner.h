@@ -35,6 +35,7 @@ struct Answers {
 /// What a tick has found, as lines for the log.
 struct Tick {
   std::vector<std::string> news;      // for "info": a neighbour died, ...
+  std::vector<Identity> died;         // whose records this tick has cleared
   std::vector<std::string> problems;  // for "warning", each said once
 };
 
@@ -87,8 +88,6 @@ class Owner {
 
   /// Needs of all living neighbours, oldest first.
   std::vector<NeighbourNeed> needs() const;
-  /// Whether any record has a need (dead ones included): some tens of ns.
-  bool any_need() const noexcept;
   /// Living records but our own.
   std::size_t neighbours() const;
   /// Tells the needy one that `freed` bytes (0: nothing to give) were freed for
@@ -117,10 +116,42 @@ class Owner {
   const std::string& path() const noexcept { return path_; }
 
  private:
-  Owner() = default;
+  Owner(const std::string& folder, const std::string& uuid, const Identity& identity,
+        const Control& initial);
+  bool take_record(Segment& segment, int file, std::size_t index, std::uint64_t claim);
+  bool join(Tick* said, std::string* why);
+  bool take_any_record(Segment& segment, std::string* why);
+  void leave_descriptor() noexcept;
+  std::string damage() const;
+  void refresh_control(Tick* said);
+  void clear_dead(Tick* said);
+  Record* own() const noexcept;
+  Control control_locked(std::uint64_t* generation);
+
+  const std::string folder_, uuid_;
   std::string path_;
-  struct State;
-  std::unique_ptr<State> state_;
+  Identity identity_;
+
+  mutable std::mutex mutex_;
+  /// Never unmapped while this object lives; the memory behind it may change.
+  Segment* segment_ = nullptr;
+  /// For locking only (file_lock.h). Read in a forked child: atomics.
+  std::atomic<int> descriptor_{-1};
+  std::atomic<std::uint64_t> device_{0}, inode_{0};
+  std::atomic<std::size_t> index_{0};
+  std::atomic<std::uint64_t> claim_{0};  // 0: detached
+  bool ended_ = false;
+
+  // What comes along when a new segment must be joined.
+  Control control_;
+  std::uint64_t control_generation_ = 0;
+  Figures figures_;
+  Settings settings_;
+  Need need_;
+
+  std::atomic<std::uint32_t> bell_seen_{0};
+  std::uint64_t swept_ns_ = 0, tried_ns_ = 0;
+  std::string told_;  // the problem said last
 };
 
 }  // namespace kvshim::segment

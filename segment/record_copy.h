@@ -1,0 +1,40 @@
+// A record read through the file descriptor instead of a mapping: a file that
+// is cut short under the reader is an error then, never a SIGBUS.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+
+#include "segment/layout.h"
+
+namespace kvshim::segment {
+
+/// Two copies, one read after the other: what is the same in both by the cells'
+/// own rules was whole in the first.
+class RecordCopy {
+ public:
+  /// False: the file is too short (or can't be read).
+  bool read(int file, std::size_t index) noexcept;
+
+  std::uint64_t claim() const noexcept;  // 0: free, or changed while it was read
+  std::uint64_t answers() const noexcept { return first_.record.answers.load(); }
+  std::uint64_t answered_bytes() const noexcept { return first_.record.answered_bytes.load(); }
+  bool need(Need* value) const noexcept { return take(&Record::need, value); }
+  bool settings(Settings* value) const noexcept { return take(&Record::settings, value); }
+  bool figures(Figures* value) const noexcept { return take(&Record::figures, value); }
+  bool identity(Identity* value) const noexcept { return take(&Record::identity, value); }
+  bool control(std::size_t index, Control* value, std::uint64_t* generation) const noexcept;
+
+ private:
+  template <class T>
+  bool take(Seqlock<T> Record::*cell, T* value) const noexcept {
+    return (first_.record.*cell).try_read(value) &&
+           (first_.record.*cell).sequence() == (second_.record.*cell).sequence();
+  }
+  RecordPage first_{}, second_{};
+};
+
+/// The groups' cells, read in the same way. False: too short.
+bool read_groups(int file, std::array<Group, kGroups>* groups) noexcept;
+
+}  // namespace kvshim::segment
