@@ -1,5 +1,7 @@
 #include "preload/launch.h"
 
+#include "preload/kernel_decisions.h"
+
 namespace kvshim::preload {
 
 namespace {
@@ -15,6 +17,9 @@ void note_unknown(const FunctionInfo* info, const LaunchReach& reach) {
 CUresult submit_reach(StreamRef stream, const FunctionInfo* info, const LaunchReach& reach,
                       SubmitRef submit) {
   for (const PoolWord& word : reach.words) remember_argument(word.value);
+  if (info != nullptr && reach.kind != LaunchReach::Kind::kNothing) {
+    note_decision(*info, reach.kind);
+  }
   switch (reach.kind) {
     case LaunchReach::Kind::kNothing:
       return submit();
@@ -51,6 +56,7 @@ std::vector<ListedWork> reaching_launches(std::span<const CUDA_LAUNCH_PARAMS> la
                                  : reach_of_everything();
     if (reach.kind == LaunchReach::Kind::kNothing) continue;
     for (const PoolWord& word : reach.words) remember_argument(word.value);
+    if (readable) note_decision(*info, reach.kind);
     if (reach.kind == LaunchReach::Kind::kUnknown) note_unknown(readable ? info : nullptr, reach);
     // A fill among others is made for real: it can't be left out of the one call.
     if (reach.kind == LaunchReach::Kind::kFill) {

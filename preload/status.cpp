@@ -12,9 +12,11 @@
 #include <cstring>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "observe/log.h"
 #include "preload/allocation.h"
+#include "preload/kernel_decisions.h"
 #include "preload/runtime.h"
 #include "preload/unknown_kernels.h"
 
@@ -101,6 +103,25 @@ std::string status_json(Runtime& runtime) {
     out += std::string(first ? "" : ", ") + "{\"name\": " + json_text(name) + ", " +
            field("launches", kernel.launches) + ", " + field("bytes", kernel.bytes) +
            ", \"words\": " + json_text(kernel.words) + "}";
+    first = false;
+  }
+  out += "], \"kernels\": [";
+  first = true;
+  for (const KernelDecision& kernel : kernel_decisions()) {
+    out += std::string(first ? "" : ", ") + "{\"name\": " + json_text(kernel.name) +
+           ", \"role\": " + json_text(kernel.role) + ", \"reason\": " + json_text(kernel.reason) +
+           ", \"treated_as\": [";
+    for (std::size_t i = 0; i < kernel.treated_as.size(); ++i) {
+      out += (i == 0 ? "" : ", ") + json_text(kernel.treated_as[i]);
+    }
+    out += "]}";
+    first = false;
+  }
+  out += "], \"obstacles\": [";
+  first = true;
+  static const std::vector<std::string> obstacles = runtime.recognizer().obstacles();
+  for (const std::string& obstacle : obstacles) {
+    out += (first ? "" : ", ") + json_text(obstacle);
     first = false;
   }
   return out + "]}\n";
