@@ -38,6 +38,7 @@ class PartRun:
         shares = shares_of(self.name, self.context.settings)
         self.context.say(f"{self.name}: {' and '.join(shares)} begin")
         self.servers = self.context.servers.want(self.contestant, shares)
+        self.content["ready"] = time.time()
         self.pause("after load", self.plan.gap)
         self.content["after_load_mib"] = self.idle.pop()
         for server in self.servers:

@@ -1,0 +1,136 @@
+"""The experiments' way of running `vllm serve` on a GPU, with fakes of both: the command lines, the
+API's answers, NVML, and what is written when time is up."""
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+import unittest
+
+from experiments_run import BUILD, ROOT, Case
+
+SITE = pathlib.Path(__file__).resolve().parent / "fake_site"
+NVML = os.environ.get("KVSHIM_TEST_FAKE_NVML", ".")
+LITTLE = ("--bursts", "2", "--rounds", "2", "--clients", "4", "--tokens", "20", "--gap", "0.8")
+
+
+class RealServer(Case):
+    def setUp(self):
+        super().setUp()
+        self.gpu = pathlib.Path(tempfile.mkdtemp(prefix="kvshim.test."))
+        self.addCleanup(shutil.rmtree, self.gpu, ignore_errors=True)
+        self.site = self.gpu / "site"
+        shutil.copytree(SITE, self.site)
+
+    def options(self, *more):
+        return ("--gpu", "--site", str(self.site), "--model-a", "/m/a", "--model-b", "/m/b",
+                "--cache-folder", str(self.gpu / "cache"), *LITTLE, *more)
+
+    def surroundings(self):
+        return {"FAKE_GPU": str(self.gpu),
+                "LD_LIBRARY_PATH": f"{NVML}:{BUILD / 'tests/simulator'}"}
+
+    def runs(self):
+        """How the servers were run, by model and contestant."""
+        facts = [json.loads(file.read_text()) for file in self.gpu.glob("*.facts")]
+        return sorted((f["model"], f["preloaded"], bool(f["kvcached"]), f["gpu_memory_utilization"])
+                      for f in facts)
+
+    def test_each_contestant_gets_its_servers(self):
+        (self.site / "kvcached").mkdir()
+        (self.site / "kvcached" / "__init__.py").touch()
+        names = ("single.static", "single.elastic", "alternating.elastic", "oversized.elastic",
+                 "single.kvcached")
+        self.run_all(*self.options("--parts", ",".join(names), "--deadline", "900", "--pack"),
+                     **self.surroundings())
+        results = self.results()
+        parts = results["parts"]
+        # One server A serves all elastic parts.
+        self.assertEqual(self.runs(), sorted([
+            ("/m/a", False, False, 0.9), ("/m/a", True, False, 0.9), ("/m/b", True, False, 0.9),
+            ("/m/a", False, True, 0.9)]))
+        self.assertEqual(parts["single.static"]["idle_mib"], 478 + 4100)
+        self.assertEqual(parts["single.elastic"]["idle_mib"], 478 + 100)
+        self.assertEqual(parts["single.elastic"]["peak_mib"], 478 + 400)
+        self.assertEqual(parts["alternating.elastic"]["peak_mib"], 478 + 500)
+        # At once, both have their bursts' memory.
+        self.assertEqual(parts["oversized.elastic"]["peak_mib"], 478 + 800)
+        self.assertEqual(parts["single.kvcached"]["idle_mib"], 478 + 4100)
+        for name in names:
+            with self.subTest(part=name):
+                self.assertEqual(parts[name]["failed_requests"], 0)
+                for burst in parts[name]["bursts"]:
+                    self.assertEqual(len(burst["requests"]),
+                                     16 if name == "oversized.elastic" else 8)
+                    for row in burst["requests"]:
+                        self.assertGreater(row["ms"], row["first_ms"])
+        self.assertEqual(results["comparison"]["single.elastic"],
+                         {"answers": 16, "same": 16, "probes": 2, "same_probes": 2})
+        self.assertGreater(parts["oversized.elastic"]["ballast_mib"], 1024)
+        # Packed: few files, and the parts among them.
+        self.assertFalse((self.out / "parts").exists())
+        with tarfile.open(self.out / "details.tar.xz") as packed:
+            inside = packed.getnames()
+        for name in names:
+            self.assertIn(f"./parts/{name}.json", inside)
+        self.assertIn("./servers/2.A.elastic/log", inside)
+        # What is packed is still known as finished.
+        self.assertIn("single.elastic: finished before, skipped",
+                      self.run_all(*self.options("--parts", "single.elastic", "--resume"),
+                                   **self.surroundings()))
+
+    def test_without_kvcached_a_line_says_so(self):
+        said = self.run_all(*self.options("--parts", "oversized.static"), **self.surroundings())
+        self.assertIn("kvcached was not there: no third contestant", said)
+        self.assertIn("Free memory on device", self.part("oversized.static")["refused"])
+
+    def test_a_server_that_dies_costs_its_part_only(self):
+        vllm = self.site / "bin" / "vllm"
+        vllm.write_text(vllm.read_text().replace(
+            "        with memory:\n", "        if elastic: os._exit(7)\n        with memory:\n"))
+        said = self.run_all(*self.options("--parts", "single.elastic,single.static"), status=1,
+                            **self.surroundings())
+        self.assertIn("not complete: single.elastic", said)
+        self.assertIn("ended with 7", self.part("single.elastic")["error"])
+        self.assertTrue(self.part("single.static")["complete"])
+
+    def test_when_it_is_stopped_it_writes_what_there_is_and_leaves_nothing_behind(self):
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("KVSHIM_")}
+        options = self.options("--parts", "single.elastic,single.static", "--gap", "600")
+        with subprocess.Popen(
+                [sys.executable, str(ROOT / "scripts/experiments/run_all"), "--build", str(BUILD),
+                 "--out", str(self.out), *options, "--deadline", "9000"],
+                env={**clean, **self.surroundings()}, stdout=subprocess.PIPE, text=True) as run:
+            self.addCleanup(run.kill)
+            for line in run.stdout:
+                if "is ready" in line:
+                    break
+            run.send_signal(signal.SIGTERM)
+            self.assertEqual(run.wait(30), 3)
+        part = self.part("single.elastic")
+        self.assertEqual((part["complete"], part["error"]), (False, "stopped"))
+        self.assertIn("NOT COMPLETE", (self.out / "summary.md").read_text())
+        server = next(file for file in self.gpu.iterdir() if file.suffix == ".facts").stem
+        end = time.monotonic() + 10
+        while pathlib.Path(f"/proc/{server}").exists():
+            self.assertLess(time.monotonic(), end, "the server outlives the run")
+            time.sleep(0.05)
+
+    def test_nvml_is_asked_without_pynvml_too(self):
+        (self.gpu / str(os.getpid())).write_text("22")
+        with subprocess.Popen(
+                [sys.executable, str(ROOT / "scripts/experiments/memory_watch.py"), "10",
+                 "--ctypes"], env={**os.environ, **self.surroundings()}, stdout=subprocess.PIPE,
+                text=True) as watch:
+            self.addCleanup(watch.kill)
+            self.assertEqual(int(watch.stdout.readline().split()[1]), 500 << 20)
+            watch.terminate()
+
+
+if __name__ == "__main__":
+    unittest.main()
