@@ -205,15 +205,16 @@ namespace function_info_detail {
 const FunctionInfo* find_beyond_cache(const void* handle, CacheSlot& slot) noexcept {
   if (handle == nullptr) return nullptr;
   const FunctionRecord* record = table().find(handle);
-  if (record == nullptr || record->info.load(std::memory_order_acquire) == nullptr) {
-    const FunctionInfo* info = look_at_function(handle);
+  // Read once: another thread may forget it at any time (an unload).
+  const FunctionInfo* info =
+      record != nullptr ? record->info.load(std::memory_order_acquire) : nullptr;
+  if (info == nullptr) {
+    info = look_at_function(handle);
     if (info == nullptr) return nullptr;
     record = table().find(handle);
-    slot = {handle, record};
-    return info;
   }
   slot = {handle, record};
-  return record->info.load(std::memory_order_acquire);
+  return info;
 }
 
 }  // namespace function_info_detail
