@@ -14,4 +14,6 @@ CUresult read_params(const CUDA_BATCH_MEM_OP_NODE_PARAMS& params, Operation* ope
 /// The generic form, for those of its types that are operations (not child graphs).
 CUresult read_params(const StreamLock& lock, const CUgraphNodeParams& params, Operation* operation);
 
+CUDA_KERNEL_NODE_PARAMS to_v2(const CUDA_KERNEL_NODE_PARAMS_v1& old);
+
 }  // namespace kvshim::simulator
