@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "tests/simulator/parking_copy.h"
 #include "tests/vmm/fake_driver.h"
 #include "tests/vmm/fake_driver_calls.h"
 #include "tests/vmm/host_kernels.h"
@@ -19,21 +20,6 @@ namespace {
 
 thread_local std::vector<CUcontext> contexts;
 thread_local CUstreamCaptureMode capture_mode = CU_STREAM_CAPTURE_MODE_GLOBAL;
-
-// The releasing thread reads, with the gate open, what the engine may be writing,
-// and throws the result away if it did: no data race on a GPU.
-#if defined(__SANITIZE_THREAD__)
-extern "C" void AnnotateIgnoreReadsBegin(const char* file, int line);
-extern "C" void AnnotateIgnoreReadsEnd(const char* file, int line);
-struct UncheckedReads {
-  UncheckedReads() { AnnotateIgnoreReadsBegin(__FILE__, __LINE__); }
-  ~UncheckedReads() { AnnotateIgnoreReadsEnd(__FILE__, __LINE__); }
-};
-#else
-struct UncheckedReads {
-  UncheckedReads() {}
-};
-#endif
 
 }  // namespace
 
@@ -122,6 +108,13 @@ struct FakeDriver::WorkFunctions {
     return false;
   }
 
+  static bool in_host(std::uint64_t address) {
+    FakeDriver& driver = self();
+    std::lock_guard lock(driver.mutex_);
+    const auto it = driver.mapping_at(address);
+    return it != driver.mappings_.end() && driver.handles_.at(it->second.handle).host;
+  }
+
   static CUresult memset_async(CUdeviceptr address, unsigned char value, size_t bytes,
                                CUstream stream) {
     KVSHIM_INJECT(cuMemsetD8Async);
@@ -134,9 +127,12 @@ struct FakeDriver::WorkFunctions {
   static CUresult copy_async(CUdeviceptr to, CUdeviceptr from, size_t bytes, CUstream stream) {
     KVSHIM_INJECT(cuMemcpyDtoDAsync_v2);
     if (hole(to, bytes) || hole(from, bytes)) return CUDA_ERROR_INVALID_VALUE;
+    const bool parks = in_host(to) && !in_host(from);
     self().enqueue(stream, {{to, to + bytes}, {from, from + bytes}}, [=] {
-      const UncheckedReads unchecked;
-      std::memcpy(reinterpret_cast<void*>(to), reinterpret_cast<const void*>(from), bytes);
+      auto* const target = reinterpret_cast<void*>(to);
+      const auto* const source = reinterpret_cast<const void*>(from);
+      if (parks) return simulator::copy_while_parking(target, source, bytes);
+      std::memcpy(target, source, bytes);
     });
     return CUDA_SUCCESS;
   }
@@ -186,12 +182,7 @@ struct FakeDriver::WorkFunctions {
     HostLaunch launched = kernel.prepare(params[0]);
     self().enqueue(
         stream, std::move(launched.ranges),
-        [run = std::move(launched.run), grid_x, grid_y, guard = launched.guard] {
-          if (guard) return run(grid_x, grid_y);
-          const UncheckedReads unchecked;
-          run(grid_x, grid_y);
-        },
-        launched.guard);
+        [run = std::move(launched.run), grid_x, grid_y] { run(grid_x, grid_y); }, launched.guard);
     return CUDA_SUCCESS;
   }
 

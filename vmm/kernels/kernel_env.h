@@ -27,6 +27,8 @@ KVSHIM_DEVICE std::uint32_t atomic_add(std::uint32_t* p, std::uint32_t v) { retu
 KVSHIM_DEVICE std::uint32_t atomic_exchange(std::uint32_t* p, std::uint32_t v) { return atomicExch(p, v); }
 KVSHIM_DEVICE std::uint32_t load_volatile(const std::uint32_t* p) { return *static_cast<const volatile std::uint32_t*>(p); }
 KVSHIM_DEVICE void store_volatile(std::uint32_t* p, std::uint32_t v) { *static_cast<volatile std::uint32_t*>(p) = v; }
+/// A plain load that may race with writes; whoever uses the value proves that none did.
+KVSHIM_DEVICE unsigned long long load_unordered(const unsigned long long* p) { return *p; }
 KVSHIM_DEVICE void fence_device() { __threadfence(); }
 KVSHIM_DEVICE void fence_system() { __threadfence_system(); }
 KVSHIM_DEVICE void relax() { __nanosleep(200); }
@@ -61,6 +63,10 @@ inline std::uint32_t atomic_add(std::uint32_t* p, std::uint32_t v) { return std:
 inline std::uint32_t atomic_exchange(std::uint32_t* p, std::uint32_t v) { return std::atomic_ref(*p).exchange(v); }
 inline std::uint32_t load_volatile(const std::uint32_t* p) { return std::atomic_ref(*const_cast<std::uint32_t*>(p)).load(); }
 inline void store_volatile(std::uint32_t* p, std::uint32_t v) { std::atomic_ref(*p).store(v); }
+#if defined(KVSHIM_SANITIZE_THREAD)
+__attribute__((no_sanitize("thread"), noinline))
+#endif
+inline unsigned long long load_unordered(const unsigned long long* p) { return *p; }
 inline void fence_device() { std::atomic_thread_fence(std::memory_order_seq_cst); }
 inline void fence_system() { std::atomic_thread_fence(std::memory_order_seq_cst); }
 inline void relax() {

@@ -5,7 +5,9 @@
 #include "vmm/guard_abi.h"
 #include "vmm/kernels/kernel_env.h"
 
-// grid (parts, ranges): block (x, y) reads part x of range y.
+// grid (parts, ranges): block (x, y) reads part x of range y. The gate is open
+// meanwhile: what new work writes may be seen or not, and its entry makes the
+// result void (proof: docs/invariants.md, "What is read with the gate open").
 KVSHIM_KERNEL kvshim_scan(kvshim::vmm::ScanParams params) {
   using namespace kvshim;
   const std::uint32_t index = kernel_env::block_index_y();
@@ -19,7 +21,7 @@ KVSHIM_KERNEL kvshim_scan(kvshim::vmm::ScanParams params) {
   const unsigned long long* data = reinterpret_cast<const unsigned long long*>(range.source);
   unsigned long long seen = 0;
   for (std::uint64_t i = begin + kernel_env::thread_index(); i < end; i += kernel_env::thread_count()) {
-    seen |= data[i];
+    seen |= kernel_env::load_unordered(data + i);
   }
   if (kernel_env::any_in_block(seen != 0) && kernel_env::thread_index() == 0) {
     kernel_env::store_volatile(params.nonzero + index, 1u);
