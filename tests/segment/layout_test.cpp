@@ -1,0 +1,72 @@
+#include "segment/layout.h"
+
+#include <gtest/gtest.h>
+
+#include <cstddef>
+#include <set>
+
+namespace kvshim::segment {
+namespace {
+
+// The layout is a contract between processes: whoever changes one of these
+// must change kLayoutVersion too.
+TEST(LayoutTest, IsTheOneThatTheVersionStandsFor) {
+  EXPECT_EQ(kLayoutVersion, 1u);
+  EXPECT_EQ(sizeof(Segment), 270336u);
+  EXPECT_EQ(sizeof(Record), 2176u);
+  EXPECT_EQ(sizeof(Identity), 1264u);
+  EXPECT_EQ(sizeof(Figures), 240u);
+  EXPECT_EQ(sizeof(Settings), 64u);
+  EXPECT_EQ(sizeof(Need), 32u);
+  EXPECT_EQ(sizeof(Control), 104u);
+  EXPECT_EQ(sizeof(HeaderContents), 80u);
+  EXPECT_EQ(offsetof(Record, bell), 64u);
+  EXPECT_EQ(offsetof(Record, answers), 128u);
+  EXPECT_EQ(offsetof(Record, need), 192u);
+  EXPECT_EQ(offsetof(Record, control), 256u);
+}
+
+TEST(LayoutTest, LocksOfDifferentThingsNeverMeet) {
+  std::set<std::int64_t> bytes{kMakerLock};
+  for (std::size_t i = 0; i < kRecords; ++i) {
+    bytes.insert(record_lock(i));
+    bytes.insert(control_lock(i));
+  }
+  for (std::size_t j = 0; j < kGroups; ++j) bytes.insert(group_lock(j));
+  EXPECT_EQ(bytes.size(), 1 + 2 * kRecords + kGroups);
+  EXPECT_GT(*bytes.begin(), static_cast<std::int64_t>(sizeof(Segment)));
+  EXPECT_GE(control_lock(0), kLockBase + kLockedRecords);
+}
+
+TEST(LayoutTest, TheUuidReadsAsNvmlPrintsIt) {
+  std::array<unsigned char, 16> bytes{};
+  for (std::size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<unsigned char>(0xe1 + i);
+  const std::string text = uuid_text(bytes);
+  EXPECT_EQ(text, "GPU-e1e2e3e4-e5e6-e7e8-e9ea-ebecedeeeff0");
+  EXPECT_TRUE(is_uuid_text(text));
+}
+
+TEST(LayoutTest, WhatIsNoUuidIsNotTakenForOne) {
+  for (const char* text :
+       {"", "GPU-", "GPU-e1e2e3e4-e5e6-e7e8-e9ea-ebecedeeeff",
+        "../../../../../../../etc/passwd12345678", "GPU-e1e2e3e4-e5e6-e7e8-e9ea-ebecedeeeff0.bad",
+        "GPU-E1e2e3e4-e5e6-e7e8-e9ea-ebecedeeeff0", "GPU-e1e2e3e4e5e6-e7e8-e9ea-ebecedeeeff00",
+        "MIG-e1e2e3e4-e5e6-e7e8-e9ea-ebecedeeeff0"}) {
+    EXPECT_FALSE(is_uuid_text(text)) << text;
+  }
+}
+
+TEST(TextTest, IsCutAndAlwaysEnds) {
+  Text<8> text(std::string_view("0123456789"));
+  EXPECT_EQ(text.str(), "0123456");
+  text.bytes.fill('x');  // a hostile writer's, without an end
+  EXPECT_EQ(text.str(), "xxxxxxx");
+}
+
+TEST(TextTest, BytesThatSteerATerminalAreReplaced) {
+  const Text<32> text(std::string_view("a\033[2Jb\nc\x7f"));
+  EXPECT_EQ(text.str(), "a?[2Jb?c?");
+}
+
+}  // namespace
+}  // namespace kvshim::segment
