@@ -245,6 +245,7 @@ std::shared_ptr<const KernelKnowledge> KernelCatalog::classify(
       auto known = std::make_shared<ClassifiedKernel>(
           &entry, params, element, find_words(name, params, impl_->layouts, &entry));
       known->role = entry.role;
+      known->stays_in_written = entry.stays_in_written;
       known->reason = entry.label;
       if (entry.role == KernelRole::kUnknown && reads_only(*known)) {
         known->role = KernelRole::kReader;

@@ -69,6 +69,10 @@ class KernelKnowledge {
  public:
   virtual ~KernelKnowledge() = default;
   KernelRole role = KernelRole::kUnknown;
+  /// kReader: the profile vouches that it never looks at slots that nobody wrote,
+  /// but for the writer's first ones. A wrong vouch stops the engine with an
+  /// illegal address; it can't make a result wrong.
+  bool stays_in_written = false;
   /// Words that can be pointers. Only these are scanned. For a kernel of
   /// which nothing is known: every aligned word of every parameter.
   std::vector<WordPlace> words;

@@ -74,6 +74,7 @@ struct KernelEntry {
   Pattern match;
   /// kUnknown stands for role = "layout": only the words are known.
   KernelRole role = KernelRole::kUnknown;
+  bool stays_in_written = false;  // a reader; see KernelKnowledge
   std::optional<std::vector<ParameterSpec>> parameters;
   std::vector<TemplateDemand> demands;
   /// Where the element type stands: a path of template arguments ("1.0"), or
@@ -119,7 +120,6 @@ struct PoolEvidence {
   std::size_t equal_in_a_row = 1;  // this many large requests of one size, this one included
   bool pool = true;                // false: evidence against
   std::string role = "kv";
-  bool readers_stay_in_written = false;
 };
 
 struct Obstacle {

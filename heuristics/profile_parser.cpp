@@ -167,8 +167,8 @@ class KernelParser {
   KernelParser(Reader* reader, const toml::table& table) : reader_(*reader), table_(table) {}
 
   KernelEntry parse(const std::string& profile) {
-    reader_.only_keys(table_, {"name", "match", "role", "parameters", "require", "element",
-                               "writer", "fill", "words", "read_only_words"});
+    reader_.only_keys(table_, {"name", "match", "role", "stays_in_written", "parameters", "require",
+                               "element", "writer", "fill", "words", "read_only_words"});
     entry_.label = profile + ": " + reader_.text(table_, "name", true);
     entry_.match = reader_.pattern(table_, "match", nullptr, true);
     entry_.element_path = reader_.text(table_, "element");
@@ -202,6 +202,10 @@ class KernelParser {
     } else if (role != "layout" && !role.empty()) {
       reader_.error(*table_.get("role"),
                     "\"" + role + "\" is not a role (reader, writer, zero_fill, layout)");
+    }
+    entry_.stays_in_written = reader_.flag(table_, "stays_in_written");
+    if (entry_.stays_in_written && role != "reader") {
+      reader_.error(*table_.get("stays_in_written"), "only a reader can stay in what is written");
     }
     // A writer or fill that matched by its name alone could be an older form.
     if ((role == "writer" || role == "zero_fill") && table_.get("parameters") == nullptr) {
@@ -389,7 +393,7 @@ TypeLayout parse_layout(Reader& reader, const toml::table& table, const std::str
 
 PoolEvidence parse_evidence(Reader& reader, const toml::table& table, bool pool) {
   reader.only_keys(table, {"name", "python_innermost", "python", "python_not", "native", "process",
-                           "min_size", "equal_in_a_row", "role", "readers_stay_in_written"});
+                           "min_size", "equal_in_a_row", "role"});
   PoolEvidence evidence;
   evidence.pool = pool;
   evidence.name = reader.text(table, "name", true);
@@ -403,7 +407,6 @@ PoolEvidence parse_evidence(Reader& reader, const toml::table& table, bool pool)
   evidence.equal_in_a_row = static_cast<std::size_t>(reader.integer(table, "equal_in_a_row", 1, 1));
   const std::string role = reader.text(table, "role");
   if (!role.empty()) evidence.role = role;
-  evidence.readers_stay_in_written = reader.flag(table, "readers_stay_in_written");
   if (!evidence.has_innermost_python && !evidence.has_any_python && !evidence.has_any_native &&
       !evidence.process) {
     reader.error(table, "needs a call-site pattern or process = true");

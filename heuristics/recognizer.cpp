@@ -168,7 +168,7 @@ struct Recognizer::Impl {
   Decision by_rules_and_profiles(const AllocationRequest& request, std::size_t in_a_row,
                                  bool* known_other) const;
   static Decision taken(const AllocationRequest& request, const std::string& role,
-                        const std::string* frame, std::string reason, bool readers_stay);
+                        const std::string* frame, std::string reason);
 };
 
 Recognizer::Recognizer(const Profiles& profiles, ProcessIdentity identity, Settings settings)
@@ -200,7 +200,7 @@ Recognizer::~Recognizer() = default;
 std::size_t Recognizer::threshold() const noexcept { return impl_->settings.min_size; }
 
 Decision Recognizer::Impl::taken(const AllocationRequest& request, const std::string& role,
-                                 const std::string* frame, std::string reason, bool readers_stay) {
+                                 const std::string* frame, std::string reason) {
   Decision decision;
   decision.pool = true;
   decision.role = role.empty() ? "kv" : role;
@@ -217,7 +217,6 @@ Decision Recognizer::Impl::taken(const AllocationRequest& request, const std::st
                    std::to_string(request.device) + "-" + hash;
   decision.reason = std::move(reason);
   if (!site.empty()) decision.reason += " at " + site;
-  decision.readers_stay_in_written = readers_stay;
   return decision;
 }
 
@@ -242,7 +241,7 @@ Decision Recognizer::Impl::by_rules_and_profiles(const AllocationRequest& reques
       return left;
     }
     return taken(request, rule.role, site.python.empty() ? nullptr : &site.python.front(),
-                 "allowed by " + name, false);
+                 "allowed by " + name);
   }
   if (const auto obstacle = leaving_obstacle()) {
     left.reason = obstacle->second->name + ", " + obstacle->first->name + ": " +
@@ -260,8 +259,7 @@ Decision Recognizer::Impl::by_rules_and_profiles(const AllocationRequest& reques
       if (!speaks(evidence, view)) continue;
       const std::string what = profile.name + ": " + evidence.name;
       if (evidence.pool) {
-        return taken(request, evidence.role, view.innermost, what,
-                     evidence.readers_stay_in_written);
+        return taken(request, evidence.role, view.innermost, what);
       }
       if (against.empty()) against = "no pool by " + what;
       break;

@@ -53,7 +53,6 @@ struct Decision {
   std::string role;                      // e.g. "kv"; siblings share size, call-site and role
   std::string group;                     // key of the sibling group
   std::string reason;                    // why, always set: goes to the log and the status file
-  bool readers_stay_in_written = false;  // the profile vouches (read-ahead of rows)
 };
 
 class Profiles;

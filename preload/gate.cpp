@@ -15,6 +15,9 @@ CUresult submit_to(Runtime& runtime, std::span<const Touched> touched, std::size
   if (next == touched.size()) return submit();
   DeviceRuntime& device = *touched[next].device;
   Submission submission(device);
+  if (!touched[next].read_anywhere.empty()) {
+    device.memory.reads_anywhere(touched[next].read_anywhere, device.gate.epoch());
+  }
   // The linear form belongs to the device of its pool.
   const vmm::LinearWrite* own = nullptr;
   if (linear != nullptr && linear->destinations != 0) {

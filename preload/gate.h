@@ -39,6 +39,10 @@ struct Access {
   CUdeviceptr address = 0;
   std::size_t bytes = 0;
   bool writes = false;
+  /// Of a reading access: nothing is looked at that was never written, but for a
+  /// writer's first slots (a profile's word). Else an absent granule of the range is
+  /// not swapped while the work is unfinished, except behind a guard.
+  bool stays_in_written = false;
 };
 
 /// Non-owning reference to a callable `CUresult()`; valid only while the call

@@ -11,10 +11,22 @@ namespace kvshim::preload {
 
 namespace {
 
-void touch(GraphReach* reach, const PoolView& pool) {
-  const bool known = std::any_of(reach->touched.begin(), reach->touched.end(),
-                                 [&](const Access& access) { return access.address == pool.base; });
-  if (!known) reach->touched.push_back({pool.base, pool.bytes, false});
+void touch(GraphReach* reach, const PoolView& pool, bool stays_in_written) {
+  const auto known = std::find_if(reach->touched.begin(), reach->touched.end(),
+                                  [&](const Access& access) { return access.address == pool.base; });
+  if (known == reach->touched.end()) {
+    reach->touched.push_back({pool.base, pool.bytes, false, stays_in_written});
+  } else {
+    known->stays_in_written = known->stays_in_written && stays_in_written;
+  }
+}
+
+/// Whether nothing that the launch reads without having been told to write it is
+/// unwritten.
+bool stays_in_written(const LaunchReach& launch) {
+  return std::all_of(launch.accesses.begin(), launch.accesses.end(), [](const Access& access) {
+    return access.writes || access.stays_in_written;
+  });
 }
 
 void write(GraphReach* reach, CUdeviceptr address, std::size_t bytes) {
@@ -29,7 +41,8 @@ void write(GraphReach* reach, CUdeviceptr address, std::size_t bytes) {
 void add_range(GraphReach* reach, CUdeviceptr address, std::size_t bytes, bool writes) {
   if (bytes == 0 || !meets_arena(address, bytes)) return;
   const std::vector<PoolView> pools = pools_in(address, bytes);
-  for (const PoolView& pool : pools) touch(reach, pool);
+  // What is written has been made present by then.
+  for (const PoolView& pool : pools) touch(reach, pool, writes);
   if (writes && !pools.empty()) write(reach, address, bytes);
 }
 
@@ -182,8 +195,9 @@ void add_kernel(GraphReach* reach, const CUDA_KERNEL_NODE_PARAMS_v2& node) {
                                               node.extra,
                                               {node.gridDimX, node.gridDimY, node.gridDimZ},
                                               {node.blockDimX, node.blockDimY, node.blockDimZ}});
+  const bool in_written = stays_in_written(launch);
   for (const PoolWord& word : launch.words) {
-    touch(reach, word.pool);
+    touch(reach, word.pool, in_written);
     reach->words.push_back(word.value);
   }
   for (const Access& access : launch.accesses) {
@@ -254,7 +268,7 @@ void add_memory_operations(GraphReach* reach, const CUstreamBatchMemOpParams* op
 
 void add_every_pool(GraphReach* reach) {
   for (const PoolView& pool : pools_in(gate_detail::arena_base, gate_detail::arena_bytes)) {
-    touch(reach, pool);
+    touch(reach, pool, false);
     write(reach, pool.base, pool.bytes);
   }
 }

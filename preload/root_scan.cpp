@@ -104,16 +104,16 @@ std::vector<PoolWord> pool_words(const FunctionInfo& info, const LaunchValues& v
   return found;
 }
 
-void add_pool(std::vector<Access>& accesses, const PoolView& pool) {
+void add_pool(std::vector<Access>& accesses, const PoolView& pool, bool stays_in_written) {
   for (const Access& access : accesses) {
     if (access.address == pool.base && access.bytes == pool.bytes && !access.writes) return;
   }
-  accesses.push_back({pool.base, pool.bytes, false});
+  accesses.push_back({pool.base, pool.bytes, false, stays_in_written});
 }
 
-std::vector<Access> whole_pools(std::span<const PoolWord> words) {
+std::vector<Access> whole_pools(std::span<const PoolWord> words, bool stays_in_written) {
   std::vector<Access> accesses;
-  for (const PoolWord& word : words) add_pool(accesses, word.pool);
+  for (const PoolWord& word : words) add_pool(accesses, word.pool, stays_in_written);
   return accesses;
 }
 
@@ -189,7 +189,7 @@ LaunchReach reach_of(const FunctionInfo& info, const LaunchArguments& arguments)
                                          [](const PoolWord& word) { return word.read_only; });
   if (knowledge.role == KernelRole::kReader || all_read_only) {
     reach.kind = LaunchReach::Kind::kReads;
-    reach.accesses = whole_pools(reach.words);
+    reach.accesses = whole_pools(reach.words, knowledge.stays_in_written);
     add_results_in_tails(reach.accesses, reach.words, nullptr);
     return reach;
   }
@@ -197,20 +197,20 @@ LaunchReach reach_of(const FunctionInfo& info, const LaunchArguments& arguments)
     const std::optional<WriterCall> call = knowledge.writer_call(values);
     if (call && call->count == 0) {
       reach.kind = LaunchReach::Kind::kReads;
-      reach.accesses = whole_pools(reach.words);
+      reach.accesses = whole_pools(reach.words, true);
       return reach;
     }
     if (call && to_linear(*call, &reach.linear)) {
       reach.kind = reach.linear.destinations != 0 ? LaunchReach::Kind::kLinearWrite
                                                   : LaunchReach::Kind::kReads;
-      reach.accesses = whole_pools(reach.words);
+      reach.accesses = whole_pools(reach.words, true);
       // A destination may lie in a pool that no scanned word named.
       for (std::uint32_t i = 0; i < reach.linear.destinations; ++i) {
         const vmm::LinearDestination& destination = reach.linear.destination[i];
         PoolView pool;
         pool.base = destination.pool_begin;
         pool.bytes = destination.pool_end - destination.pool_begin;
-        add_pool(reach.accesses, pool);
+        add_pool(reach.accesses, pool, true);
       }
       add_results_in_tails(reach.accesses, reach.words, &reach.linear);
       return reach;

@@ -176,6 +176,7 @@ DeviceRuntime* Runtime::device_for_pool(CUcontext context, std::string* why) {
       o.host_budget == UINT64_MAX ? automatic_host_budget() : o.host_budget;
   device_settings.read_ahead_max = o.read_ahead_max;
   device_settings.read_ahead_share = o.read_ahead_share;
+  device_settings.rows_ahead = o.rows_ahead;
   vmm::ReleaseSettings release_settings;
   release_settings.idle_timeout = o.idle_timeout;
   release_settings.restore_time = o.restore_time;

@@ -69,12 +69,13 @@ std::vector<Touched> by_device(Runtime& runtime, std::span<const Access> accesse
         const auto place = std::find_if(all.begin(), all.end(), [&](const Touched& t) {
           return t.device->memory.device() > pool.device;
         });
-        it = all.insert(place, Touched{device, {}});
+        it = all.insert(place, Touched{device, {}, {}});
       }
-      if (!access.writes || access.bytes == 0) continue;
+      if (access.bytes == 0 || (!access.writes && access.stays_in_written)) continue;
       const Access piece = part_in(pool, access);
       const std::vector<vmm::AbiRun> runs = device->memory.granule_runs(piece.address, piece.bytes);
-      it->written.insert(it->written.end(), runs.begin(), runs.end());
+      std::vector<vmm::AbiRun>& all_runs = access.writes ? it->written : it->read_anywhere;
+      all_runs.insert(all_runs.end(), runs.begin(), runs.end());
     }
   }
   return all;
@@ -88,6 +89,9 @@ CUresult put_in_front(DeviceRuntime& device, StreamRef stream, std::span<const v
     result = device.memory.kernels().launch_fixed_guard(handle, written);
   }
   if (result == CUDA_SUCCESS && linear != nullptr) {
+    for (std::uint32_t i = 0; i < linear->destinations; ++i) {
+      device.memory.note_first_slot(linear->destination[i].base);
+    }
     result = device.memory.kernels().launch_linear_guard(handle, *linear);
   }
   return result;

@@ -33,6 +33,8 @@ class Submission {
 struct Touched {
   DeviceRuntime* device = nullptr;
   std::vector<vmm::AbiRun> written;
+  /// Read without anybody's word that only written slots are looked at.
+  std::vector<vmm::AbiRun> read_anywhere;
 };
 
 /// What of a range that meets the pool lies in it. Garbage sizes, which the driver

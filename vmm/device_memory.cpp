@@ -80,6 +80,12 @@ CUresult DeviceMemory::allocate(std::size_t bytes, const std::string& group, CUc
                  "the arena is full: set arena_size to more than the sum of all pools");
     return CUDA_ERROR_NOT_SUPPORTED;
   }
+  {
+    std::lock_guard noting(first_slots_mutex_);  // of pools that were here before
+    std::erase_if(known_first_slots_, [&](CUdeviceptr slot) {
+      return slot - arena_.address(*first) < mapped;
+    });
+  }
   auto pool = std::make_unique<Pool>(next_pool_id.fetch_add(1), *first, granules, bytes);
   const std::vector<Piece> pieces = cut_into_pieces(*first, 0, granules);
   {
@@ -96,7 +102,7 @@ CUresult DeviceMemory::allocate(std::size_t bytes, const std::string& group, CUc
       }
       auto it = std::find_if(groups_.begin(), groups_.end(),
                              [&](const Group& g) { return g.name == group; });
-      if (it == groups_.end()) it = groups_.insert(groups_.end(), Group{group, {}, {}});
+      if (it == groups_.end()) it = groups_.insert(groups_.end(), Group{group, {}, {}, {}});
       pool->group = static_cast<std::size_t>(it - groups_.begin());
       it->pools.push_back(pool.get());
       const PoolRecord* made = &every_record_.emplace_back(
@@ -168,7 +174,12 @@ CUresult DeviceMemory::free(CUdeviceptr base) {
     if (extent.state == ExtentState::kResident) mapper_.release_device(extent.order, extent.handle);
     if (extent.state == ExtentState::kParked) host_.give_back(extent.order, extent.handle);
   }
-  std::erase(groups_[pool.group].pools, &pool);
+  Group& group = groups_[pool.group];
+  std::erase(group.pools, &pool);
+  if (group.pools.empty()) {
+    group.fronts = Fronts{};
+    group.first_slots.clear();
+  }
   dirty_.push_back({pool.first, pool.granules});
   pools_by_id_.erase(pool.id);
   pools_.erase(it);

@@ -12,12 +12,14 @@
 #include <span>
 #include <string>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "vmm/arena.h"
 #include "vmm/device_kernels.h"
 #include "vmm/driver.h"
 #include "vmm/event_queue.h"
+#include "vmm/fronts.h"
 #include "vmm/host_store.h"
 #include "vmm/mapper.h"
 #include "vmm/pool.h"
@@ -30,7 +32,8 @@ namespace kvshim::vmm {
 struct DeviceSettings {
   std::uint64_t host_budget = 0;        // bytes
   std::uint64_t read_ahead_max = order_bytes(kMaxOrder);
-  double read_ahead_share = 0.125;      // of the bytes resident in the group
+  double read_ahead_share = 0.25;       // of what was written (ReadAheadLimits)
+  bool rows_ahead = true;               // rows made present before they are asked for
   int host_numa_node = 0;
 };
 
@@ -96,6 +99,30 @@ class DeviceMemory {
   FaultAnswer fault(std::span<const AbiRun> wanted, bool rows);
   FaultAnswer copied();
 
+  // --- ahead of the faults ---------------------------------------------------
+  // An absent extent can be swapped while the GPU works when nothing that works
+  // may look at it: known writers and the readers that a profile vouches for
+  // (they stay in what was written) don't. The rest is told by reads_anywhere().
+
+  /// Before the submission of work that may read an absent granule of these runs,
+  /// and of which nothing vouches that it doesn't: until all work up to `epoch`
+  /// (the gate's) has finished, absent extents are swapped behind guards only.
+  void reads_anywhere(std::span<const AbiRun> runs, std::uint64_t epoch);
+  /// A known writer's first slot, which readers may look at without it having been
+  /// written (padding, vLLM's null block). Any thread; cheap when it is known.
+  void note_first_slot(CUdeviceptr address);
+  /// One step (about a swap) of making rows present that sequences of faults will
+  /// reach next. Server thread. False: nothing to do for now. `finished_epoch`: all
+  /// work up to it has finished.
+  bool step_ahead(std::uint64_t finished_epoch);
+  /// Makes the granules present in the calling thread, without a guard; false when
+  /// that is not safe now, or there is no memory: then a guard must do it.
+  bool make_present_now(std::span<const AbiRun> runs, std::uint64_t finished_epoch);
+  /// With the gate closed and all work finished: one step of splitting absent
+  /// extents where sequences will begin, so that first faults needn't. False:
+  /// nothing left to split.
+  bool split_at_first_slots();
+
   // --- pins (hooks) -------------------------------------------------------
   /// Keeps the granules of the range from being released; presence itself is
   /// brought about by a fixed guard in stream order.
@@ -160,15 +187,12 @@ class DeviceMemory {
   const Arena& arena() const { return arena_; }
 
  private:
-  /// Where a sequence of faults stands: the next one is expected at `end`.
-  struct Front {
-    std::uint32_t end;
-    std::uint8_t order;  // of the extent made present last
-  };
   struct Group {
     std::string name;
     std::vector<Pool*> pools;
-    std::vector<Front> fronts;  // newest last
+    Fronts fronts;
+    /// Offsets of the writers' first slots: readers may look there at any time.
+    std::vector<std::uint32_t> first_slots;
   };
   struct Pending {
     Pool* pool;
@@ -196,8 +220,12 @@ class DeviceMemory {
   void drop_pending();
   void make_rows_present(std::span<const AbiRun> wanted, std::vector<AbiRun>* runs);
   void make_exactly_present(std::span<const AbiRun> wanted, std::vector<AbiRun>* runs);
-  std::uint8_t order_for_row(const Group& group, std::uint32_t offset) const;
-  void remember_front(Group& group, const Piece& piece);
+  ReadAheadLimits read_ahead_limits() const {
+    return {settings_.read_ahead_max, settings_.read_ahead_share};
+  }
+  GroupHolding holding(const Group& group) const {
+    return {mapper_.physical().device, group.pools.size()};
+  }
   /// How much is done for an extent when GPU memory is short.
   enum class Need {
     kIfRoom,      // nothing: a sibling, which has faults of its own
@@ -218,6 +246,14 @@ class DeviceMemory {
                              const std::vector<std::uint32_t>& changed, bool merge,
                              std::vector<Piece>* pieces);
   bool near_front(const Pool& pool, const Piece& block) const;
+  // ahead of the faults
+  bool absent_can_be_swapped(std::uint64_t finished_epoch) const {
+    return reads_anywhere_epoch_ <= finished_epoch;
+  }
+  bool may_be_read_unwritten(const Pool& pool, const Piece& absent) const;
+  bool step_ahead_of(Group& group);
+  bool make_now(const AbiRun& run);
+  bool split_absent(Pool& pool, std::uint32_t offset);
   void broken(const std::string& what);
   void check(const char* after) const;
   std::string broken_invariant_locked() const;
@@ -254,6 +290,10 @@ class DeviceMemory {
   std::vector<GranuleRun> dirty_;  // of freed pools: bits may be set, not yet given back
   std::mutex allocating_;          // orders allocations; taken before mutex_
   std::uint64_t serial_ = 0;
+  std::uint64_t reads_anywhere_epoch_ = 0;
+  std::atomic<bool> look_ahead_{false};  // step_ahead() may find something
+  std::mutex first_slots_mutex_;         // taken before mutex_
+  std::unordered_set<CUdeviceptr> known_first_slots_;
   std::atomic<std::uint64_t> tick_{0};
   std::uint64_t free_estimate_ = 0;  // GPU bytes free, less what was taken since it was read
   std::uint64_t floor_ = 0;          // GPU bytes that pools never take

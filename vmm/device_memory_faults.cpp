@@ -11,10 +11,7 @@
 namespace kvshim::vmm {
 namespace {
 
-constexpr std::size_t kFronts = 8;
 constexpr std::uint64_t kMostPromotedAtOnce = std::uint64_t{192} << 20;
-// Read-ahead that is always allowed, so that small working sets grow faster.
-constexpr std::uint64_t kReadAheadFloor = std::uint64_t{24} << 20;
 
 std::uint64_t now_microseconds() {
   return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(
@@ -137,28 +134,6 @@ bool DeviceMemory::make_present(Pool& pool, std::uint32_t offset, std::uint8_t o
   return true;
 }
 
-std::uint8_t DeviceMemory::order_for_row(const Group& group, std::uint32_t offset) const {
-  for (const Front& front : group.fronts) {
-    if (front.end != offset) continue;
-    std::uint8_t order = static_cast<std::uint8_t>(std::min<unsigned>(front.order + 1u, kMaxOrder));
-    const std::uint64_t allowed =
-        kReadAheadFloor + static_cast<std::uint64_t>(settings_.read_ahead_share *
-                                                     static_cast<double>(mapper_.physical().device));
-    while (order > 0 && (order_bytes(order) > settings_.read_ahead_max ||
-                         (order_granules(order) - 1) * kGranuleBytes * group.pools.size() > allowed)) {
-      --order;
-    }
-    return order;
-  }
-  return 0;
-}
-
-void DeviceMemory::remember_front(Group& group, const Piece& piece) {
-  std::erase_if(group.fronts, [&](const Front& front) { return front.end == piece.offset; });
-  if (group.fronts.size() == kFronts) group.fronts.erase(group.fronts.begin());
-  group.fronts.push_back({piece.offset + order_granules(piece.order), piece.order});
-}
-
 // The granules asked for come first, their rows after them: when memory is
 // short the siblings are left for their own faults.
 void DeviceMemory::make_rows_present(std::span<const AbiRun> wanted, std::vector<AbiRun>* runs) {
@@ -176,11 +151,13 @@ void DeviceMemory::make_rows_present(std::span<const AbiRun> wanted, std::vector
       auto it = pool->extent_at(offset);
       if (!it->second.present()) {
         Group& group = groups_[pool->group];
-        const std::uint8_t order = order_for_row(group, offset);
+        const std::uint8_t order =
+            group.fronts.order_for(offset, read_ahead_limits(), holding(group));
         if (make_present(*pool, offset, order, Need::kOneGranule, runs)) {
           it = pool->extent_at(offset);
           const Piece made{it->first, it->second.order};
-          remember_front(group, made);
+          group.fronts.advance(made);
+          look_ahead_.store(true, std::memory_order_relaxed);
           rows.push_back({pool->group, made});
         } else {
           statistics_.failed_faults.fetch_add(1);
@@ -191,6 +168,11 @@ void DeviceMemory::make_rows_present(std::span<const AbiRun> wanted, std::vector
         it->second.written_serial = ++serial_;
         it->second.parked_tick = tick_.load();
         add_run(runs, pool->first + it->first, order_granules(it->second.order));
+        // Made ahead: its bits were left clear so that the sequence shows here.
+        if (offset == it->first && groups_[pool->group].fronts.advance_if_expected(
+                                       {it->first, it->second.order})) {
+          look_ahead_.store(true, std::memory_order_relaxed);
+        }
         rows.push_back({pool->group, {it->first, it->second.order}});
       }
       offset = it->first + order_granules(it->second.order);

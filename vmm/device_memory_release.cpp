@@ -93,15 +93,6 @@ bool DeviceMemory::swap_to_parked(const PreparedPark& prepared, std::uint64_t ti
   return true;
 }
 
-bool DeviceMemory::near_front(const Pool& pool, const Piece& block) const {
-  const std::uint32_t end = block.offset + order_granules(block.order);
-  const std::vector<Front>& fronts = groups_[pool.group].fronts;
-  // The newest fronts only: there the next faults come (K and V apart).
-  const std::size_t newest = fronts.size() > 2 ? fronts.size() - 2 : 0;
-  return std::any_of(fronts.begin() + static_cast<std::ptrdiff_t>(newest), fronts.end(),
-                     [&](const Front& f) { return f.end >= block.offset && f.end <= end; });
-}
-
 void DeviceMemory::collect_absent_pieces(Pool& pool, const Piece& piece,
                                          const std::vector<std::uint32_t>& changed, bool merge,
                                          std::vector<Piece>* pieces) {
@@ -202,9 +193,7 @@ std::uint64_t DeviceMemory::swap_to_absent(std::span<const ExtentName> extents,
     }
   }
   // Idleness resets read-ahead; the fronts themselves stay.
-  for (Group& group : groups_) {
-    for (Front& front : group.fronts) front.order = 0;
-  }
+  for (Group& group : groups_) group.fronts.reset_sequences();
   check("release");
   return forgotten;
 }

@@ -75,6 +75,7 @@ void FaultServer::run() {
       seen_epoch = epoch;
       last_entry = now;
     }
+    if (memory_.step_ahead(finished_epoch_.load())) continue;
     if (now - last_fault < kSpin) continue;
     sleep_microseconds(now - last_entry < kRecent ? kShortSleep : kLongSleep);
   }

@@ -24,6 +24,7 @@ class FaultServer {
   void stop();
   /// Everything submitted up to `epoch` has finished: the server may sleep.
   void all_finished(std::uint64_t epoch) noexcept { finished_epoch_.store(epoch); }
+  std::uint64_t finished_epoch() const noexcept { return finished_epoch_.load(); }
 
  private:
   void run();

@@ -64,6 +64,7 @@ class LatencyHistogram {
 struct Statistics {
   LatencyHistogram faults;                      // one per served request
   std::atomic<std::uint64_t> granules_made_present{0};
+  std::atomic<std::uint64_t> granules_ahead{0};  // of those, before they were asked for
   std::atomic<std::uint64_t> faults_in_host_memory{0};  // extents made in host memory for want of GPU memory
   std::atomic<std::uint64_t> failed_faults{0};
   std::atomic<std::uint64_t> promotions{0};     // parked extents brought back

@@ -66,16 +66,16 @@ TEST(DeviceMemoryFaultTest, ScatteredFaultsTakeOneGranuleEach) {
   EXPECT_EQ(bench.memory->physical().device, 40 * kGranuleBytes);
 }
 
-TEST(DeviceMemoryFaultTest, ReadAheadStaysWithinItsShareOfWhatIsResident) {
-  constexpr std::uint64_t kAlwaysAllowed = 24 * kMiB;
-  MemoryBench bench({.read_ahead_share = 0.125});
+TEST(DeviceMemoryFaultTest, ReadAheadStaysWithinItsShareOfWhatWasWritten) {
+  constexpr std::uint64_t kAlwaysAllowed = 2 * kGranuleBytes + 32 * kMiB;
+  MemoryBench bench({.read_ahead_share = 0.25});
   const PoolRecord* pool = bench.pool(kGiB);
   std::uint64_t written = 0;
   for (std::uint32_t g = 0; g < 512;) {
     bench.fault(pool, g);
     const auto size = static_cast<std::uint32_t>(bench.extent_granules(pool, g));
-    const std::uint64_t ahead = (size - 1) * kGranuleBytes;
-    EXPECT_LE(ahead, kAlwaysAllowed + written / 8) << "at granule " << g;
+    const std::uint64_t ahead = size * kGranuleBytes;
+    EXPECT_LE(ahead, kAlwaysAllowed + written / 4) << "at granule " << g;
     g += size;
     written = g * kGranuleBytes;
   }

@@ -25,8 +25,7 @@ class GuardTest : public ::testing::Test {
     bench_.submit(
         bench_.stream,
         [&] {
-          EXPECT_EQ(bench_.memory->kernels().launch_fixed_guard(bench_.stream, runs),
-                    CUDA_SUCCESS);
+          EXPECT_EQ(bench_.memory->kernels().launch_fixed_guard(bench_.stream, runs), CUDA_SUCCESS);
         },
         {}, [] {});
     ASSERT_TRUE(bench_.driver.drain(bench_.stream));
@@ -46,7 +45,7 @@ class GuardTest : public ::testing::Test {
   }
   using Granules = std::set<std::uint32_t>;
 
-  EngineBench bench_{{.host_budget = kGiB, .read_ahead_max = kNoReadAhead}};
+  EngineBench bench_{{.host_budget = kGiB, .read_ahead_max = kNoReadAhead, .rows_ahead = false}};
 };
 
 TEST_F(GuardTest, MakesTheSlotsGranulesPresent) {
@@ -100,7 +99,7 @@ TEST_F(GuardTest, ComputesBlocksAndSlotsWithinThem) {
   write.count = 5;
   write.block = 16;
   write.destinations = 1;
-  write.destination[0] = {pool->base,  8 * kMiB,   512 * 1024,
+  write.destination[0] = {pool->base, 8 * kMiB,   512 * 1024,
                           256 * 1024, pool->base, pool->base + pool->mapped_bytes};
   guard(write);
   std::set<std::uint32_t> expected;
@@ -273,9 +272,9 @@ TEST(GuardLimitTest, EndsWhenNothingMoreCanBeHad) {
   bench.submit(
       bench.stream,
       [&] {
-        EXPECT_EQ(bench.memory->kernels().launch_linear_guard(bench.stream,
-                                                              bench.slots_of(slots, pools)),
-                  CUDA_SUCCESS);
+        EXPECT_EQ(
+            bench.memory->kernels().launch_linear_guard(bench.stream, bench.slots_of(slots, pools)),
+            CUDA_SUCCESS);
       },
       {}, [] {});
   EXPECT_TRUE(bench.driver.drain(bench.stream));

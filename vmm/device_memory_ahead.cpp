@@ -1,0 +1,175 @@
+// What is made present or split before anybody asks for it. A swap leaves a hole
+// for 60 to 300 us; these are swaps while the GPU works, so each asks first
+// whether anything that works may look at the absent extent (I2, I4).
+#include <algorithm>
+
+#include "vmm/device_memory.h"
+
+namespace kvshim::vmm {
+
+void DeviceMemory::reads_anywhere(std::span<const AbiRun> runs, std::uint64_t epoch) {
+  std::lock_guard lock(mutex_);
+  const bool meets_absent = std::any_of(runs.begin(), runs.end(), [&](const AbiRun& run) {
+    Pool* pool = pool_of_granule(run.first);
+    if (pool == nullptr) return false;
+    const std::uint32_t begin = run.first - pool->first;
+    const std::uint32_t end = std::min(begin + run.count, pool->granules);
+    for (auto it = pool->extent_at(begin); it != pool->extents.end() && it->first < end; ++it) {
+      if (!it->second.present()) return true;
+    }
+    return false;
+  });
+  if (meets_absent) reads_anywhere_epoch_ = std::max(reads_anywhere_epoch_, epoch);
+}
+
+void DeviceMemory::note_first_slot(CUdeviceptr address) {
+  std::lock_guard noting(first_slots_mutex_);
+  if (known_first_slots_.contains(address)) return;
+  std::lock_guard lock(mutex_);
+  Pool* pool = pool_of_granule(arena_.granule(address));
+  if (pool == nullptr) return;
+  known_first_slots_.insert(address);
+  const std::uint32_t offset = arena_.granule(address) - pool->first;
+  Group& group = groups_[pool->group];
+  auto& slots = group.first_slots;
+  if (std::find(slots.begin(), slots.end(), offset) == slots.end()) slots.push_back(offset);
+}
+
+// Two places may be looked at though nothing was written there: a writer's first
+// slots, and a pool's last granule, whose end an allocator may have handed to
+// tensors of which nothing is known.
+bool DeviceMemory::may_be_read_unwritten(const Pool& pool, const Piece& absent) const {
+  const std::uint32_t end = absent.offset + order_granules(absent.order);
+  if (end >= pool.granules) return true;
+  const auto& slots = groups_[pool.group].first_slots;
+  return std::any_of(slots.begin(), slots.end(),
+                     [&](std::uint32_t slot) { return slot >= absent.offset && slot < end; });
+}
+
+bool DeviceMemory::step_ahead(std::uint64_t finished_epoch) {
+  if (!settings_.rows_ahead || !look_ahead_.load(std::memory_order_relaxed)) return false;
+  std::lock_guard lock(mutex_);
+  if (absent_can_be_swapped(finished_epoch)) {
+    for (Group& group : groups_) {
+      if (step_ahead_of(group)) {
+        check("ahead");
+        return true;
+      }
+    }
+  }
+  look_ahead_.store(false, std::memory_order_relaxed);  // until the next fault
+  return false;
+}
+
+// The bits stay clear: the guard that reaches the row asks, is answered at once,
+// and the sequence is seen to go on.
+bool DeviceMemory::step_ahead_of(Group& group) {
+  while (const std::optional<Piece> piece =
+             group.fronts.ahead(read_ahead_limits(), holding(group))) {
+    for (Pool* pool : group.pools) {
+      const std::uint32_t end =
+          std::min(piece->offset + order_granules(piece->order), pool->granules);
+      for (std::uint32_t offset = piece->offset; offset < end;) {
+        const auto it = pool->extent_at(offset);
+        const Piece extent{it->first, it->second.order};
+        if (!it->second.present()) {
+          if (may_be_read_unwritten(*pool, extent)) break;
+          std::vector<AbiRun> made;
+          if (make_present(*pool, offset, piece->order, Need::kIfRoom, &made)) {
+            for (const AbiRun& run : made) {
+              statistics_.granules_ahead.fetch_add(run.count, std::memory_order_relaxed);
+            }
+            return true;
+          }
+          group.fronts.ahead_done(piece->offset);
+          return false;
+        }
+        offset = extent.offset + order_granules(extent.order);
+      }
+    }
+    group.fronts.ahead_done(piece->offset);
+  }
+  return false;
+}
+
+bool DeviceMemory::make_now(const AbiRun& run) {
+  Pool* pool = pool_of_granule(run.first);
+  if (pool == nullptr) return true;
+  const std::uint32_t begin = run.first - pool->first;
+  const std::uint32_t end = std::min(begin + run.count, pool->granules);
+  for (auto it = pool->extent_at(begin); it != pool->extents.end() && it->first < end; ++it) {
+    if (!it->second.present() && may_be_read_unwritten(*pool, {it->first, it->second.order})) {
+      return false;
+    }
+  }
+  std::vector<AbiRun> made;
+  const AbiRun within{run.first, end - begin};
+  make_exactly_present(std::span(&within, 1), &made);
+  return true;
+}
+
+// In portions, so that a fault doesn't wait for a whole large range.
+bool DeviceMemory::make_present_now(std::span<const AbiRun> runs, std::uint64_t finished_epoch) {
+  constexpr std::uint32_t kPortion = 64;
+  for (const AbiRun& run : runs) {
+    for (std::uint32_t at = 0; at < run.count; at += kPortion) {
+      std::lock_guard lock(mutex_);
+      if (!absent_can_be_swapped(finished_epoch) ||
+          !make_now({run.first + at, std::min(kPortion, run.count - at)})) {
+        return false;
+      }
+      check("present now");
+    }
+  }
+  return all_present(runs);
+}
+
+bool DeviceMemory::split_at_first_slots() {
+  std::lock_guard lock(mutex_);
+  for (Group& group : groups_) {
+    for (const std::uint32_t slot : group.first_slots) {
+      for (Pool* pool : group.pools) {
+        if (slot >= pool->granules) continue;
+        const auto it = pool->extent_at(slot);
+        if (it->second.present() || it->second.order == 0) continue;
+        if (split_absent(*pool, slot)) {
+          check("split");
+          return true;
+        }
+        return false;
+      }
+    }
+  }
+  return false;
+}
+
+bool DeviceMemory::split_absent(Pool& pool, std::uint32_t offset) {
+  const auto it = pool.extent_at(offset);
+  const Piece whole{it->first, it->second.order};
+  const Piece single = aligned_piece(pool.first, offset, 0);
+  std::vector<Piece> pieces = buddies_around(whole, single, pool.first);
+  pieces.push_back(single);
+  mapper_.begin_swap();
+  bool ok = mapper_.unmap(address_of(pool, whole.offset), order_bytes(whole.order)) == CUDA_SUCCESS;
+  if (ok) {
+    ok = mapper_.map_zero(address_of(pool, 0), pieces) == CUDA_SUCCESS;
+    if (!ok) map_as_recorded(pool, whole.offset, it->second);
+  }
+  mapper_.end_swap();
+  if (!ok) return false;
+  pool.extents.erase(it);
+  for (const Piece& piece : pieces) {
+    pool.extents.emplace(piece.offset, Extent{.order = piece.order});
+  }
+  return true;
+}
+
+bool DeviceMemory::near_front(const Pool& pool, const Piece& block) const {
+  const Group& group = groups_[pool.group];
+  const std::uint32_t end = block.offset + order_granules(block.order);
+  return group.fronts.near_newest(block) ||
+         std::any_of(group.first_slots.begin(), group.first_slots.end(),
+                     [&](std::uint32_t slot) { return slot >= block.offset && slot < end; });
+}
+
+}  // namespace kvshim::vmm
