@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")),
          *sorted((ROOT / "tests").rglob("README.md"))]
 RESULTS = ROOT / "docs" / "results"
-FOLDERS = "bench|cmake|config|docs|heuristics|observe|preload|scripts|tests|tools|vmm"
+FOLDERS = "bench|cmake|config|docs|heuristics|observe|packaging|preload|scripts|tests|tools|vmm"
 
 
 def text_of(page):
