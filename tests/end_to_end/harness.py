@@ -85,6 +85,7 @@ class Case(unittest.TestCase):
             process.send_signal(signal.SIGABRT)
             output, errors = process.communicate()
             self.fail(f"hung: {process.args}\n{output}\n{errors}\n{self.log()}")
+        self.assertNotIn("WARNING: ThreadSanitizer", errors)
         return Result(process.returncode, output, self.log() + errors, self.report(process.pid))
 
     def run_engine(self, arguments, options=None, preload=True, timeout=TIMEOUT, **extra):
