@@ -3,6 +3,7 @@
 #include <cuda.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdint>
@@ -82,9 +83,10 @@ class Mirror {
     std::vector<std::uint8_t> found(kPool);
     ASSERT_EQ(cuMemcpyDtoHAsync_v2(found.data(), pool_, kPool, stream), CUDA_SUCCESS);
     ASSERT_EQ(cuStreamSynchronize(stream), CUDA_SUCCESS);
-    for (std::size_t i = 0; i < kPool; ++i) {
-      ASSERT_EQ(found[i], expected_[i]) << "byte " << i << ", granule " << (i >> 21);
-    }
+    if (found == expected_) return;
+    const auto differs = std::mismatch(found.begin(), found.end(), expected_.begin()).first;
+    const auto at = differs - found.begin();
+    FAIL() << "byte " << at << ", granule " << (at >> 21);
   }
 
  private:
