@@ -84,6 +84,27 @@ class RealServer(Case):
                       self.run_all(*self.options("--parts", "single.elastic", "--resume"),
                                    **self.surroundings()))
 
+    def test_a_packed_vllm_is_unpacked_and_missing_models_are_written(self):
+        packed, there = self.gpu / "vllm.tar.xz", self.gpu / "there"
+        with tarfile.open(packed, "w:xz") as archive:
+            archive.add(self.site, "site")
+        maker = self.gpu / "make_model.py"
+        maker.write_text("import pathlib, sys\n"
+                         "folder = pathlib.Path(sys.argv[1])\n"
+                         "folder.mkdir(parents=True)\n"
+                         "(folder / 'config.json').write_text(' '.join(sys.argv[2:]))\n")
+        models = {name: self.gpu / "models" / name for name in "ab"}
+        self.run_all("--gpu", "--archive", str(packed), "--site", str(there / "site"),
+                     "--make-model", str(maker), "--model-a", str(models["a"]), "--model-b",
+                     str(models["b"]), "--cache-folder", str(self.gpu / "cache"), *LITTLE,
+                     "--parts", "single.static", "--tutorial-flags", **self.surroundings())
+        self.assertEqual((models["a"] / "config.json").read_text(),
+                         "--shape qwen2.5-0.5b --weights")
+        self.assertEqual((models["b"] / "config.json").read_text(),
+                         "--shape qwen2.5-1.5b --weights")
+        facts, = [json.loads(file.read_text()) for file in self.gpu.glob("*.facts")]
+        self.assertTrue(facts["enforce_eager"] and facts["no_enable_prefix_caching"])
+
     def test_without_kvcached_a_line_says_so(self):
         said = self.run_all(*self.options("--parts", "oversized.static"), **self.surroundings())
         self.assertIn("kvcached was not there: no third contestant", said)
