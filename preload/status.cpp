@@ -17,6 +17,7 @@
 #include "observe/log.h"
 #include "preload/allocation.h"
 #include "preload/kernel_decisions.h"
+#include "preload/membership.h"
 #include "preload/runtime.h"
 #include "preload/unknown_kernels.h"
 
@@ -184,6 +185,7 @@ void run() {
     std::this_thread::sleep_for(std::chrono::milliseconds(100));
     tell_events(*runtime);
     finish_deferred_frees();
+    update_memberships(*runtime, *status_path);
     const auto now = std::chrono::steady_clock::now();
     if (status_path->empty() || now - written < std::chrono::seconds(1)) continue;
     std::string text = status_json(*runtime);
@@ -212,6 +214,7 @@ void start_status() noexcept {
 void summarize_at_exit() noexcept {
   Runtime* runtime = Runtime::get();
   if (runtime == nullptr || summarized.exchange(true)) return;
+  end_memberships();
   try {
     tell_events(*runtime);
     const std::string warning = runtime->recognizer().left_alone_warning(runtime->pools_made(), true);
@@ -239,6 +242,7 @@ void summarize_at_exit() noexcept {
 }
 
 void abandon_status_after_fork() noexcept {
+  abandon_memberships_after_fork();
   started.store(false);
   summarized.store(false);
   status_path = nullptr;
