@@ -77,6 +77,7 @@ def make_settings(arguments, plan, work):
             "LD_LIBRARY_PATH": str(simulator), "KVSHIM_SIM_GPU": f"experiments-{os.getpid()}",
             "KVSHIM_SIM_MEMORY": str(SIMULATED_BYTES)}
         settings.watch = [str(simulator / "kvshim_memory_watch"), "20"]
+        settings.shim["KVSHIM_SEGMENT_DIR"] = str(work)  # a simulated GPU's goes with it
     if arguments.engine == "small":
         settings.engine = find_one(build, "kvshim_engine") if build else None
         if not settings.engine:
@@ -188,6 +189,6 @@ def fingerprint(settings):
     plan = dataclasses.asdict(settings.plan)
     plan.pop("start_seconds")
     shim = {name: value for name, value in settings.shim.items()
-            if name not in ("KVSHIM_LIBRARY", "KVSHIM_CONFIG")}
+            if name not in ("KVSHIM_LIBRARY", "KVSHIM_CONFIG", "KVSHIM_SEGMENT_DIR")}
     return json.dumps([settings.mode, settings.kind, settings.vllm_options, shim, plan],
                       sort_keys=True)

@@ -46,8 +46,9 @@ class Case(unittest.TestCase):
         environment = clean_environment(programs)
         self.assertEqual(self.run_program(["kvwrap", "printenv", "LD_PRELOAD"],
                                           env=environment).strip(), str(library))
-        config = self.folder() / "kvshim.toml"
-        config.write_text(RULES)
+        folder = self.folder()
+        config = folder / "kvshim.toml"
+        config.write_text(f'segment_dir = "{folder}"\n{RULES}')
         engine = [BUILD / "tests/engine/kvshim_engine", "--bursts", "2", "--idle", "0.5"]
         static = self.run_program(engine, env=environment)
         elastic = self.run_program(["kvwrap", "--config", config, *engine], env=environment)
