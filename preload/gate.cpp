@@ -24,11 +24,12 @@ CUresult submit_to(Runtime& runtime, std::span<const Touched> touched, std::size
     const vmm::PoolRecord* record = runtime.find(linear->destination[0].pool_begin);
     if (record != nullptr && runtime.of(*record) == &device) own = linear;
   }
-  CUresult result = put_in_front(device, stream, touched[next].written, own);
+  StreamOrder::Place place;
+  CUresult result = put_in_front(device, stream, touched[next].written, own, &place);
   if (result == CUDA_SUCCESS) {
     result = submit_to(runtime, touched, next + 1, stream, linear, submit);
   }
-  device.streams.submitted(stream);
+  device.streams.submitted(stream, place);
   return result;
 }
 
@@ -97,15 +98,17 @@ CUresult run_fill(StreamRef stream, CUdeviceptr address, std::size_t bytes, bool
   }
   CurrentWork now{touched, stream, false};
   CurrentWorkScope scope(now);
+  StreamOrder::Place place;
   if (!quiet) {
-    CUresult result = put_in_front(device, stream, touched[0].written, nullptr);
+    CUresult result = put_in_front(device, stream, touched[0].written, nullptr, &place);
     if (result == CUDA_SUCCESS) result = submit();
-    device.streams.submitted(stream);
+    device.streams.submitted(stream, place);
     return result;
   }
   // Nothing unfinished can write the pool, and only this thread submits: what
   // is absent is zero and stays so; what is present is filled for real.
-  CUresult result = CUDA_SUCCESS;
+  CUresult result = device.streams.order(stream, &place);
+  if (result != CUDA_SUCCESS) return result;
   std::uint64_t filled = 0;
   for (const vmm::AbiRun& run : device.memory.present_runs(address, bytes)) {
     const vmm::Arena& arena = device.memory.arena();
@@ -116,7 +119,7 @@ CUresult run_fill(StreamRef stream, CUdeviceptr address, std::size_t bytes, bool
     if (result != CUDA_SUCCESS) break;
     filled += end - begin;
   }
-  if (filled != 0 || result != CUDA_SUCCESS) device.streams.submitted(stream);
+  if (filled != 0 || result != CUDA_SUCCESS) device.streams.submitted(stream, place);
   vmm::Statistics& statistics = device.memory.statistics();
   if (filled == 0) statistics.dropped_fills.fetch_add(1, std::memory_order_relaxed);
   statistics.dropped_fill_bytes.fetch_add(bytes - filled, std::memory_order_relaxed);
@@ -125,7 +128,13 @@ CUresult run_fill(StreamRef stream, CUdeviceptr address, std::size_t bytes, bool
 
 void before_stream_destroy(CUstream stream) noexcept {
   if (const Runtime* runtime = Runtime::get()) {
-    for (DeviceRuntime* device : runtime->devices()) device->streams.before_destroy(stream);
+    for (DeviceRuntime* device : runtime->devices()) {
+      if (device->streams.before_destroy(stream)) continue;
+      device->memory.events().push(
+          vmm::EventLevel::kWarning,
+          "a stream was destroyed whose unfinished work can't be followed: no memory is released "
+          "until the program waits for its whole context (cuCtxSynchronize)");
+    }
   }
 }
 
@@ -141,6 +150,19 @@ void after_capture(StreamRef) noexcept {}
 
 void before_context_destroy(CUcontext context) noexcept {
   if (Runtime* runtime = Runtime::get()) runtime->context_ends(context);
+}
+
+CUresult wait_for_context(CUcontext context, SubmitRef wait) noexcept {
+  const Runtime* runtime = Runtime::get();
+  const std::uint64_t until = StreamOrder::lost_so_far();
+  if (runtime == nullptr || until == 0) return wait();
+  const CUresult result = wait();
+  if (result != CUDA_SUCCESS) return result;
+  if (context == nullptr) runtime->driver().cuCtxGetCurrent(&context);
+  for (DeviceRuntime* device : runtime->devices()) {
+    device->streams.context_finished(context, until);
+  }
+  return result;
 }
 
 bool is_capturing(StreamRef stream) noexcept {

@@ -164,6 +164,10 @@ void before_capture(StreamRef stream) noexcept;
 void after_capture(StreamRef stream) noexcept;
 void before_context_destroy(CUcontext context) noexcept;
 
+/// `wait` waits for all work of the context (null: the current one). What is lost
+/// of streams that were destroyed has then ended, too.
+CUresult wait_for_context(CUcontext context, SubmitRef wait) noexcept;
+
 /// Whether the stream is capturing now (false on error).
 bool is_capturing(StreamRef stream) noexcept;
 

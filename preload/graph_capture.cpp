@@ -24,6 +24,7 @@ struct Capture {
   // handle means another stream in each thread.
   CUstream origin = nullptr;
   std::thread::id thread;
+  CUcontext context = nullptr;  // null: not known
 };
 
 struct Records {
@@ -62,6 +63,13 @@ std::optional<CaptureState> ask_driver(StreamRef stream) noexcept {
   return CaptureState{id, graph};
 }
 
+CUcontext context_of(StreamRef stream) noexcept {
+  CUcontext context = nullptr;
+  const auto get_context = real().cuStreamGetCtx;
+  if (get_context != nullptr) get_context(stream.explicit_handle(), &context);
+  return context;
+}
+
 bool began_on(const Capture& capture, CUstream stream) {
   return capture.origin == stream &&
          (stream != CU_STREAM_PER_THREAD || capture.thread == std::this_thread::get_id());
@@ -83,16 +91,21 @@ bool take_capture(Records& all, CUstream stream) {
 
 void capture_began(StreamRef stream, bool into_existing) noexcept {
   const std::optional<CaptureState> state = ask_driver(stream);
-  if (!state) return;
+  if (!state) {
+    ++graph_capture_detail::captures;  // can't be followed: counts as under way for ever
+    return;
+  }
+  const CUcontext context = context_of(stream);
   Records& all = records();
   const std::lock_guard lock(all.mutex);
   all.guarded.erase(state->graph);
   take_capture(all, stream.explicit_handle());  // one whose end was missed
   try {
     const Capture capture{state->graph, into_existing, stream.explicit_handle(),
-                          std::this_thread::get_id()};
+                          std::this_thread::get_id(), context};
     if (all.captures.insert_or_assign(state->id, capture).second) ++graph_capture_detail::captures;
   } catch (...) {  // no memory: the graph will count as manual
+    ++graph_capture_detail::captures;
   }
 }
 
@@ -118,11 +131,13 @@ void stream_gone(CUstream stream) noexcept {
   take_capture(all, stream);
 }
 
-void captures_gone() noexcept {
+void captures_gone(CUcontext ended) noexcept {
   Records& all = records();
   const std::lock_guard lock(all.mutex);
-  graph_capture_detail::captures -= static_cast<int>(all.captures.size());
-  all.captures.clear();
+  const auto gone = std::erase_if(all.captures, [&](const auto& entry) {
+    return entry.second.context == nullptr || entry.second.context == ended;
+  });
+  graph_capture_detail::captures -= static_cast<int>(gone);
 }
 
 void capture_gets_unguarded_work(StreamRef stream) noexcept {

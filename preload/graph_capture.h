@@ -21,7 +21,8 @@ namespace graph_capture_detail {
 extern std::atomic<int> captures;
 }
 
-/// Whether a capture is under way somewhere in the process. One relaxed load.
+/// Whether a capture may be under way somewhere in the process: never false while
+/// one is. One relaxed load.
 inline bool any_capture() noexcept {
   return graph_capture_detail::captures.load(std::memory_order_relaxed) > 0;
 }
@@ -34,9 +35,8 @@ void capture_began(StreamRef stream, bool into_existing) noexcept;
 void capture_ended(StreamRef stream, CUresult result, CUgraph graph) noexcept;
 /// The stream is gone, and with it a capture that began on it.
 void stream_gone(CUstream stream) noexcept;
-/// A context is gone with its streams: all captures are taken to be over. One
-/// that goes on in another context will give a manual graph.
-void captures_gone() noexcept;
+/// A context is gone with its streams and what they captured.
+void captures_gone(CUcontext ended) noexcept;
 
 /// The capture that `stream` takes part in received a node that no guard covers.
 /// Nothing happens when it isn't capturing.

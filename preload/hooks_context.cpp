@@ -54,7 +54,7 @@ void context_ends(CUcontext context) noexcept {
   if (context == nullptr) return;
   before_context_destroy(context);
   forget_functions();
-  captures_gone();
+  captures_gone(context);
 }
 
 CUresult release(CUdevice device, SubmitRef submit) noexcept {
@@ -80,6 +80,14 @@ CUresult destroy(CUcontext context, SubmitRef submit) noexcept {
 }
 
 }  // namespace
+
+CUresult hook_cuCtxSynchronize() noexcept {
+  return wait_for_context(nullptr, [] { return real().cuCtxSynchronize(); });
+}
+
+CUresult hook_cuCtxSynchronize_v2(CUcontext context) noexcept {
+  return wait_for_context(context, [&] { return real().cuCtxSynchronize_v2(context); });
+}
 
 void abandon_launch_state_after_fork() noexcept {
   abandon_functions_after_fork();

@@ -53,9 +53,7 @@ CUresult pin_for_capture(CurrentWork& now) {
     if (t.written.empty()) continue;
     t.device->memory.pin(t.written);
     if (make_present_now(t)) continue;
-    const StreamRef own{t.device->memory.kernels().stream(), StreamFlavor::kLegacy};
-    const CUresult result = put_in_front(*t.device, own, t.written, nullptr);
-    t.device->streams.submitted(own);
+    const CUresult result = guard_on_own_stream(*t.device, t.written);
     if (result != CUDA_SUCCESS) return result;
   }
   return CUDA_SUCCESS;

@@ -77,7 +77,8 @@ std::string device_json(Runtime& runtime, DeviceRuntime& device) {
          ", " + field("granules", s.granules_made_present.load()) + ", " +
          field("in_host_memory", s.faults_in_host_memory.load()) + ", " +
          field("failed", s.failed_faults.load()) + "}";
-  out += ", " + field("releases", s.releases.load()) + ", " +
+  out += ", " + field("lost_streams", device.streams.lost()) + ", " +
+         field("releases", s.releases.load()) + ", " +
          field("released_zero_bytes", s.released_zero_bytes.load()) + ", " +
          field("parked_bytes_total", s.parked_bytes_total.load()) + ", " +
          field("dropped_bytes", s.dropped_bytes.load()) + ", " +

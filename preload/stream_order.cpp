@@ -4,7 +4,9 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <utility>
 
+#include "preload/graph_capture.h"
 #include "preload/real_driver.h"
 #include "vmm/context_scope.h"
 
@@ -18,15 +20,35 @@ std::uint64_t this_thread() {
 
 constexpr std::size_t kMostCaptures = 64;
 
+// With several streams at work each submission is followed by an event: one that
+// is recorded when it is needed would also wait for unrelated work submitted
+// meanwhile. After this many submissions in a row one stream is taken to be alone.
+constexpr unsigned kInARow = 64;
+
 }  // namespace
 
+std::atomic<std::uint64_t> StreamOrder::lost_so_far_{0};
+
 bool StreamOrder::capturing(StreamRef stream, std::uint64_t* id) const {
+  *id = 0;
+  if (!any_capture()) return false;
   CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_NONE;
   cuuint64_t capture = 0;
-  const CUresult result = real().cuStreamGetCaptureInfo_v2(
-      stream.explicit_handle(), &status, &capture, nullptr, nullptr, nullptr);
+  const CUresult result = real().cuStreamGetCaptureInfo_v2(stream.explicit_handle(), &status,
+                                                           &capture, nullptr, nullptr, nullptr);
   *id = capture;
   return result == CUDA_SUCCESS && status == CU_STREAM_CAPTURE_STATUS_ACTIVE;
+}
+
+// A stream may be used by a thread whose current context is another one.
+CUcontext StreamOrder::context_of(CUstream handle) const {
+  CUcontext context = nullptr;
+  const bool is_default = handle == CU_STREAM_PER_THREAD || handle == CU_STREAM_LEGACY;
+  const auto get_context = real().cuStreamGetCtx;
+  if (is_default || get_context == nullptr || get_context(handle, &context) != CUDA_SUCCESS) {
+    driver_.cuCtxGetCurrent(&context);
+  }
+  return context;
 }
 
 StreamOrder::Stream* StreamOrder::find(StreamRef stream, bool make) {
@@ -34,12 +56,14 @@ StreamOrder::Stream* StreamOrder::find(StreamRef stream, bool make) {
   const std::uint64_t thread = handle == CU_STREAM_PER_THREAD ? this_thread() : 0;
   const bool is_default = handle == CU_STREAM_PER_THREAD || handle == CU_STREAM_LEGACY;
   CUcontext context = nullptr;
-  if (is_default || make) driver_.cuCtxGetCurrent(&context);
+  if (is_default) driver_.cuCtxGetCurrent(&context);
+  const auto is_it = [&](const Stream& s) {
+    return !s.dead && s.handle == handle && s.thread == thread &&
+           (!is_default || s.context == context);
+  };
+  if (last_ != nullptr && is_it(*last_)) return last_;
   for (Stream& s : streams_) {
-    if (!s.dead && s.handle == handle && s.thread == thread &&
-        (!is_default || s.context == context)) {
-      return &s;
-    }
+    if (is_it(s)) return &s;
   }
   if (!make) return nullptr;
   // Streams that were destroyed after their work had finished give way.
@@ -48,7 +72,8 @@ StreamOrder::Stream* StreamOrder::find(StreamRef stream, bool make) {
     if (s.event != nullptr) driver_.cuEventDestroy_v2(s.event);
     return true;
   });
-  streams_.push_back({handle, context, thread, nullptr, false, false, false});
+  if (!is_default) context = context_of(handle);
+  streams_.push_back({handle, context, thread, nullptr, false, false, false, 0});
   return &streams_.back();
 }
 
@@ -64,28 +89,53 @@ CUresult StreamOrder::record(Stream& stream) {
   return result;
 }
 
-CUresult StreamOrder::order(StreamRef stream) {
-  std::lock_guard lock(mutex_);
-  const CUstream handle = stream.explicit_handle();
-  std::uint64_t capture = 0;
-  if (capturing(stream, &capture)) {
-    CUstream& last = last_in_capture_[capture];
-    CUresult result = CUDA_SUCCESS;
-    if (last != nullptr && last != handle) {
-      CUevent event = nullptr;
-      result = driver_.cuEventCreate(&event, CU_EVENT_DISABLE_TIMING);
-      if (result == CUDA_SUCCESS) {
-        result = driver_.cuEventRecord(event, last);
-        if (result == CUDA_SUCCESS) result = driver_.cuStreamWaitEvent(handle, event, 0);
-        driver_.cuEventDestroy_v2(event);
-      }
+CUresult StreamOrder::order_in_capture(const Stream& now, std::uint64_t capture) {
+  CaptureEnd& end = captures_[capture];
+  if (end.handle == now.handle && end.thread == now.thread) return CUDA_SUCCESS;
+  CUresult result = CUDA_SUCCESS;
+  if (end.event != nullptr) {
+    result = driver_.cuStreamWaitEvent(now.handle, end.event, 0);
+  } else if (end.handle != nullptr) {
+    CUevent event = nullptr;
+    result = driver_.cuEventCreate(&event, CU_EVENT_DISABLE_TIMING);
+    if (result == CUDA_SUCCESS) {
+      result = driver_.cuEventRecord(event, end.handle);
+      if (result == CUDA_SUCCESS) result = driver_.cuStreamWaitEvent(now.handle, event, 0);
+      driver_.cuEventDestroy_v2(event);
     }
-    last = handle;
-    // Ids are never used again: the oldest captures have long ended.
-    if (last_in_capture_.size() > kMostCaptures) last_in_capture_.erase(last_in_capture_.begin());
-    return result;
   }
+  forget(end);
+  end = {now.handle, now.thread, nullptr};
+  // Ids are never used again: the oldest captures have long ended.
+  if (captures_.size() > kMostCaptures) {
+    forget(captures_.begin()->second);
+    captures_.erase(captures_.begin());
+  }
+  return result;
+}
+
+// Another thread can't name this one's default stream, so the event comes first.
+void StreamOrder::submitted_in_capture(const Stream& now, std::uint64_t capture) {
+  if (now.thread == 0) return;
+  CaptureEnd& end = captures_[capture];
+  vmm::ContextScope current(driver_, now.context);
+  if (end.event == nullptr &&
+      driver_.cuEventCreate(&end.event, CU_EVENT_DISABLE_TIMING) != CUDA_SUCCESS) {
+    return;
+  }
+  driver_.cuEventRecord(end.event, now.handle);
+}
+
+void StreamOrder::forget(const CaptureEnd& end) {
+  if (end.event != nullptr) driver_.cuEventDestroy_v2(end.event);
+}
+
+CUresult StreamOrder::order(StreamRef stream, Place* place) {
+  std::lock_guard lock(mutex_);
   Stream* const now = find(stream, true);
+  place->context = now->context;
+  place->captured = capturing(stream, &place->capture);
+  if (place->captured) return order_in_capture(*now, place->capture);
   if (last_ == nullptr || last_ == now || !last_->unfinished) return CUDA_SUCCESS;
   if (!last_->event_is_newest) {
     // A handle that must not be used any more, whose end could not be recorded.
@@ -93,22 +143,23 @@ CUresult StreamOrder::order(StreamRef stream) {
     const CUresult result = record(*last_);
     if (result != CUDA_SUCCESS) return result;
   }
-  return driver_.cuStreamWaitEvent(handle, last_->event, 0);
+  return driver_.cuStreamWaitEvent(now->handle, last_->event, 0);
 }
 
-void StreamOrder::submitted(StreamRef stream) {
+void StreamOrder::submitted(StreamRef stream, const Place& place) {
   std::lock_guard lock(mutex_);
-  std::uint64_t capture = 0;
-  if (capturing(stream, &capture)) return;
   Stream* const now = find(stream, true);
+  if (place.captured) return submitted_in_capture(*now, place.capture);
   now->unfinished = true;
   now->event_is_newest = false;
+  if (last_ != nullptr && last_ != now) {
+    events_ahead_ = kInARow;
+  } else if (events_ahead_ != 0) {
+    --events_ahead_;
+  }
   last_ = now;
-  // Only the owning thread can name its default stream. With several streams an
-  // event recorded later would also wait for unrelated work submitted meanwhile.
-  const bool several = std::count_if(streams_.begin(), streams_.end(),
-                                     [](const Stream& s) { return !s.dead; }) > 1;
-  if (now->thread != 0 || several) record(*now);
+  // Only the owning thread can name its default stream.
+  if (now->thread != 0 || events_ahead_ != 0) record(*now);
 }
 
 bool StreamOrder::finished_locked(Stream& stream) {
@@ -147,14 +198,54 @@ void StreamOrder::before_capture(StreamRef stream) {
   if (known != nullptr && known->unfinished && !known->event_is_newest) record(*known);
 }
 
-void StreamOrder::before_destroy(CUstream stream) {
+// Whether the end of the stream's work can be told after its destruction.
+bool StreamOrder::record_end(Stream& stream) {
+  if (record(stream) == CUDA_SUCCESS) return true;
+  if (stream.event != nullptr) driver_.cuEventDestroy_v2(stream.event);
+  stream.event = nullptr;
+  vmm::RelaxedCaptureScope relaxed(driver_);
+  if (record(stream) == CUDA_SUCCESS || finished_locked(stream)) return true;
+  // The legacy stream waits for all blocking ones. (Not while some stream captures.)
+  unsigned flags = CU_STREAM_NON_BLOCKING;
+  const auto get_flags = real().cuStreamGetFlags;
+  if (any_capture() || get_flags == nullptr || get_flags(stream.handle, &flags) != CUDA_SUCCESS ||
+      (flags & CU_STREAM_NON_BLOCKING) != 0) {
+    return false;
+  }
+  const CUstream handle = std::exchange(stream.handle, CU_STREAM_LEGACY);
+  const CUresult result = record(stream);
+  stream.handle = handle;
+  return result == CUDA_SUCCESS;
+}
+
+bool StreamOrder::before_destroy(CUstream stream) {
   std::lock_guard lock(mutex_);
+  bool known = true;
   for (Stream& s : streams_) {
     if (s.dead || s.handle != stream) continue;
-    if (s.unfinished && !s.event_is_newest) record(s);
+    if (s.unfinished && !s.event_is_newest && !record_end(s)) {
+      known = false;
+      s.lost = lost_so_far_.fetch_add(1) + 1;
+      lost_.fetch_add(1);
+    }
     s.dead = true;
   }
-  std::erase_if(last_in_capture_, [&](const auto& entry) { return entry.second == stream; });
+  std::erase_if(captures_, [&](const auto& entry) {
+    if (entry.second.handle != stream) return false;
+    forget(entry.second);
+    return true;
+  });
+  return known;
+}
+
+void StreamOrder::context_finished(CUcontext context, std::uint64_t lost_before) {
+  std::lock_guard lock(mutex_);
+  for (Stream& s : streams_) {
+    if (s.lost == 0 || s.lost > lost_before || s.context != context) continue;
+    s.lost = 0;
+    s.unfinished = false;
+    lost_.fetch_sub(1);
+  }
 }
 
 void StreamOrder::before_context_destroy(CUcontext context) {
@@ -162,6 +253,7 @@ void StreamOrder::before_context_destroy(CUcontext context) {
   std::erase_if(streams_, [&](const Stream& s) {
     if (s.context != context) return false;
     if (&s == last_) last_ = nullptr;
+    if (s.lost != 0) lost_.fetch_sub(1);
     return true;
   });
 }

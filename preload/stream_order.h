@@ -5,6 +5,7 @@
 
 #include <cuda.h>
 
+#include <atomic>
 #include <cstdint>
 #include <list>
 #include <map>
@@ -23,45 +24,79 @@ class StreamOrder final : public vmm::Quiescence {
  public:
   explicit StreamOrder(const vmm::DriverApi& driver) : driver_(driver) {}
 
+  /// What order() found out about the stream of a submission.
+  struct Place {
+    CUcontext context = nullptr;  // the stream's, not the calling thread's
+    bool captured = false;        // the work becomes a node
+    std::uint64_t capture = 0;    // the capture's id
+  };
+
   /// Makes the stream wait for pool work that another stream (of the same
   /// capture, or none) has submitted before. At most two driver calls; none
-  /// while one stream does all the work.
-  CUresult order(StreamRef stream);
-  /// Work was submitted to the stream (not captured).
-  void submitted(StreamRef stream);
+  /// while one stream does all the work and nothing is captured.
+  CUresult order(StreamRef stream, Place* place);
+  /// Work was submitted to the stream, at the place where order() put it.
+  void submitted(StreamRef stream, const Place& place);
   /// Whether all submitted work has finished: queries only. REQUIRES: the
   /// calling thread's capture mode is relaxed.
   bool finished() override;
 
   // Life of streams, in the thread that makes the call, before it.
-  void before_destroy(CUstream stream);
+
+  /// False when the end of the stream's unfinished work can't be told from now
+  /// on: nothing counts as finished until context_finished().
+  bool before_destroy(CUstream stream);
   /// Also before a stream waits for an event (it may join a capture by that).
   void before_capture(StreamRef stream);
   void before_context_destroy(CUcontext context);
 
-  /// Whether the stream captures now; the capture's id if so.
+  /// Destroyed streams whose work nothing can be asked about: how many there were
+  /// in the process so far, and how many of this device still hold up releases.
+  static std::uint64_t lost_so_far() noexcept { return lost_so_far_.load(); }
+  std::uint64_t lost() const noexcept { return lost_.load(std::memory_order_relaxed); }
+  /// All work of the context that was submitted when lost_so_far() was
+  /// `lost_before` has finished.
+  void context_finished(CUcontext context, std::uint64_t lost_before);
+
+  /// Whether the stream captures now; the capture's id if so. Without a driver
+  /// call while no capture is under way in the process.
   bool capturing(StreamRef stream, std::uint64_t* id) const;
 
  private:
   struct Stream {
-    CUstream handle = nullptr;     // means the same through every entry point
+    CUstream handle = nullptr;  // means the same through every entry point
     CUcontext context = nullptr;
-    std::uint64_t thread = 0;      // of a per-thread default stream, else 0
+    std::uint64_t thread = 0;  // of a per-thread default stream, else 0
     CUevent event = nullptr;
     bool event_is_newest = false;  // recorded after the last submission
     bool unfinished = false;
-    bool dead = false;             // the handle must not be used any more
+    bool dead = false;       // the handle must not be used any more
+    std::uint64_t lost = 0;  // which of the lost ones, from 1; 0: not lost
+  };
+  /// Where the newest work of a capture is.
+  struct CaptureEnd {
+    CUstream handle = nullptr;
+    std::uint64_t thread = 0;
+    CUevent event = nullptr;  // recorded by the only thread that can name the stream
   };
 
   Stream* find(StreamRef stream, bool make);
+  CUcontext context_of(CUstream handle) const;
   CUresult record(Stream& stream);
+  bool record_end(Stream& stream);
+  CUresult order_in_capture(const Stream& now, std::uint64_t capture);
+  void submitted_in_capture(const Stream& now, std::uint64_t capture);
+  void forget(const CaptureEnd& end);
   bool finished_locked(Stream& stream);
 
   const vmm::DriverApi& driver_;
   std::mutex mutex_;
   std::list<Stream> streams_;  // a handful; addresses are stable
   Stream* last_ = nullptr;
-  std::map<std::uint64_t, CUstream> last_in_capture_;  // by capture id
+  unsigned events_ahead_ = 0;                     // submissions that are followed by an event
+  std::map<std::uint64_t, CaptureEnd> captures_;  // by capture id
+  static std::atomic<std::uint64_t> lost_so_far_;
+  std::atomic<std::uint64_t> lost_{0};
 };
 
 }  // namespace kvshim::preload

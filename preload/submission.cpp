@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "observe/log.h"
+#include "vmm/context_scope.h"
 
 namespace kvshim::preload {
 namespace {
@@ -81,13 +82,55 @@ std::vector<Touched> by_device(Runtime& runtime, std::span<const Access> accesse
   return all;
 }
 
-CUresult put_in_front(DeviceRuntime& device, StreamRef stream, std::span<const vmm::AbiRun> written,
-                      const vmm::LinearWrite* linear) {
-  CUresult result = device.streams.order(stream);
-  const CUstream handle = stream.explicit_handle();
-  if (result == CUDA_SUCCESS && !written.empty()) {
-    result = device.memory.kernels().launch_fixed_guard(handle, written);
+CUresult guard_on_own_stream(DeviceRuntime& device, std::span<const vmm::AbiRun> written) {
+  const StreamRef own{device.memory.kernels().stream(), StreamFlavor::kLegacy};
+  vmm::ContextScope current(Runtime::get()->driver(), device.memory.context());
+  StreamOrder::Place place;
+  CUresult result = device.streams.order(own, &place);
+  if (result == CUDA_SUCCESS) {
+    result = device.memory.kernels().launch_fixed_guard(own.handle, written);
   }
+  device.streams.submitted(own, place);
+  return result;
+}
+
+namespace {
+
+// Slots that a guard would look up lie in memory of the other context.
+std::vector<vmm::AbiRun> everything_written(const DeviceRuntime& device,
+                                            std::span<const vmm::AbiRun> written,
+                                            const vmm::LinearWrite* linear) {
+  std::vector<vmm::AbiRun> all(written.begin(), written.end());
+  for (std::uint32_t i = 0; linear != nullptr && i < linear->destinations; ++i) {
+    const vmm::LinearDestination& to = linear->destination[i];
+    const std::vector<vmm::AbiRun> runs =
+        device.memory.granule_runs(to.pool_begin, to.pool_end - to.pool_begin);
+    all.insert(all.end(), runs.begin(), runs.end());
+  }
+  return all;
+}
+
+CUresult guard_for_another_context(DeviceRuntime& device, StreamRef stream,
+                                   std::span<const vmm::AbiRun> written, bool captured) {
+  if (captured) device.memory.pin(written);
+  const CUresult result = guard_on_own_stream(device, written);
+  if (result != CUDA_SUCCESS || captured) return result;
+  StreamOrder::Place same;
+  return device.streams.order(stream, &same);  // now behind the guard
+}
+
+}  // namespace
+
+CUresult put_in_front(DeviceRuntime& device, StreamRef stream, std::span<const vmm::AbiRun> written,
+                      const vmm::LinearWrite* linear, StreamOrder::Place* place) {
+  CUresult result = device.streams.order(stream, place);
+  if (result != CUDA_SUCCESS || (written.empty() && linear == nullptr)) return result;
+  if (place->context != device.memory.context()) {
+    return guard_for_another_context(device, stream, everything_written(device, written, linear),
+                                     place->captured);
+  }
+  const CUstream handle = stream.explicit_handle();
+  if (!written.empty()) result = device.memory.kernels().launch_fixed_guard(handle, written);
   if (result == CUDA_SUCCESS && linear != nullptr) {
     for (std::uint32_t i = 0; i < linear->destinations; ++i) {
       device.memory.note_first_slot(linear->destination[i].base);

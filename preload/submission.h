@@ -45,9 +45,15 @@ Access part_in(const PoolView& pool, const Access& range);
 /// of the devices' numbers, in which all threads enter their gates.
 std::vector<Touched> by_device(Runtime& runtime, std::span<const Access> accesses);
 
-/// Launches what must run before the work of `stream`. REQUIRES: a Submission.
+/// Launches what must run before the work of `stream`, and fills in its place.
+/// Guards run on their pool's own GPU and in its context: for a stream of another
+/// one on a stream of their own, ordered by events both ways. In a capture, which
+/// they can't join, what they would make present stays so for good.
+/// REQUIRES: a Submission.
 CUresult put_in_front(DeviceRuntime& device, StreamRef stream, std::span<const vmm::AbiRun> written,
-                      const vmm::LinearWrite* linear);
+                      const vmm::LinearWrite* linear, StreamOrder::Place* place);
+/// The same on the device's own stream, told as submitted.
+CUresult guard_on_own_stream(DeviceRuntime& device, std::span<const vmm::AbiRun> written);
 
 /// The submission that this thread is making, for retry_over_holes(): which
 /// ranges its work writes, and on which stream.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdlib>
 
+#include "preload/graph_capture.h"
 #include "preload/real_driver.h"
 
 namespace kvshim::preload {
@@ -12,7 +13,8 @@ testing::StreamDriver* current = nullptr;
 
 CUresult capture_info(CUstream stream, CUstreamCaptureStatus* status, cuuint64_t* id, CUgraph*,
                       const CUgraphNode**, size_t*) {
-  const std::uint64_t capture = current->streams.at(stream).capture;
+  ++current->calls;
+  const std::uint64_t capture = current->stream_of(stream).capture;
   *status = capture != 0 ? CU_STREAM_CAPTURE_STATUS_ACTIVE : CU_STREAM_CAPTURE_STATUS_NONE;
   *id = capture;
   return CUDA_SUCCESS;
@@ -49,8 +51,17 @@ CUresult event_destroy(CUevent event) {
 }
 CUresult event_record(CUevent event, CUstream handle) {
   ++current->calls;
-  auto& stream = current->streams.at(handle);
+  auto& stream = current->stream_of(handle);
   if (current->record_result != CUDA_SUCCESS) return current->record_result;
+  if (current->failing_records != 0) {
+    --current->failing_records;
+    return CUDA_ERROR_UNKNOWN;
+  }
+  if (handle == CU_STREAM_LEGACY) {
+    for (const auto& [other, state] : current->streams) {
+      if (state.flags == 0) stream.before.insert(state.before.begin(), state.before.end());
+    }
+  }
   if (stream.destroyed) current->breaches.push_back("record on a destroyed stream");
   if (current->events.at(event).context != stream.context) return CUDA_ERROR_INVALID_HANDLE;
   current->events.at(event).after = stream.before;
@@ -65,11 +76,11 @@ CUresult event_query(CUevent event) {
 CUresult wait_event(CUstream handle, CUevent event, unsigned) {
   ++current->calls;
   const auto& after = current->events.at(event).after;
-  current->streams.at(handle).before.insert(after.begin(), after.end());
+  current->stream_of(handle).before.insert(after.begin(), after.end());
   return CUDA_SUCCESS;
 }
 CUresult stream_query(CUstream handle) {
-  auto& stream = current->streams.at(handle);
+  auto& stream = current->stream_of(handle);
   if (stream.destroyed) current->breaches.push_back("query of a destroyed stream");
   if (stream.capture != 0) current->breaches.push_back("query of a capturing stream");
   const bool all = std::all_of(stream.before.begin(), stream.before.end(),
@@ -77,14 +88,30 @@ CUresult stream_query(CUstream handle) {
   return all ? CUDA_SUCCESS : CUDA_ERROR_NOT_READY;
 }
 
+CUresult stream_context(CUstream handle, CUcontext* out) {
+  *out = current->stream_of(handle).context;
+  return CUDA_SUCCESS;
+}
+CUresult stream_flags(CUstream handle, unsigned* out) {
+  *out = current->stream_of(handle).flags;
+  return CUDA_SUCCESS;
+}
+CUresult exchange_capture_mode(CUstreamCaptureMode*) { return CUDA_SUCCESS; }
+
 RealDriver table_of_streams() {
   RealDriver table;
+  table.cuStreamGetCtx = stream_context;
+  table.cuStreamGetFlags = stream_flags;
   table.cuStreamGetCaptureInfo_v2 = capture_info;
   return table;
 }
 const RealDriver table = table_of_streams();
 
 }  // namespace
+
+namespace graph_capture_detail {
+std::atomic<int> captures{0};
+}
 
 namespace real_driver_detail {
 std::atomic<const RealDriver*> found{&table};
@@ -99,9 +126,7 @@ StreamDriver::StreamDriver() {
   if (current != nullptr) std::abort();
   current = this;
   contexts.push_back(reinterpret_cast<CUcontext>(std::uintptr_t{1}));
-  for (CUstream handle : {CU_STREAM_LEGACY, CU_STREAM_PER_THREAD}) {
-    streams[handle].context = contexts.back();
-  }
+  streams[CU_STREAM_LEGACY].context = contexts.back();
   api_.cuStreamIsCapturing = is_capturing;
   api_.cuCtxGetCurrent = context_now;
   api_.cuCtxPushCurrent_v2 = push;
@@ -112,9 +137,36 @@ StreamDriver::StreamDriver() {
   api_.cuEventQuery = event_query;
   api_.cuStreamWaitEvent = wait_event;
   api_.cuStreamQuery = stream_query;
+  api_.cuThreadExchangeStreamCaptureMode = exchange_capture_mode;
 }
 
-StreamDriver::~StreamDriver() { current = nullptr; }
+StreamDriver::~StreamDriver() {
+  current = nullptr;
+  graph_capture_detail::captures = 0;
+}
+
+StreamDriver::Stream& StreamDriver::stream_of(CUstream handle) {
+  if (handle != CU_STREAM_PER_THREAD) return streams.at(handle);
+  Stream& own = default_streams[std::this_thread::get_id()];
+  if (own.context == nullptr) own.context = contexts.front();
+  return own;
+}
+
+std::uint64_t StreamDriver::begin_capture(CUstream stream) {
+  ++graph_capture_detail::captures;
+  return stream_of(stream).capture = ++last_capture;
+}
+
+void StreamDriver::end_capture(CUstream stream) {
+  --graph_capture_detail::captures;
+  const std::uint64_t ended = stream_of(stream).capture;
+  for (auto& [handle, state] : streams) {
+    if (state.capture == ended) state.capture = 0;
+  }
+  for (auto& [thread, state] : default_streams) {
+    if (state.capture == ended) state.capture = 0;
+  }
+}
 
 CUstream StreamDriver::make_stream(CUcontext context) {
   const auto handle = reinterpret_cast<CUstream>(last_handle++);
@@ -124,7 +176,7 @@ CUstream StreamDriver::make_stream(CUcontext context) {
 
 int StreamDriver::work(CUstream handle) {
   const int piece = ++last_work;
-  auto& stream = streams.at(handle);
+  auto& stream = stream_of(handle);
   waits_for[piece] = stream.before;
   stream.before.insert(piece);
   return piece;

@@ -8,6 +8,7 @@
 #include <map>
 #include <set>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "vmm/driver.h"
@@ -24,6 +25,7 @@ struct StreamDriver {
     std::set<int> before;  // all work that comes before what is submitted next
     std::uint64_t capture = 0;
     bool destroyed = false;
+    unsigned flags = 1;  // CU_STREAM_NON_BLOCKING
   };
 
   StreamDriver();
@@ -31,18 +33,19 @@ struct StreamDriver {
   const vmm::DriverApi& api() const { return api_; }
 
   CUstream make_stream(CUcontext context = nullptr);
+  /// What the handle means in the calling thread.
+  Stream& stream_of(CUstream handle);
   /// Submits a piece of work; its number.
   int work(CUstream stream);
   /// Whether the second piece can't start before the first has ended.
   bool ordered(int first, int second) const { return waits_for.at(second).contains(first); }
   void finish(int piece) { done.insert(piece); }
-  void begin_capture(CUstream stream) { streams.at(stream).capture = ++last_capture; }
-  void end_capture(CUstream stream) { streams.at(stream).capture = 0; }
-  void join_capture(CUstream stream, CUstream origin) {
-    streams.at(stream).capture = streams.at(origin).capture;
-  }
+  std::uint64_t begin_capture(CUstream stream);
+  void end_capture(CUstream stream);
+  void join_capture(CUstream stream, std::uint64_t capture) { stream_of(stream).capture = capture; }
 
   std::map<CUstream, Stream> streams;
+  std::map<std::thread::id, Stream> default_streams;  // the threads' own
   std::map<CUevent, Event> events;
   std::map<int, std::set<int>> waits_for;
   std::set<int> done;
@@ -52,6 +55,7 @@ struct StreamDriver {
   unsigned calls = 0;
   std::vector<std::string> breaches;
   CUresult record_result = CUDA_SUCCESS;
+  unsigned failing_records = 0;  // so many fail, then they succeed
   std::vector<CUcontext> contexts;
 
  private:

@@ -18,12 +18,14 @@ class StreamOrderTest : public ::testing::Test {
     for (const std::string& breach : driver_.breaches) ADD_FAILURE() << breach;
   }
   // As the gate submits: ordered, then told.
-  int submit(CUstream stream) {
-    EXPECT_EQ(order_.order({stream}), CUDA_SUCCESS);
-    const int piece = driver_.work(stream);
-    order_.submitted({stream});
+  int submit(StreamRef stream) {
+    StreamOrder::Place place;
+    EXPECT_EQ(order_.order(stream, &place), CUDA_SUCCESS);
+    const int piece = driver_.work(stream.explicit_handle());
+    order_.submitted(stream, place);
     return piece;
   }
+  int submit(CUstream stream) { return submit(StreamRef{stream}); }
   StreamDriver driver_;
   StreamOrder order_{driver_.api()};
   CUstream a_ = driver_.make_stream(), b_ = driver_.make_stream(), c_ = driver_.make_stream();
@@ -86,6 +88,28 @@ TEST_F(StreamOrderTest, StreamsOfTwoContextsAreOrdered) {
   EXPECT_TRUE(order_.finished());
 }
 
+TEST_F(StreamOrderTest, AStreamBelongsToItsContextWhateverTheCallersIs) {
+  const auto other = reinterpret_cast<CUcontext>(std::uintptr_t{2});
+  const CUstream theirs = driver_.make_stream(other);
+  StreamOrder::Place place;
+  ASSERT_EQ(order_.order({theirs}, &place), CUDA_SUCCESS);
+  EXPECT_EQ(place.context, other);
+  const int first = driver_.work(theirs);
+  order_.submitted({theirs}, place);
+  const int second = submit(a_);
+  EXPECT_TRUE(driver_.ordered(first, second));
+}
+
+TEST_F(StreamOrderTest, AStreamThatWorksAloneAgainIsNotFollowedByEvents) {
+  driver_.finish(submit(a_));
+  driver_.finish(submit(b_));
+  for (int i = 0; i < 100; ++i) driver_.finish(submit(b_));
+  const unsigned calls = driver_.calls;
+  const int last = submit(b_);
+  EXPECT_EQ(driver_.calls, calls);
+  EXPECT_TRUE(driver_.ordered(last, submit(a_)));
+}
+
 TEST_F(StreamOrderTest, ADestroyedStreamsWorkIsKnownByItsEvent) {
   const int first = submit(a_);
   order_.before_destroy(a_);
@@ -101,11 +125,49 @@ TEST_F(StreamOrderTest, ADestroyedStreamsWorkIsKnownByItsEvent) {
 TEST_F(StreamOrderTest, ADestroyedStreamIsNotTouchedEvenIfItsEndWasNotRecorded) {
   submit(a_);
   driver_.record_result = CUDA_ERROR_UNKNOWN;
-  order_.before_destroy(a_);
+  EXPECT_FALSE(order_.before_destroy(a_));
   driver_.record_result = CUDA_SUCCESS;
   driver_.streams.at(a_).destroyed = true;
   submit(b_);
   EXPECT_FALSE(order_.finished()) << "nobody can tell";
+}
+
+TEST_F(StreamOrderTest, ASecondEventSavesADestroyedStreamsEnd) {
+  const int first = submit(a_);
+  driver_.failing_records = 1;
+  EXPECT_TRUE(order_.before_destroy(a_));
+  driver_.streams.at(a_).destroyed = true;
+  EXPECT_FALSE(order_.finished());
+  driver_.finish(first);
+  EXPECT_TRUE(order_.finished());
+}
+
+TEST_F(StreamOrderTest, TheLegacyStreamKnowsTheEndOfABlockingStream) {
+  driver_.streams.at(a_).flags = 0;
+  const int first = submit(a_);
+  driver_.failing_records = 2;
+  EXPECT_TRUE(order_.before_destroy(a_));
+  driver_.streams.at(a_).destroyed = true;
+  EXPECT_FALSE(order_.finished());
+  driver_.finish(first);
+  EXPECT_TRUE(order_.finished());
+}
+
+TEST_F(StreamOrderTest, WaitingForTheWholeContextFindsWhatWasLost) {
+  submit(a_);
+  driver_.record_result = CUDA_ERROR_UNKNOWN;
+  EXPECT_FALSE(order_.before_destroy(a_));
+  const std::uint64_t until = order_.lost_so_far();
+  submit(b_);
+  EXPECT_FALSE(order_.before_destroy(b_));
+  driver_.record_result = CUDA_SUCCESS;
+  driver_.streams.at(a_).destroyed = driver_.streams.at(b_).destroyed = true;
+  EXPECT_EQ(order_.lost(), 2u);
+  order_.context_finished(driver_.contexts.front(), until);
+  EXPECT_EQ(order_.lost(), 1u) << "the second one was lost while the context was waited for";
+  EXPECT_FALSE(order_.finished());
+  order_.context_finished(driver_.contexts.front(), order_.lost_so_far());
+  EXPECT_TRUE(order_.finished());
 }
 
 TEST_F(StreamOrderTest, ANewStreamWithADestroyedOnesHandleIsAnotherStream) {
@@ -132,8 +194,7 @@ TEST_F(StreamOrderTest, ACapturingStreamIsAskedByItsEvent) {
 
 TEST_F(StreamOrderTest, BranchesOfACaptureAreOrderedAndNothingElse) {
   const int outside = submit(c_);
-  driver_.begin_capture(a_);
-  driver_.join_capture(b_, a_);
+  driver_.join_capture(b_, driver_.begin_capture(a_));
   const int first = submit(a_), second = submit(b_), third = submit(a_);
   EXPECT_TRUE(driver_.ordered(first, second));
   EXPECT_TRUE(driver_.ordered(second, third));
@@ -141,17 +202,26 @@ TEST_F(StreamOrderTest, BranchesOfACaptureAreOrderedAndNothingElse) {
   driver_.finish(outside);
   EXPECT_TRUE(order_.finished()) << "captured work is no unfinished work";
   driver_.end_capture(a_);
-  driver_.end_capture(b_);
+}
+
+TEST_F(StreamOrderTest, BranchesOnTwoThreadsDefaultStreamsAreOrderedInACapture) {
+  const StreamRef own{nullptr, StreamFlavor::kPerThread};
+  const std::uint64_t capture = driver_.begin_capture(CU_STREAM_PER_THREAD);
+  const int first = submit(own);
+  int second = 0;
+  std::thread([&] {
+    driver_.join_capture(CU_STREAM_PER_THREAD, capture);
+    second = submit(own);
+  }).join();
+  EXPECT_TRUE(driver_.ordered(first, second));
+  EXPECT_TRUE(driver_.ordered(second, submit(own)));
+  driver_.end_capture(CU_STREAM_PER_THREAD);
 }
 
 TEST_F(StreamOrderTest, EachThreadsDefaultStreamIsRecordedByThatThread) {
   const StreamRef own{nullptr, StreamFlavor::kPerThread};
   int first = 0;
-  std::thread([&] {
-    ASSERT_EQ(order_.order(own), CUDA_SUCCESS);
-    first = driver_.work(CU_STREAM_PER_THREAD);
-    order_.submitted(own);
-  }).join();
+  std::thread([&] { first = submit(own); }).join();
   EXPECT_EQ(driver_.events.size(), 1u);
   EXPECT_FALSE(order_.finished());
   const int second = submit(a_);
