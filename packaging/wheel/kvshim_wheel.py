@@ -125,8 +125,18 @@ def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
         return pack(tree, wheel_directory)
 
 
+def prepare_metadata_for_build_wheel(metadata_directory, config_settings=None):
+    """Without it pip would build twice."""
+    del config_settings
+    info = pathlib.Path(metadata_directory) / f"kvshim-{version()}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(metadata())
+    return info.name
+
+
 def build_sdist(sdist_directory, config_settings=None):
-    """A copy of the sources: not offered, since building needs more than Python's tools."""
+    """Not offered: building needs more than Python's tools."""
+    del sdist_directory, config_settings
     raise RuntimeError("kvshim is built from its repository, see docs/building.md")
 
 

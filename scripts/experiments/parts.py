@@ -28,6 +28,7 @@ class PartRun:
         self.begin = time.time()
         self.idle = []  # MiB at the end of each pause
         self.servers = []
+        self.faults_in_host = {}  # of a server that an earlier part started, until now
         self.content = {"name": name, "experiment": self.experiment, "contestant": contestant,
                         "complete": False, "begin": self.begin, "base_mib": context.base_mib,
                         "bursts": [], "probes": {}, "servers": {}}
@@ -44,6 +45,7 @@ class PartRun:
         for server in self.servers:
             self.content["servers"][server.name] = {
                 "ready_seconds": server.ready_seconds, "utilization": server.utilization}
+            self.faults_in_host[server.name] = server.faults_in_host()
 
     def pause(self, what, seconds):
         """Until the shim had its time to give back; the level at the end is what idleness costs."""
@@ -80,7 +82,9 @@ class PartRun:
     def finish(self):
         end = time.time()
         for server in self.servers:
-            self.content["servers"].setdefault(server.name, {}).update(shim=server.facts())
+            before = self.faults_in_host.get(server.name, 0)
+            self.content["servers"].setdefault(server.name, {}).update(
+                shim=server.facts(), faults_in_host=server.faults_in_host() - before)
         samples = self.context.memory.samples(self.begin, end)
         content = self.content
         content["idle_mib"] = statistics.median(self.idle) if self.idle else None
@@ -135,11 +139,16 @@ def oversized(run):
     small = run.context.settings.kind == "small"
     load = run.plan.load() if small else run.plan.heavy_load()
     environment = run.context.settings.driver_environment
+    before = run.context.memory.level()
     ballast = Ballast(run.plan.gpu_reserve + run.plan.leave_mib, environment)
     run.context.say(f"{run.name}: ballast {ballast.says}")
-    run.content.update(ballast_mib=ballast.mib, left_mib=ballast.free_mib,
-                       usable_mib=ballast.free_mib - run.plan.gpu_reserve)
     try:
+        run.pause("the ballast is there", 0.6)
+        run.idle.pop()
+        # With what its context takes.
+        run.content.update(ballast_mib=run.context.memory.level() - before,
+                           left_mib=ballast.free_mib,
+                           usable_mib=ballast.free_mib - run.plan.gpu_reserve)
         for number in range(run.plan.bursts):
             run.burst(run.servers, number, load)
             run.pause(f"after burst {number + 1}", run.plan.gap)

@@ -115,10 +115,15 @@ class Server:
                 facts["device"] = device
         return facts
 
-    def end(self, grace=20):
+    def faults_in_host(self):
+        """How many faults found no GPU memory, since the server began."""
+        return self.facts().get("device", {}).get("faults", {}).get("in_host_memory", 0)
+
+    def end(self, grace=20, ask=True):
         if self.process and self.process.poll() is None:
-            with contextlib.suppress(OSError):
-                self.ask_to_end()
+            if ask:
+                with contextlib.suppress(OSError):
+                    self.ask_to_end()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(grace)
         if self.process:
@@ -159,8 +164,12 @@ class Ballast:
 
 
 def end_all(servers):
+    """All at the same time."""
     for server in servers:
-        server.end()
+        with contextlib.suppress(OSError):
+            server.ask_to_end()
+    for server in servers:
+        server.end(ask=False)
 
 
 def write_json(path, content):

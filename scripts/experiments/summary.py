@@ -79,7 +79,7 @@ def remarks(content):
         if part.get("error"):
             lines.append(f"- {name}: NOT COMPLETE: {part['error']}")
         if "ballast_mib" in part:
-            lines.append(f"- {name}: a ballast of {part['ballast_mib']} MiB (not in the table) left "
+            lines.append(f"- {name}: a ballast of {part['ballast_mib']:.0f} MiB (not in the table) left "
                          f"{part['usable_mib']:.0f} MiB that pools may take; "
                          f"{faults_in_host(part)} faults were served in host memory.")
         for server, facts in part["servers"].items():
@@ -96,8 +96,7 @@ def remarks(content):
 
 
 def faults_in_host(part):
-    return sum(facts.get("shim", {}).get("device", {}).get("faults", {}).get("in_host_memory", 0)
-               for facts in part["servers"].values())
+    return sum(facts.get("faults_in_host", 0) for facts in part["servers"].values())
 
 
 def markdown(content):
