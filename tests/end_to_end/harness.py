@@ -60,7 +60,7 @@ class Case(unittest.TestCase):
         config = self.folder / "kvshim.toml"
         lines = {"idle_timeout": '"100ms"', "min_size": '"16MiB"', "log_level": '"debug"',
                  "arena_size": '"64GiB"', "log_file": f'"{self.folder}/log"',
-                 "status_dir": f'"{self.folder}"'}
+                 "status_dir": f'"{self.folder}"', "segment_dir": f'"{self.folder}"'}
         lines.update(options or {})
         # Another engine of the same test may be reading it just now.
         written = self.folder / "next.toml"

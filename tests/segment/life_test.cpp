@@ -128,6 +128,7 @@ TEST_F(LifeTest, AForkedChildDoesNotKeepItsParentsRecord) {
 }
 
 TEST_F(LifeTest, AnExecutedProgramDoesNotKeepItsParentsRecord) {
+  auto first = join();  // the parent below opens what is there
   int ends[2];
   ASSERT_EQ(pipe(ends), 0);
   Child parent([&] {
@@ -148,6 +149,23 @@ TEST_F(LifeTest, AnExecutedProgramDoesNotKeepItsParentsRecord) {
   EXPECT_EQ(::kill(program, 0), 0);
   EXPECT_FALSE(live(pid));
   ::kill(program, SIGKILL);
+}
+
+TEST_F(LifeTest, NoDescriptorOutlivesAnExec) {
+  Child child([&] {
+    for (const bool first : {true, false}) {  // making the file, opening it
+      if (first == (access(path().c_str(), F_OK) == 0)) return 1;
+      auto owner = join();
+      for (int file = 3; file < 64; ++file) {
+        const int flags = fcntl(file, F_GETFD);
+        struct stat found {};
+        if (flags == -1 || fstat(file, &found) != 0 || !S_ISREG(found.st_mode)) continue;
+        if (found.st_size == sizeof(Segment) && (flags & FD_CLOEXEC) == 0) return 2;
+      }
+    }
+    return 0;
+  });
+  EXPECT_EQ(child.wait(), 0);
 }
 
 TEST_F(LifeTest, AnAbandonedChildCanJoinForItself) {
@@ -218,11 +236,14 @@ TEST_F(LifeTest, ADescriptorThatBecameTheHostsIsNeitherLockedNorClosed) {
     }
     owner->tick();
     owner.reset();
-    const int other = open(hosts.c_str(), O_RDWR | O_CLOEXEC);
-    if (locked_by_other(other, kLockBase, 1 << 20)) return 2;
+    struct stat its {};
+    stat(hosts.c_str(), &its);
     for (int file = 3; file < 64; ++file) {
-      if (fcntl(file, F_GETFD) == -1) return 3;
+      struct stat found {};
+      if (fstat(file, &found) != 0 || found.st_ino != its.st_ino) return 2;
     }
+    const int other = open(hosts.c_str(), O_RDWR | O_CLOEXEC);
+    if (locked_by_other(other, kLockBase, 1 << 20)) return 3;
     return 0;
   });
   EXPECT_EQ(child.wait(), 0);
