@@ -3,6 +3,7 @@
 // (Ubuntu 22.04). Only what the test of the built file (tests/link) asked for.
 #include <sys/random.h>
 
+#include <cstddef>
 #include <cstdint>
 
 // glibc 2.36. Debian 12's static libstdc++ calls it (std::random_device).
@@ -13,6 +14,17 @@ extern "C" std::uint32_t arc4random() {
   while (getrandom(&word, sizeof word, 0) != static_cast<ssize_t>(sizeof word)) {
   }
   return word;
+}
+
+// The same of glibc 2.36; Debian 12's libevent calls it (kvshim, the command line).
+extern "C" void arc4random_buf(void* buffer, std::size_t bytes) {
+  auto* at = static_cast<unsigned char*>(buffer);
+  while (bytes > 0) {
+    const ssize_t got = getrandom(at, bytes, 0);
+    if (got <= 0) continue;
+    at += got;
+    bytes -= static_cast<std::size_t>(got);
+  }
 }
 
 // glibc 2.38. Its headers turn strtol and its kin into these, which also read

@@ -1,0 +1,21 @@
+// JSON documents on standard output.
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json_fwd.hpp>
+
+#include "tools/kvshim/snapshot.h"
+
+namespace kvshim::cli {
+
+/// Prints the document with a newline at its end. Bytes that are no UTF-8 are
+/// replaced.
+void print_json(const nlohmann::json& document);
+
+/// null for none (0 or kNoLimit), else the bytes.
+nlohmann::json json_limit(std::uint64_t bytes);
+
+/// The whole snapshot, with rates since `before` (may be null).
+nlohmann::json json_of(const Snapshot& now, const Snapshot* before);
+
+}  // namespace kvshim::cli

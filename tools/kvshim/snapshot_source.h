@@ -1,0 +1,27 @@
+// Where snapshots come from: the shared segments of this user, and NVML for the
+// GPUs' totals when it answers in time.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "segment/reader.h"
+#include "tools/kvshim/gpu_probe.h"
+#include "tools/kvshim/snapshot.h"
+
+namespace kvshim::cli {
+
+/// The folder of the segments as this user's configuration has it; empty: the default.
+std::string segment_folder();
+
+/// The figures of living processes. Pure.
+Snapshot snapshot_of(const std::vector<segment::GpuSnapshot>& segments, double seconds);
+
+/// Sets totals, use and index of the snapshot's GPUs from NVML, and adds GPUs that
+/// no process of ours is on. Pure.
+void add_gpu_memory(const std::vector<GpuMemory>& gpus, Snapshot* snapshot);
+
+/// What there is now. `probe` may be null; waits for it at most `longest_ms`.
+Snapshot take_snapshot(const std::string& folder, GpuProbe* probe, int longest_ms);
+
+}  // namespace kvshim::cli
