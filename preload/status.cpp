@@ -75,6 +75,7 @@ std::string device_json(Runtime& runtime, DeviceRuntime& device) {
          field("total_us", s.faults.total()) + ", " + field("p50_us", s.faults.quantile(0.5)) +
          ", " + field("p99_us", s.faults.quantile(0.99)) + ", " + field("max_us", s.faults.max()) +
          ", " + field("granules", s.granules_made_present.load()) + ", " +
+         field("granules_ahead", s.granules_ahead.load()) + ", " +
          field("in_host_memory", s.faults_in_host_memory.load()) + ", " +
          field("failed", s.failed_faults.load()) + "}";
   out += ", " + field("lost_streams", device.streams.lost()) + ", " +
