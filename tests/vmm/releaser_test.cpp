@@ -48,12 +48,12 @@ TEST_F(ReleaserTest, IdleContentsGoToHostMemoryAndStay) {
 }
 
 TEST_F(ReleaserTest, ZeroContentsCostNothing) {
-  bench_.release_when_idle(quick());
   write({1, 2, 3}, 7);
   write({3, 9}, 0);
   for (const std::uint32_t g : {3u, 9u}) {
     std::memset(reinterpret_cast<void*>(bench_.address(pool_, g)), 0, kGranuleBytes);
   }
+  bench_.release_when_idle(quick());
   ASSERT_TRUE(eventually_resident(0));
   EXPECT_EQ(bench_.figures(pool_).parked, 2 * kGranuleBytes);
   EXPECT_FALSE(bench_.writable(pool_, 3));
