@@ -17,11 +17,13 @@ bool read_at(int file, std::size_t offset, T* into) noexcept {
 
 }  // namespace
 
-bool RecordCopy::read(int file, std::size_t index) noexcept {
-  const std::size_t at = offsetof(Segment, records) + index * sizeof(RecordPage);
-  if (!read_at(file, at, &first_)) return false;
+bool RecordCopy::read_first(int file, std::size_t index) noexcept {
+  return read_at(file, offsetof(Segment, records) + index * sizeof(RecordPage), &first_);
+}
+
+bool RecordCopy::read_second(int file, std::size_t index) noexcept {
   std::atomic_thread_fence(std::memory_order_acquire);
-  return read_at(file, at, &second_);
+  return read_at(file, offsetof(Segment, records) + index * sizeof(RecordPage), &second_);
 }
 
 std::uint64_t RecordCopy::claim() const noexcept {

@@ -14,7 +14,12 @@ namespace kvshim::segment {
 class RecordCopy {
  public:
   /// False: the file is too short (or can't be read).
-  bool read(int file, std::size_t index) noexcept;
+  bool read(int file, std::size_t index) noexcept {
+    return read_first(file, index) && read_second(file, index);
+  }
+  /// The two halves of read().
+  bool read_first(int file, std::size_t index) noexcept;
+  bool read_second(int file, std::size_t index) noexcept;
 
   std::uint64_t claim() const noexcept;  // 0: free, or changed while it was read
   std::uint64_t answers() const noexcept { return first_.record.answers.load(); }

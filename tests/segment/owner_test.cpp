@@ -23,7 +23,7 @@ TEST_F(OwnerTest, MakesAPrivateFileOfItsFullSize) {
 }
 
 TEST_F(OwnerTest, TheFileIsPrivateWhateverTheUmask) {
-  for (const mode_t mask : {0, 0777}) {
+  for (const mode_t mask : {0u, 0777u}) {
     const mode_t before = umask(mask);
     auto owner = join();
     umask(before);

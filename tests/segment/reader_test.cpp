@@ -4,6 +4,7 @@
 
 #include <fstream>
 
+#include "segment/record_copy.h"
 #include "tests/segment/child.h"
 #include "tests/segment/folder.h"
 
@@ -65,6 +66,34 @@ TEST_F(ReaderTest, ConcurrentReadersSeeNoTornFigures) {
   }
   EXPECT_GT(good, 20u);
   EXPECT_GT(last, 1000u);
+}
+
+TEST_F(ReaderTest, ACopyThatAWriterOvertookIsNotTakenForWhole) {
+  auto owner = join();
+  owner->publish(uniform(1), {});
+  const int file = open(path().c_str(), O_RDONLY | O_CLOEXEC);
+  RecordCopy copy;
+  Figures figures;
+  Settings settings;
+  std::uint64_t generation = 0;
+  Control control;
+  ASSERT_TRUE(copy.read_first(file, owner->index()));
+  owner->post_need(1, NeedKind::kFault);
+  ASSERT_TRUE(copy.read_second(file, owner->index()));
+  Need need;
+  EXPECT_FALSE(copy.need(&need)) << "who knows what of it the first copy has";
+  EXPECT_TRUE(copy.figures(&figures)) << "not written meanwhile";
+  EXPECT_TRUE(copy.settings(&settings));
+  EXPECT_TRUE(copy.control(owner->index(), &control, &generation));
+
+  ASSERT_TRUE(copy.read_first(file, owner->index()));
+  const std::size_t index = owner->index();
+  owner.reset();
+  owner = join();  // a successor in the same record
+  ASSERT_EQ(owner->index(), index);
+  ASSERT_TRUE(copy.read_second(file, index));
+  EXPECT_EQ(copy.claim(), 0u) << "neither the one's nor the other's";
+  close(file);
 }
 
 TEST_F(ReaderTest, ReadingAllIsQuick) {

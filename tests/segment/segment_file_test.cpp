@@ -200,6 +200,29 @@ TEST_F(SegmentFileTest, AMakerThatDoesNotGoOnIsReportedNotWaitedFor) {
   EXPECT_EQ(refusal(), "");
 }
 
+TEST_F(SegmentFileTest, OneThatIsReplacedWhileSomebodyWaitsForItIsNotJoined) {
+  make_valid_one();
+  const int old = open(path().c_str(), O_RDWR | O_CLOEXEC);
+  ASSERT_TRUE(try_lock(old, kMakerLock));
+  int ends[2];
+  ASSERT_EQ(pipe(ends), 0);
+  Child child([&] {
+    if (write(ends[1], "x", 1) != 1) return 1;
+    auto owner = join();
+    return owner != nullptr && owner->neighbours() == 1 ? 0 : 2;
+  });
+  char byte = 0;
+  ASSERT_EQ(read(ends[0], &byte, 1), 1);
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));  // it waits by now, as a rule
+  unlink(path().c_str());
+  auto owner = join();
+  unlock(old, kMakerLock);
+  EXPECT_EQ(child.wait(), 0);
+  close(old);
+  close(ends[0]);
+  close(ends[1]);
+}
+
 TEST_F(SegmentFileTest, ALimitOnFileSizesIsAReasonAndKillsNobody) {
   Child child([&] {
     const rlimit limit{65536, 65536};
