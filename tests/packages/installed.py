@@ -58,5 +58,8 @@ class Case(unittest.TestCase):
         self.assertRegex(elastic, r"pool 4: \d+ MiB")
         self.assertIn("released ", elastic)
         if HAS_TOOL:
+            for page in ("man/man1/kvshim.1", "bash-completion/completions/kvshim",
+                         "zsh/site-functions/_kvshim", "fish/vendor_completions.d/kvshim.fish"):
+                self.assertTrue((pathlib.Path(programs).parent / "share" / page).is_file(), page)
             version = self.run_program(["kvshim", "--version"], env=environment)
             self.assertRegex(version, r"\d+\.\d+\.\d+")
