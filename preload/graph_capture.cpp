@@ -31,6 +31,7 @@ struct Records {
   std::mutex mutex;                                     // never held across a driver call
   std::unordered_map<std::uint64_t, Capture> captures;  // by the driver's capture id
   std::unordered_set<CUgraph> guarded;
+  std::unordered_set<CUgraph> embedded;  // children that the program asked for
   std::unordered_map<CUgraphNode, std::vector<CUgraph>> conditionals;
 };
 
@@ -156,10 +157,21 @@ bool graph_is_guarded(CUgraph graph) noexcept {
   return all.guarded.contains(graph);
 }
 
+void graph_embedded(CUgraph graph) noexcept {
+  Records& all = records();
+  const std::lock_guard lock(all.mutex);
+  try {
+    all.embedded.insert(graph);
+  } catch (...) {  // its parent is not known: as if something in it had been changed
+    all.guarded.clear();
+  }
+}
+
 void graph_edited(CUgraph graph) noexcept {
   Records& all = records();
   const std::lock_guard lock(all.mutex);
   all.guarded.erase(graph);
+  if (all.embedded.contains(graph)) all.guarded.clear();
   for (auto& [id, capture] : all.captures) {
     if (capture.graph == graph) capture.unguarded = true;
   }
@@ -187,6 +199,7 @@ void graph_gone(CUgraph graph) noexcept {
   Records& all = records();
   const std::lock_guard lock(all.mutex);
   all.guarded.erase(graph);
+  all.embedded.erase(graph);
 }
 
 void conditional_added(CUgraphNode node, std::span<const CUgraph> bodies) noexcept {

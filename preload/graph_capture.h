@@ -45,6 +45,8 @@ void capture_gets_unguarded_work(StreamRef stream) noexcept;
 bool graph_is_guarded(CUgraph graph) noexcept;
 /// Nodes were added to the graph, or edges removed, by hand.
 void graph_edited(CUgraph graph) noexcept;
+/// The graph is part of another one, whose records an edit of it concerns as well.
+void graph_embedded(CUgraph graph) noexcept;
 /// A node of some graph was changed or removed by hand. The driver doesn't say of
 /// which graph, so every record is dropped; executables keep what they have.
 void node_edited() noexcept;

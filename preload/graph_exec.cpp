@@ -214,8 +214,8 @@ CUresult update_exec(CUgraphExec exec, CUgraph graph, SubmitRef submit) noexcept
   }
 }
 
-CUresult graph_exec_detail::add_to_exec(CUgraphExec exec, bool guarded, const GraphReach& addition,
-                                        SubmitRef submit) {
+CUresult graph_exec_detail::add_to_exec(CUgraphExec exec, bool loses_guard, bool guarded,
+                                        const GraphReach& addition, SubmitRef submit) {
   const std::shared_ptr<const ExecState> before = state_of(exec);
   auto state =
       before != nullptr ? std::make_shared<ExecState>(*before) : std::make_shared<ExecState>();
@@ -225,6 +225,11 @@ CUresult graph_exec_detail::add_to_exec(CUgraphExec exec, bool guarded, const Gr
   PinsUntilKept pins(state.get());
   for (const std::uint64_t word : addition.words) remember_argument(word);
   CUresult result = CUDA_SUCCESS;
+  if (loses_guard) {
+    state->pin_all = true;  // also after an update: a disabled node stays disabled
+    result = add_pins(state.get(), state->touched);
+    if (result != CUDA_SUCCESS) return result;
+  }
   if (state->pin_all || addition.device_updatable || (many && !addition.written.empty())) {
     result = add_pins(state.get(), addition.touched);
   } else if (!guarded) {

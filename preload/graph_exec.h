@@ -22,11 +22,13 @@ CUresult instantiate_graph(CUgraph graph, unsigned long long flags, CUgraphExec*
 /// cuGraphExecUpdate: all nodes take the graph's parameters.
 CUresult update_exec(CUgraphExec exec, CUgraph graph, SubmitRef submit) noexcept;
 
-/// A node-parameter setter of the executable: `add` fills in the reach of the new
+/// A change of one node of the executable: `add` fills in the reach of the new
 /// parameters. What they write is pinned, guards notwithstanding, unless `guarded`
-/// (a child graph with guards of its own).
+/// (a child graph with guards of its own). A guard that is changed covers nothing
+/// any more: the executable then keeps all it touches.
 template <class Add>
-CUresult change_exec(CUgraphExec exec, bool guarded, Add&& add, SubmitRef submit) noexcept;
+CUresult change_exec(CUgraphExec exec, CUgraphNode node, bool guarded, Add&& add,
+                     SubmitRef submit) noexcept;
 
 /// cuGraphLaunch, also into a capture, where it becomes a child graph node. An
 /// executable that reaches no pool goes straight to the driver; no lock then.
@@ -39,17 +41,20 @@ void exec_destroyed(CUgraphExec exec) noexcept;
 void abandon_executables_after_fork() noexcept;
 
 namespace graph_exec_detail {
-CUresult add_to_exec(CUgraphExec exec, bool guarded, const GraphReach& addition, SubmitRef submit);
+CUresult add_to_exec(CUgraphExec exec, bool loses_guard, bool guarded, const GraphReach& addition,
+                     SubmitRef submit);
 }
 
 template <class Add>
-CUresult change_exec(CUgraphExec exec, bool guarded, Add&& add, SubmitRef submit) noexcept {
+CUresult change_exec(CUgraphExec exec, CUgraphNode node, bool guarded, Add&& add,
+                     SubmitRef submit) noexcept {
   if (!any_pool_ever()) return submit();
   try {
     GraphReach addition;
     add(&addition);
-    if (addition.empty()) return submit();
-    return graph_exec_detail::add_to_exec(exec, guarded, addition, submit);
+    const bool loses_guard = is_guard_node(node);
+    if (addition.empty() && !loses_guard) return submit();
+    return graph_exec_detail::add_to_exec(exec, loses_guard, guarded, addition, submit);
   } catch (...) {
     return CUDA_ERROR_OUT_OF_MEMORY;
   }

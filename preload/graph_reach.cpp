@@ -12,8 +12,9 @@ namespace kvshim::preload {
 namespace {
 
 void touch(GraphReach* reach, const PoolView& pool, bool stays_in_written) {
-  const auto known = std::find_if(reach->touched.begin(), reach->touched.end(),
-                                  [&](const Access& access) { return access.address == pool.base; });
+  const auto known =
+      std::find_if(reach->touched.begin(), reach->touched.end(),
+                   [&](const Access& access) { return access.address == pool.base; });
   if (known == reach->touched.end()) {
     reach->touched.push_back({pool.base, pool.bytes, false, stays_in_written});
   } else {
@@ -24,9 +25,8 @@ void touch(GraphReach* reach, const PoolView& pool, bool stays_in_written) {
 /// Whether nothing that the launch reads without having been told to write it is
 /// unwritten.
 bool stays_in_written(const LaunchReach& launch) {
-  return std::all_of(launch.accesses.begin(), launch.accesses.end(), [](const Access& access) {
-    return access.writes || access.stays_in_written;
-  });
+  return std::all_of(launch.accesses.begin(), launch.accesses.end(),
+                     [](const Access& access) { return access.writes || access.stays_in_written; });
 }
 
 void write(GraphReach* reach, CUdeviceptr address, std::size_t bytes) {
@@ -83,8 +83,9 @@ bool device_updatable(CUgraphNode node) {
          value.deviceUpdatableKernelNode.deviceUpdatable != 0;
 }
 
-bool add_kernel_node(GraphReach* reach, CUgraphNode node) {
-  CUDA_KERNEL_NODE_PARAMS_v2 params{};
+/// False when the node can't be read.
+bool read_kernel_node(CUgraphNode node, CUDA_KERNEL_NODE_PARAMS_v2* out) {
+  CUDA_KERNEL_NODE_PARAMS_v2& params = *out;
   if (real().cuGraphKernelNodeGetParams_v2 != nullptr) {
     if (real().cuGraphKernelNodeGetParams_v2(node, &params) != CUDA_SUCCESS) return false;
   } else {
@@ -104,6 +105,12 @@ bool add_kernel_node(GraphReach* reach, CUgraphNode node) {
   }
   // A node captured from a CUkernel has both set, and `func` is not what was launched.
   if (params.kern != nullptr && find_function(params.kern) != nullptr) params.func = nullptr;
+  return true;
+}
+
+bool add_kernel_node(GraphReach* reach, CUgraphNode node) {
+  CUDA_KERNEL_NODE_PARAMS_v2 params{};
+  if (!read_kernel_node(node, &params)) return false;
   const std::size_t words = reach->words.size();
   add_kernel(reach, params);
   if (reach->words.size() != words && !reach->device_updatable) {
@@ -289,6 +296,18 @@ void add_graph(GraphReach* reach, CUgraph graph) {
   for (CUgraphNode node : nodes) {
     if (!add_node(reach, node)) add_every_pool(reach);
   }
+}
+
+bool is_guard_node(CUgraphNode node) {
+  CUgraphNodeType type = CU_GRAPH_NODE_TYPE_EMPTY;
+  CUDA_KERNEL_NODE_PARAMS_v2 params{};
+  if (node == nullptr || real().cuGraphNodeGetType(node, &type) != CUDA_SUCCESS ||
+      type != CU_GRAPH_NODE_TYPE_KERNEL || !read_kernel_node(node, &params)) {
+    return false;
+  }
+  const FunctionInfo* info =
+      find_function(params.func != nullptr ? static_cast<const void*>(params.func) : params.kern);
+  return info != nullptr && info->own_guard;
 }
 
 GraphReach reach_of_graph(CUgraph graph) {

@@ -48,4 +48,7 @@ void add_memory_operations(GraphReach* reach, const CUstreamBatchMemOpParams* op
 void add_graph(GraphReach* reach, CUgraph graph);
 void add_every_pool(GraphReach* reach);
 
+/// Whether the node is a guard that was captured in front of its work (null: no).
+bool is_guard_node(CUgraphNode node);
+
 }  // namespace kvshim::preload

@@ -1,11 +1,13 @@
 // The life of contexts: pools, functions and streams end with theirs.
 //
 // The primary context has a count of users. The driver doesn't show it, so the
-// shim counts retains and releases itself (it sees them all from cuInit on) and
-// takes the release that brings its count to zero for the one that destroys.
+// shim counts retains and releases itself (from cuInit on) and takes the release
+// that brings its count to zero for the one that destroys. A context that had users
+// before the first one counted is never taken to end (context_life.h).
 #include <array>
 #include <mutex>
 
+#include "preload/context_life.h"
 #include "preload/function_info.h"
 #include "preload/gate.h"
 #include "preload/graph_capture.h"
@@ -22,6 +24,8 @@ namespace {
 struct PrimaryContext {
   CUcontext context = nullptr;
   unsigned int users = 0;
+  bool unseen = false;  // others may use it that are not counted
+  bool kept = false;    // by the shim itself
 };
 
 constexpr std::size_t kMostDevices = 64;
@@ -47,7 +51,15 @@ CUcontext would_end(CUdevice device, bool reset) noexcept {
   Primaries& all = primaries();
   const std::lock_guard lock(all.mutex);
   const PrimaryContext* primary = all.find(device);
-  return primary != nullptr && (reset || primary->users == 1) ? primary->context : nullptr;
+  if (primary == nullptr) return nullptr;
+  return reset || (primary->users == 1 && !primary->kept) ? primary->context : nullptr;
+}
+
+bool is_active(CUdevice device) noexcept {
+  unsigned int flags = 0;
+  int active = 0;
+  const auto get_state = real().cuDevicePrimaryCtxGetState;
+  return get_state != nullptr && get_state(device, &flags, &active) == CUDA_SUCCESS && active != 0;
 }
 
 void context_ends(CUcontext context) noexcept {
@@ -96,13 +108,45 @@ void abandon_launch_state_after_fork() noexcept {
   all_primaries().start_anew();
 }
 
+bool keep_if_end_is_unseen(CUdevice device, CUcontext context) noexcept {
+  Primaries& all = primaries();
+  {
+    const std::lock_guard lock(all.mutex);
+    const PrimaryContext* primary = all.find(device);
+    if (primary == nullptr || primary->kept || (primary->users != 0 && !primary->unseen)) {
+      return false;
+    }
+  }
+  CUcontext retained = nullptr;
+  if (!is_active(device) || real().cuDevicePrimaryCtxRetain(&retained, device) != CUDA_SUCCESS) {
+    return false;
+  }
+  if (retained != context) {  // a context of the program's own: its destruction is seen
+    real().cuDevicePrimaryCtxRelease_v2(device);
+    return false;
+  }
+  const std::lock_guard lock(all.mutex);
+  PrimaryContext* primary = all.find(device);
+  primary->context = context;
+  primary->kept = true;
+  return true;
+}
+
 CUresult hook_cuDevicePrimaryCtxRetain(CUcontext* context, CUdevice device) noexcept {
+  Primaries& all = primaries();
+  bool first = false;
+  {
+    const std::lock_guard lock(all.mutex);
+    const PrimaryContext* primary = all.find(device);
+    first = primary != nullptr && primary->users == 0;
+  }
+  const bool unseen = first && is_active(device);
   const CUresult result = real().cuDevicePrimaryCtxRetain(context, device);
   if (result != CUDA_SUCCESS || context == nullptr) return result;
-  Primaries& all = primaries();
   const std::lock_guard lock(all.mutex);
   if (PrimaryContext* primary = all.find(device)) {
     primary->context = *context;
+    if (primary->users == 0) primary->unseen = unseen;
     ++primary->users;
   }
   return result;

@@ -126,7 +126,7 @@ CUresult hook_cuGraphExecKernelNodeSetParams(CUgraphExec exec, CUgraphNode node,
   const auto add = [&](GraphReach* reach) {
     if (params != nullptr) add_kernel(reach, widened(*params));
   };
-  return change_exec(exec, false, add,
+  return change_exec(exec, node, false, add,
                      [&] { return real().cuGraphExecKernelNodeSetParams(exec, node, params); });
 }
 
@@ -135,7 +135,7 @@ CUresult hook_cuGraphExecKernelNodeSetParams_v2(CUgraphExec exec, CUgraphNode no
   const auto add = [&](GraphReach* reach) {
     if (params != nullptr) add_kernel(reach, *params);
   };
-  return change_exec(exec, false, add,
+  return change_exec(exec, node, false, add,
                      [&] { return real().cuGraphExecKernelNodeSetParams_v2(exec, node, params); });
 }
 
@@ -144,7 +144,7 @@ CUresult hook_cuGraphExecMemcpyNodeSetParams(CUgraphExec exec, CUgraphNode node,
   const auto add = [&](GraphReach* reach) {
     if (params != nullptr) add_memcpy(reach, *params);
   };
-  return change_exec(exec, false, add, [&] {
+  return change_exec(exec, node, false, add, [&] {
     return real().cuGraphExecMemcpyNodeSetParams(exec, node, params, ctx);
   });
 }
@@ -155,7 +155,7 @@ CUresult hook_cuGraphExecMemsetNodeSetParams(CUgraphExec exec, CUgraphNode node,
   const auto add = [&](GraphReach* reach) {
     if (params != nullptr) add_memset(reach, *params);
   };
-  return change_exec(exec, false, add, [&] {
+  return change_exec(exec, node, false, add, [&] {
     return real().cuGraphExecMemsetNodeSetParams(exec, node, params, ctx);
   });
 }
@@ -165,14 +165,14 @@ CUresult hook_cuGraphExecBatchMemOpNodeSetParams(
   const auto add = [&](GraphReach* reach) {
     if (params != nullptr) add_memory_operations(reach, params->paramArray, params->count);
   };
-  return change_exec(exec, false, add,
+  return change_exec(exec, node, false, add,
                      [&] { return real().cuGraphExecBatchMemOpNodeSetParams(exec, node, params); });
 }
 
 CUresult hook_cuGraphExecChildGraphNodeSetParams(CUgraphExec exec, CUgraphNode node,
                                                  CUgraph child) noexcept {
   const auto add = [&](GraphReach* reach) { add_graph(reach, child); };
-  return change_exec(exec, graph_is_guarded(child), add,
+  return change_exec(exec, node, graph_is_guarded(child), add,
                      [&] { return real().cuGraphExecChildGraphNodeSetParams(exec, node, child); });
 }
 
@@ -183,8 +183,16 @@ CUresult hook_cuGraphExecNodeSetParams(CUgraphExec exec, CUgraphNode node,
   };
   const bool guarded = params != nullptr && params->type == CU_GRAPH_NODE_TYPE_GRAPH &&
                        graph_is_guarded(params->graph.graph);
-  return change_exec(exec, guarded, add,
+  return change_exec(exec, node, guarded, add,
                      [&] { return real().cuGraphExecNodeSetParams(exec, node, params); });
+}
+
+CUresult hook_cuGraphNodeSetEnabled(CUgraphExec exec, CUgraphNode node,
+                                    unsigned int enabled) noexcept {
+  const auto submit = [&] { return real().cuGraphNodeSetEnabled(exec, node, enabled); };
+  if (enabled != 0) return submit();
+  return change_exec(
+      exec, node, true, [](GraphReach*) {}, submit);
 }
 
 CUresult hook_cuGraphLaunch(CUgraphExec exec, CUstream stream) noexcept {

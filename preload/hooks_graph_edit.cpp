@@ -105,6 +105,25 @@ CUresult hook_cuGraphDestroyNode(CUgraphNode node) noexcept {
   return edit_node([&] { return real().cuGraphDestroyNode(node); });
 }
 
+CUresult hook_cuGraphRemoveDependencies(CUgraph graph, const CUgraphNode* from,
+                                        const CUgraphNode* to, size_t count) noexcept {
+  return edit_graph(graph,
+                    [&] { return real().cuGraphRemoveDependencies(graph, from, to, count); });
+}
+
+CUresult hook_cuGraphRemoveDependencies_v2(CUgraph graph, const CUgraphNode* from,
+                                           const CUgraphNode* to, const CUgraphEdgeData* edges,
+                                           size_t count) noexcept {
+  return edit_graph(
+      graph, [&] { return real().cuGraphRemoveDependencies_v2(graph, from, to, edges, count); });
+}
+
+CUresult hook_cuGraphChildGraphNodeGetGraph(CUgraphNode node, CUgraph* graph) noexcept {
+  const CUresult result = real().cuGraphChildGraphNodeGetGraph(node, graph);
+  if (result == CUDA_SUCCESS && graph != nullptr) graph_embedded(*graph);
+  return result;
+}
+
 CUresult hook_cuGraphKernelNodeSetParams(CUgraphNode node,
                                          const CUDA_KERNEL_NODE_PARAMS_v1* params) noexcept {
   return edit_node([&] { return real().cuGraphKernelNodeSetParams(node, params); });

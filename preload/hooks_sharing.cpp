@@ -7,6 +7,7 @@
 #include "preload/gate.h"
 #include "preload/hook_boundary.h"
 #include "preload/hooks.h"
+#include "preload/peer_access.h"
 #include "preload/pool_refusal.h"
 
 namespace kvshim::preload {
@@ -40,6 +41,12 @@ CUresult forward_unless_any_pool(const char* entry_point, const CUdeviceptr* add
 }
 
 }  // namespace
+
+CUresult hook_cuCtxEnablePeerAccess(CUcontext peer, unsigned int flags) noexcept {
+  const CUresult result = real().cuCtxEnablePeerAccess(peer, flags);
+  if (result == CUDA_SUCCESS) peer_access_enabled(peer);
+  return result;
+}
 
 CUresult hook_cuIpcGetMemHandle(CUipcMemHandle* handle, CUdeviceptr address) noexcept {
   return forward_unless_pool("cuIpcGetMemHandle", address, 1, "sharing by legacy IPC",

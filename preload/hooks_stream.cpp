@@ -29,7 +29,44 @@ CUresult destroy(CUstream stream, SubmitRef submit) noexcept {
   return result;
 }
 
+// Guards are nodes in front of their work: a node captured next may then run beside
+// what came before it.
+CUresult update_dependencies(StreamRef stream, unsigned int flags, SubmitRef submit) noexcept {
+  if ((flags & CU_STREAM_SET_CAPTURE_DEPENDENCIES) != 0) capture_gets_unguarded_work(stream);
+  return submit();
+}
+
 }  // namespace
+
+CUresult hook_cuStreamUpdateCaptureDependencies(CUstream stream, CUgraphNode* nodes, size_t count,
+                                                unsigned int flags) noexcept {
+  return update_dependencies({stream, StreamFlavor::kLegacy}, flags, [&] {
+    return real().cuStreamUpdateCaptureDependencies(stream, nodes, count, flags);
+  });
+}
+
+CUresult hook_cuStreamUpdateCaptureDependencies_ptsz(CUstream stream, CUgraphNode* nodes,
+                                                     size_t count, unsigned int flags) noexcept {
+  return update_dependencies({stream, StreamFlavor::kPerThread}, flags, [&] {
+    return real().cuStreamUpdateCaptureDependencies_ptsz(stream, nodes, count, flags);
+  });
+}
+
+CUresult hook_cuStreamUpdateCaptureDependencies_v2(CUstream stream, CUgraphNode* nodes,
+                                                   const CUgraphEdgeData* edges, size_t count,
+                                                   unsigned int flags) noexcept {
+  return update_dependencies({stream, StreamFlavor::kLegacy}, flags, [&] {
+    return real().cuStreamUpdateCaptureDependencies_v2(stream, nodes, edges, count, flags);
+  });
+}
+
+CUresult hook_cuStreamUpdateCaptureDependencies_v2_ptsz(CUstream stream, CUgraphNode* nodes,
+                                                        const CUgraphEdgeData* edges, size_t count,
+                                                        unsigned int flags) noexcept {
+  return update_dependencies({stream, StreamFlavor::kPerThread}, flags, [&] {
+    return real().cuStreamUpdateCaptureDependencies_v2_ptsz(stream, nodes, edges, count, flags);
+  });
+}
 
 CUresult hook_cuStreamBeginCapture(CUstream stream) noexcept {
   return begin_capture({stream, StreamFlavor::kLegacy}, false,

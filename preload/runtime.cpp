@@ -1,9 +1,12 @@
 #include "preload/runtime.h"
 
 #include <algorithm>
+#include <unordered_set>
 
+#include "preload/context_life.h"
 #include "preload/function_info.h"
 #include "preload/host_memory.h"
+#include "preload/peer_access.h"
 #include "preload/real_driver.h"
 #include "vmm/context_scope.h"
 
@@ -33,8 +36,7 @@ std::vector<heuristics::Rule> rules_of(const config::Options& options) {
   std::vector<heuristics::Rule> rules;
   for (const config::RuleOption& option : options.rules) {
     heuristics::Rule rule;
-    rule.action =
-        option.allow ? heuristics::Rule::Action::kAllow : heuristics::Rule::Action::kDeny;
+    rule.action = option.allow ? heuristics::Rule::Action::kAllow : heuristics::Rule::Action::kDeny;
     rule.call_site = option.call_site;
     rule.min_size = option.min_size;
     rule.max_size = option.max_size;
@@ -44,6 +46,9 @@ std::vector<heuristics::Rule> rules_of(const config::Options& options) {
   }
   return rules;
 }
+
+// So many live pools are rare: freed ones are looked for from here on.
+constexpr std::size_t kManyReasons = 1024;
 
 const char* missing_function(const vmm::DriverApi& api) {
 #define KVSHIM_NEED(name) \
@@ -55,8 +60,8 @@ const char* missing_function(const vmm::DriverApi& api) {
 
 }  // namespace
 
-DeviceRuntime::DeviceRuntime(const vmm::DriverApi& driver, vmm::Arena& arena,
-                             vmm::PoolTable& table, CUdevice device, CUcontext context,
+DeviceRuntime::DeviceRuntime(const vmm::DriverApi& driver, vmm::Arena& arena, vmm::PoolTable& table,
+                             CUdevice device, CUcontext context,
                              std::unique_ptr<vmm::DeviceKernels> kernels,
                              const vmm::DeviceSettings& device_settings,
                              const vmm::ReleaseSettings& release_settings,
@@ -159,7 +164,8 @@ DeviceRuntime* Runtime::device_for_pool(CUcontext context, std::string* why) {
   if (driver_.cuMemGetAllocationGranularity(&granularity, &properties,
                                             CU_MEM_ALLOC_GRANULARITY_MINIMUM) != CUDA_SUCCESS ||
       granularity > vmm::kGranuleBytes) {
-    *why = "this GPU's mapping granularity is " + std::to_string(granularity) + " bytes, over 2 MiB";
+    *why =
+        "this GPU's mapping granularity is " + std::to_string(granularity) + " bytes, over 2 MiB";
     return nullptr;
   }
   if (!make_arena(why)) return nullptr;
@@ -184,9 +190,15 @@ DeviceRuntime* Runtime::device_for_pool(CUcontext context, std::string* why) {
   release_settings.disposable = o.contents == config::Contents::kDisposable;
   const auto watchdog =
       std::chrono::duration_cast<std::chrono::milliseconds>(o.guard_watchdog).count();
-  auto* made = new DeviceRuntime(driver_, *arena_, *own_table_, index, context,
-                                 std::move(kernels), device_settings, release_settings,
-                                 static_cast<std::uint64_t>(watchdog));
+  auto* made =
+      new DeviceRuntime(driver_, *arena_, *own_table_, index, context, std::move(kernels),
+                        device_settings, release_settings, static_cast<std::uint64_t>(watchdog));
+  if (keep_if_end_is_unseen(index, context)) {
+    made->memory.events().push(
+        vmm::EventLevel::kInfo,
+        "the primary context has users that kvshim can't count: it is kept until the process ends");
+  }
+  pools_beside_peers(made->memory);
   made->start_threads();
   slot.store(made, std::memory_order_release);
   return made;
@@ -216,6 +228,12 @@ void Runtime::context_ends(CUcontext context) {
 void Runtime::remember_reason(std::uint64_t pool, std::string reason) {
   std::lock_guard lock(reasons_mutex_);
   reasons_[pool] = std::move(reason);
+  if (reasons_.size() < kManyReasons) return;
+  std::unordered_set<std::uint64_t> live{pool};
+  for (const DeviceRuntime* device : devices()) {
+    for (const vmm::PoolFigures& figures : device->memory.pools()) live.insert(figures.id);
+  }
+  std::erase_if(reasons_, [&](const auto& entry) { return !live.contains(entry.first); });
 }
 
 std::string Runtime::reason_of(std::uint64_t pool) const {

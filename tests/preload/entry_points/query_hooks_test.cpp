@@ -124,6 +124,15 @@ TEST_F(QueryHooks, RefusedSharingNamesTheRule) {
   EXPECT_THAT(notes().names(), ElementsAre("cuIpcGetMemHandle"));
 }
 
+TEST_F(QueryHooks, PeerAccessIsTakenNoteOfWhereItWasGiven) {
+  const auto peer = reinterpret_cast<CUcontext>(0x77);
+  EXPECT_EQ(hook_cuCtxEnablePeerAccess(peer, 0), CUDA_SUCCESS);
+  EXPECT_EQ(notes().peers, std::vector<CUcontext>{peer});
+  notes().driver_result = CUDA_ERROR_PEER_ACCESS_UNSUPPORTED;
+  EXPECT_EQ(hook_cuCtxEnablePeerAccess(peer, 0), CUDA_ERROR_PEER_ACCESS_UNSUPPORTED);
+  EXPECT_EQ(notes().peers.size(), 1u);
+}
+
 TEST_F(QueryHooks, MappingCallsNeverReachTheArena) {
   EXPECT_EQ(hook_cuMemUnmap(kArena, 4096), CUDA_ERROR_INVALID_VALUE);
   EXPECT_EQ(hook_cuMemAddressFree(kArena - 4096, 8192), CUDA_ERROR_INVALID_VALUE);

@@ -3,6 +3,7 @@
 #include <type_traits>
 
 #include "observe/log.h"
+#include "preload/peer_access.h"
 
 namespace kvshim::preload {
 
@@ -192,6 +193,8 @@ void remember_argument(std::uint64_t address) noexcept {
 }
 
 bool is_capturing(StreamRef) noexcept { return false; }
+
+void peer_access_enabled(CUcontext peer) noexcept { fakes::notes().peers.push_back(peer); }
 
 }  // namespace kvshim::preload
 

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <thread>
 
+#include "preload/context_life.h"
 #include "preload/root_scan.h"
 #include "tests/preload/launch/launch_fixture.h"
 
@@ -76,6 +77,32 @@ TEST_F(FunctionInfoOf, AResetDestroysThePrimaryContextWhoeverUsesIt) {
   EXPECT_THAT(gate().destroyed_contexts, ::testing::ElementsAre(context));
   hook_cuDevicePrimaryCtxRelease_v2(4);
   hook_cuDevicePrimaryCtxRelease_v2(4);
+}
+
+TEST_F(FunctionInfoOf, AContextWithUnseenUsersIsKeptAndNeverTakenToEnd) {
+  static int active;
+  active = 1;  // before the first retain that is seen
+  driver_table().cuDevicePrimaryCtxGetState = [](CUdevice, unsigned int*, int* out) {
+    *out = active;
+    return CUDA_SUCCESS;
+  };
+  CUcontext context = nullptr;
+  hook_cuDevicePrimaryCtxRetain(&context, 5);
+  EXPECT_FALSE(keep_if_end_is_unseen(5, reinterpret_cast<CUcontext>(0xc999))) << "another context";
+  EXPECT_TRUE(keep_if_end_is_unseen(5, context));
+  EXPECT_FALSE(keep_if_end_is_unseen(5, context)) << "once is enough";
+  hook_cuDevicePrimaryCtxRelease_v2(5);
+  EXPECT_TRUE(gate().destroyed_contexts.empty());
+
+  active = 0;
+  hook_cuDevicePrimaryCtxRetain(&context, 6);
+  active = 1;
+  EXPECT_FALSE(keep_if_end_is_unseen(6, context)) << "all its users are counted";
+  hook_cuDevicePrimaryCtxRelease_v2(6);
+  EXPECT_THAT(gate().destroyed_contexts, ::testing::ElementsAre(context));
+
+  EXPECT_TRUE(keep_if_end_is_unseen(7, reinterpret_cast<CUcontext>(0xc007)))
+      << "nobody was seen to retain it";
 }
 
 /// Knowledge as a profile with a mistake could give it.

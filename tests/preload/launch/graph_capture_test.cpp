@@ -40,6 +40,45 @@ TEST_F(Graph, ARemovedNodeMakesCapturedGraphsManual) {
   EXPECT_EQ(gate().pins.size(), 1u);
 }
 
+TEST_F(Graph, ARemovedEdgeMakesACapturedGraphManual) {
+  driver_table().cuGraphRemoveDependencies = [](CUgraph, const CUgraphNode*, const CUgraphNode*,
+                                                size_t) { return CUDA_SUCCESS; };
+  CUgraph graph = captured_writer();
+  hook_cuGraphRemoveDependencies(graph, nullptr, nullptr, 0);
+  instantiate(graph);
+  EXPECT_EQ(AccessList{pinned()}, kWholePoolWritten);
+}
+
+TEST_F(Graph, AnEditedChildMakesItsParentManual) {
+  CUgraph graph = captured_writer();
+  static CUgraph child;
+  child = empty_graph();
+  driver_table().cuGraphChildGraphNodeGetGraph = [](CUgraphNode, CUgraph* out) {
+    *out = child;
+    return CUDA_SUCCESS;
+  };
+  add_kernel(empty_graph(), writer_, writer_arguments());
+  EXPECT_TRUE(graph_is_guarded(graph)) << "another graph";
+  CUgraph inside = nullptr;
+  ASSERT_EQ(hook_cuGraphChildGraphNodeGetGraph(nullptr, &inside), CUDA_SUCCESS);
+  EXPECT_TRUE(graph_is_guarded(graph)) << "looking is no edit";
+  add_kernel(inside, writer_, writer_arguments());
+  EXPECT_FALSE(graph_is_guarded(graph));
+}
+
+TEST_F(Graph, ReplacedDependenciesMakeACaptureManual) {
+  driver_table().cuStreamUpdateCaptureDependencies = [](CUstream, CUgraphNode*, size_t,
+                                                        unsigned int) { return CUDA_SUCCESS; };
+  for (const bool replaced : {false, true}) {
+    begin();
+    launch(writer_, writer_arguments(), 4, kStream);
+    hook_cuStreamUpdateCaptureDependencies(
+        kStream, nullptr, 0,
+        replaced ? CU_STREAM_SET_CAPTURE_DEPENDENCIES : CU_STREAM_ADD_CAPTURE_DEPENDENCIES);
+    EXPECT_NE(graph_is_guarded(end()), replaced);
+  }
+}
+
 TEST_F(Graph, EditsLeaveExecutablesAlone) {
   CUgraph graph = captured_writer();
   CUgraphExec exec = instantiate(graph);
@@ -160,6 +199,21 @@ TEST_F(Graph, ADestroyedContextTakesAllCapturesAlong) {
   EXPECT_FALSE(any_capture());
   CUgraph graph = end();
   EXPECT_FALSE(graph_is_guarded(graph));
+}
+
+TEST_F(Graph, ADestroyedContextLeavesTheCapturesOfOthers) {
+  driver_table().cuStreamGetCtx = [](CUstream stream, CUcontext* context) {
+    *context = reinterpret_cast<CUcontext>(stream == kStream ? 0xc123 : 0xc456);
+    return CUDA_SUCCESS;
+  };
+  const auto other = reinterpret_cast<CUstream>(0x5100);
+  begin();
+  begin(other);
+  hook_cuCtxDestroy_v2(reinterpret_cast<CUcontext>(0xc123));
+  EXPECT_TRUE(any_capture());
+  launch(writer_, writer_arguments(), 4, other);
+  EXPECT_TRUE(graph_is_guarded(end(other)));
+  EXPECT_FALSE(any_capture());
 }
 
 TEST_F(Graph, AForkedChildStartsWithoutRecords) {

@@ -101,6 +101,34 @@ TEST_F(Graph, ChangesAtEveryStepDontPileUpPins) {
   EXPECT_LE(gate().pins.size(), 17u);
 }
 
+TEST_F(Graph, WithoutItsGuardAnExecutableKeepsWhatItReaches) {
+  const CUfunction guard = driver().add_function(0x3000, vmm::kLinearGuardName, {272});
+  driver_table().cuGraphNodeSetEnabled = [](CUgraphExec, CUgraphNode, unsigned int) {
+    return CUDA_SUCCESS;
+  };
+  begin();
+  Arguments nothing;
+  nothing.add_bytes(std::vector<unsigned char>(272));
+  driver_table().cuLaunchKernel(guard, 1, 1, 1, 1, 1, 1, 0, kStream, nothing.params(), nullptr);
+  launch(writer_, writer_arguments(), 4, kStream);
+  CUgraph graph = end();
+  const auto guard_node = reinterpret_cast<CUgraphNode>(fake(graph)->nodes[0].get());
+  const auto writer_node = reinterpret_cast<CUgraphNode>(fake(graph)->nodes[1].get());
+  CUgraphExec exec = instantiate(graph), other = instantiate(graph);
+
+  EXPECT_EQ(hook_cuGraphNodeSetEnabled(exec, writer_node, 0), CUDA_SUCCESS);
+  EXPECT_EQ(hook_cuGraphNodeSetEnabled(exec, guard_node, 1), CUDA_SUCCESS);
+  EXPECT_EQ(AccessList{pinned()}, kNothing) << "the guard is there";
+  EXPECT_EQ(hook_cuGraphNodeSetEnabled(exec, guard_node, 0), CUDA_SUCCESS);
+  EXPECT_EQ(AccessList{pinned()}, kWholePoolRead);
+  EXPECT_EQ(hook_cuGraphExecUpdate_v2(exec, graph, nullptr), CUDA_SUCCESS);
+  EXPECT_EQ(AccessList{pinned()}, kWholePoolRead) << "a disabled node stays disabled";
+
+  CUDA_KERNEL_NODE_PARAMS params = kernel_params(guard, &nothing);
+  EXPECT_EQ(hook_cuGraphExecKernelNodeSetParams_v2(other, guard_node, &params), CUDA_SUCCESS);
+  EXPECT_EQ(pinned().size(), 2u) << "other slots are looked up than the writer's";
+}
+
 TEST_F(Graph, AChildGraphWithGuardsCanBeSetWithoutAPin) {
   CUgraphExec exec = instantiate(captured_writer());
   EXPECT_EQ(hook_cuGraphExecChildGraphNodeSetParams(exec, nullptr, captured_writer()),
