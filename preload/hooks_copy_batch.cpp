@@ -14,6 +14,7 @@
 #include "preload/hook_boundary.h"
 #include "preload/hooks.h"
 #include "preload/payload.h"
+#include "preload/row_copy.h"
 
 namespace kvshim::preload {
 namespace {
@@ -168,6 +169,16 @@ CUDA_MEMCPY3D typed_form(const CUDA_MEMCPY3D_BATCH_OP& copy, bool to_pool, bool 
   return form;
 }
 
+/// A copy between two pointers, in rows.
+CUresult copy_rows_of(StreamRef stream, const CUDA_MEMCPY3D_BATCH_OP& copy) {
+  const CopyExtent extent{copy.extent.width, copy.extent.height, copy.extent.depth};
+  const CopySide to = side_of(copy.dst, 1), from = side_of(copy.src, 1);
+  if (!pitches_are_sane(to, extent) || !pitches_are_sane(from, extent)) {
+    return CUDA_ERROR_INVALID_VALUE;
+  }
+  return copy_rows(stream, to, from, extent);
+}
+
 /// `call` makes a batch: (count, copies, failing index); `typed` one copy.
 template <class BatchCall, class TypedCall>
 CUresult batch_copy_boxes(StreamRef stream, std::size_t count, CUDA_MEMCPY3D_BATCH_OP* copies,
@@ -227,7 +238,7 @@ CUresult batch_copy_boxes(StreamRef stream, std::size_t count, CUDA_MEMCPY3D_BAT
         const bool pointers = is_pointer(copy.src) && is_pointer(copy.dst);
         during_call |= pointers && !is_device_memory(copy.src.op.ptr.ptr) &&
                        copy.srcAccessOrder == CU_MEMCPY_SRC_ACCESS_ORDER_DURING_API_CALL;
-        const CUresult made = retry_over_holes([&]() -> CUresult {
+        CUresult made = retry_over_holes([&]() -> CUresult {
           // Between a pool and an array the batch form is the only one without
           // the array's element size; the retry covers a swap.
           std::size_t ignored = 0;
@@ -235,6 +246,7 @@ CUresult batch_copy_boxes(StreamRef stream, std::size_t count, CUDA_MEMCPY3D_BAT
           const CUDA_MEMCPY3D form = typed_form(copy, one.to_pool, one.from_pool);
           return typed(form);
         });
+        if (made == CUDA_ERROR_INVALID_VALUE && pointers) made = copy_rows_of(stream, copy);
         if (made != CUDA_SUCCESS) {
           if (fail_index != nullptr) *fail_index = one.place;
           return made;

@@ -75,6 +75,12 @@ CUresult describe_end(CUmemorytype type, const void* host, CUdeviceptr device, C
   const bool covered = is_covered(end->base, extent, kind);
   if (must_be_device && !covered) return CUDA_ERROR_INVALID_VALUE;
   if (!covered && is_covered(end->base, extent)) return CUDA_ERROR_INVALID_VALUE;
+  // And a pitched one in more than one mapping.
+  const std::optional<Range> first = covered ? find_range(end->base) : std::nullopt;
+  if (kind == AccessKind::kWrite && given.Height * given.Depth > 1 && first &&
+      first->kind == RangeKind::kMapping && end->base + extent > first->end()) {
+    return CUDA_ERROR_INVALID_VALUE;
+  }
   // The unified call takes a hole for host memory (measured), so that it faults.
   end->side = covered ? Side::kDevice : Side::kPageable;
   return CUDA_SUCCESS;

@@ -20,6 +20,29 @@ class CopiesTest : public GpuTest {
   }
 };
 
+TEST_F(CopiesTest, APitchedDestinationLiesInOneMapping) {
+  MappedSpace space(2);
+  for (std::size_t i = 0; i < 2; ++i) {
+    ASSERT_DONE(space.map(i, 1, space.make(1)));
+    ASSERT_DONE(space.access(i, 1));
+  }
+  const auto bytes = numbered(64 * 100);
+  CUDA_MEMCPY2D copy{};
+  copy.srcMemoryType = CU_MEMORYTYPE_HOST;
+  copy.srcHost = bytes.data();
+  copy.srcPitch = 64;
+  copy.dstMemoryType = CU_MEMORYTYPE_DEVICE;
+  copy.dstPitch = 128;
+  copy.WidthInBytes = 64;
+  copy.Height = 100;
+  copy.dstDevice = space.at(1) - 64 * 100;
+  EXPECT_RESULT(CUDA_ERROR_INVALID_VALUE, cuMemcpy2D(&copy));
+  copy.dstDevice = space.at(1) - 128 * 100;
+  EXPECT_DONE(cuMemcpy2D(&copy));
+  EXPECT_DONE(cuMemcpyHtoD(space.at(1) - 64 * 50, bytes.data(), bytes.size())) << "a plain range";
+  EXPECT_EQ(bytes, read(space.at(1) - 64 * 50, bytes.size()));
+}
+
 TEST_F(CopiesTest, BytesArriveThroughEveryLinearCopy) {
   const auto bytes = numbered(5000);
   const CUdeviceptr a = allocate(8192), b = allocate(8192);
