@@ -69,8 +69,8 @@ void scan_payload(StreamRef stream, const void* host, std::size_t bytes) {
     // Only exact addresses: small integers side by side must not count.
     if (!pool || (word != pool->base && !was_argument(word))) continue;
     escape(stream, word,
-           "a copy of " + std::to_string(bytes) + " bytes to the device holds the address at byte " +
-               std::to_string(at));
+           "a copy of " + std::to_string(bytes) +
+               " bytes to the device holds the address at byte " + std::to_string(at));
   }
 }
 
@@ -78,19 +78,30 @@ CUresult escape(StreamRef stream, CUdeviceptr address, const std::string& how) {
   Runtime* runtime = Runtime::get();
   const std::optional<PoolView> pool = find_pool(address);
   if (runtime == nullptr || !pool) return CUDA_SUCCESS;
+  DeviceRuntime* device = runtime->device(pool->device);
+  if (device == nullptr) return CUDA_SUCCESS;
+  vmm::DeviceMemory& memory = device->memory;
+  bool first = false;
   {
     std::lock_guard lock(escaped_mutex);
-    if (!escaped.insert(pool->buffer_id).second) return CUDA_SUCCESS;
+    first = escaped.insert(pool->buffer_id).second;
+    if (first) memory.pin(pool->base, pool->bytes);
+  }
+  // A second thread can't wait for the guard of the first, whose stream may wait
+  // for anything: its own stream gets one, too, until all is there to stay.
+  const Access whole{pool->base, pool->bytes, true};
+  const auto nothing = [] { return CUDA_SUCCESS; };
+  if (!first) {
+    const bool there = memory.all_present(memory.granule_runs(pool->base, pool->bytes));
+    return there ? CUDA_SUCCESS : run_work(stream, std::span(&whole, 1), nullptr, nothing);
   }
   char text[64];
-  std::snprintf(text, sizeof(text), "pool %llu (0x%llx): ",
-                static_cast<unsigned long long>(pool->buffer_id),
+  std::snprintf(text, sizeof(text),
+                "pool %llu (0x%llx): ", static_cast<unsigned long long>(pool->buffer_id),
                 static_cast<unsigned long long>(address));
   log::warning(text + how +
                "; its users can't be seen from now on, so it stays fully in GPU memory");
-  runtime->of(*runtime->find(address))->memory.pin(pool->base, pool->bytes);
-  const Access whole{pool->base, pool->bytes, true};
-  return run_work(stream, std::span(&whole, 1), nullptr, [] { return CUDA_SUCCESS; });
+  return run_work(stream, std::span(&whole, 1), nullptr, nothing);
 }
 
 void note_unknown_kernel(const char* name, const std::string& words, std::size_t reach_bytes) {
@@ -103,8 +114,8 @@ void note_unknown_kernel(const char* name, const std::string& words, std::size_t
     if (first) kernel.words = words;
   }
   if (!first) return;
-  log::warning(std::string("unknown kernel ") + name + " names a pool (" + words + "): " +
-               std::to_string((reach_bytes + (1u << 20) - 1) >> 20) +
+  log::warning(std::string("unknown kernel ") + name + " names a pool (" + words +
+               "): " + std::to_string((reach_bytes + (1u << 20) - 1) >> 20) +
                " MiB are made present for it; a profile entry can narrow that");
 }
 

@@ -1,6 +1,9 @@
 // A pool escapes when its exact address is copied to the device, and only then.
+#include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <numeric>
+#include <thread>
 #include <vector>
 
 #include "pool_fixture.h"
@@ -49,6 +52,31 @@ TEST_F(PoolEscapeTest, ItsExactAddressInAPayloadKeepsItPresentForGood) {
   copy_to_device(std::vector<std::uint64_t>{1, 2, pool_, 3});
   EXPECT_LE(free_bytes(), before - kPoolBytes);
   EXPECT_EQ(contents(pool_, kPlainBytes), std::vector<std::uint8_t>(kPlainBytes, 0));
+}
+
+TEST_F(PoolEscapeTest, ASecondStreamDoesNotGoOnBeforeItIsPresent) {
+  const std::size_t before = free_bytes();
+  std::atomic<bool> open{false};
+  CUstream second = nullptr;
+  ASSERT_EQ(cuStreamCreate(&second, CU_STREAM_NON_BLOCKING), CUDA_SUCCESS);
+  // Unfinished work that reads the pool: nothing may be swapped under it.
+  ASSERT_EQ(cuLaunchHostFunc(
+                stream_,
+                [](void* flag) {
+                  while (!static_cast<std::atomic<bool>*>(flag)->load()) std::this_thread::yield();
+                },
+                &open),
+            CUDA_SUCCESS);
+  ASSERT_EQ(cuMemcpyDtoDAsync_v2(plain_ + kMiB, pool_, kMiB, stream_), CUDA_SUCCESS);
+  const std::uint64_t payload[] = {pool_};
+  ASSERT_EQ(cuMemcpyHtoDAsync_v2(plain_, payload, sizeof(payload), stream_), CUDA_SUCCESS);
+  ASSERT_EQ(cuMemcpyHtoDAsync_v2(plain_ + 64, payload, sizeof(payload), second), CUDA_SUCCESS);
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  EXPECT_EQ(cuStreamQuery(second), CUDA_ERROR_NOT_READY);
+  open.store(true);
+  ASSERT_EQ(cuStreamSynchronize(second), CUDA_SUCCESS);
+  EXPECT_LE(free_bytes(), before - kPoolBytes);
+  EXPECT_EQ(cuStreamDestroy_v2(second), CUDA_SUCCESS);
 }
 
 }  // namespace
