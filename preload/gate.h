@@ -12,7 +12,6 @@
 #include <optional>
 #include <span>
 #include <string>
-#include <type_traits>
 #include <vector>
 
 #include "vmm/guard_abi.h"
@@ -50,15 +49,13 @@ struct Access {
 class SubmitRef {
  public:
   template <class F>
-    requires(!std::is_same_v<std::remove_cvref_t<F>, SubmitRef>)
-  SubmitRef(F&& f) noexcept  // NOLINT(google-explicit-constructor): a view, like string_view
-      : object_(const_cast<void*>(static_cast<const void*>(&f))),
-        call_([](void* object) { return (*static_cast<std::remove_reference_t<F>*>(object))(); }) {}
+  SubmitRef(const F& f) noexcept  // NOLINT(google-explicit-constructor): a view, like string_view
+      : object_(&f), call_([](const void* object) { return (*static_cast<const F*>(object))(); }) {}
   CUresult operator()() const { return call_(object_); }
 
  private:
-  void* object_;
-  CUresult (*call_)(void*);
+  const void* object_;
+  CUresult (*call_)(const void*);
 };
 
 /// One pool as queries see it: like one cuMemAlloc allocation.
@@ -67,7 +64,7 @@ struct PoolView {
   std::size_t bytes = 0;
   CUdevice device = 0;
   CUcontext context = nullptr;
-  std::uint64_t buffer_id = 0;  // as CU_POINTER_ATTRIBUTE_BUFFER_ID, unique per pool
+  std::uint64_t buffer_id = 0;      // as CU_POINTER_ATTRIBUTE_BUFFER_ID, unique per pool
   std::size_t requested_bytes = 0;  // what queries tell; `bytes` is whole granules
 };
 
@@ -118,7 +115,8 @@ CUresult run_work(StreamRef stream, std::span<const Access> accesses,
 /// A fill of one range. When `zero` and everything it would fill is known to
 /// be zero and untouched by unfinished work, nothing is submitted and
 /// CUDA_SUCCESS returned (a dropped fill); otherwise like run_work.
-CUresult run_fill(StreamRef stream, CUdeviceptr address, std::size_t bytes, bool zero, SubmitRef submit);
+CUresult run_fill(StreamRef stream, CUdeviceptr address, std::size_t bytes, bool zero,
+                  SubmitRef submit);
 
 /// Calls a driver function that looks at the mappings of pool addresses at the
 /// time of the call (copies, fills, stream memory operations): repeats it while
