@@ -125,6 +125,7 @@ void GuardWatchdog::run() {
     if (request == load(channel.answer) || request != waiting_for) {
       waiting_for = request;
       ticks = 0;
+      store(channel.give_up, 0);  // the server gets on: faults are served again
       continue;
     }
     if (++ticks * kTick < patience_ || load(channel.give_up) != 0) continue;

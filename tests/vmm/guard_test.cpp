@@ -374,6 +374,18 @@ TEST_F(UnservedGuardTest, TheWatchdogEndsAWaitWithoutProgressAfterItsPatience) {
   EXPECT_EQ(bench_.events().size(), 1u);
 }
 
+TEST_F(UnservedGuardTest, AfterGivingUpFaultsAreServedAgainOnceTheServerGetsOn) {
+  GuardWatchdog watchdog(*bench_.memory, 300);
+  watchdog.start();
+  start({3});
+  EXPECT_TRUE(bench_.driver.drain(stream_));
+  ASSERT_EQ(channel().give_up, 1u);
+  channel().answer_kind = static_cast<std::uint32_t>(AnswerKind::kFailed);
+  answer(1);  // late
+  EXPECT_TRUE(eventually([&] { return std::atomic_ref(channel().give_up).load() == 0; }));
+  watchdog.stop();
+}
+
 TEST_F(UnservedGuardTest, TheWatchdogCountsAnewForEachRequest) {
   GuardWatchdog watchdog(*bench_.memory, 500);
   watchdog.start();
