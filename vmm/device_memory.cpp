@@ -176,6 +176,7 @@ CUresult DeviceMemory::free(CUdeviceptr base) {
   }
   Group& group = groups_[pool.group];
   std::erase(group.pools, &pool);
+  following_rows_.clear();  // they name pools by index
   if (group.pools.empty()) {
     group.fronts = Fronts{};
     group.first_slots.clear();

@@ -96,8 +96,13 @@ class DeviceMemory {
   CUresult memory_info(std::size_t* free, std::size_t* total) const;
 
   // --- faults (server thread) ---------------------------------------------
-  FaultAnswer fault(std::span<const AbiRun> wanted, bool rows);
-  FaultAnswer copied();
+  /// With `rows`, the siblings of what is asked for become present as well: before
+  /// the answer, or, when `finished_epoch` is told (see step_ahead()) and nothing
+  /// forbids it, by step_ahead() after it, in the order in which a model's layers
+  /// will ask.
+  FaultAnswer fault(std::span<const AbiRun> wanted, bool rows,
+                    std::optional<std::uint64_t> finished_epoch = std::nullopt);
+  FaultAnswer copied(std::optional<std::uint64_t> finished_epoch = std::nullopt);
 
   // --- ahead of the faults ---------------------------------------------------
   // An absent extent can be swapped while the GPU works when nothing that works
@@ -115,6 +120,8 @@ class DeviceMemory {
   /// reach next. Server thread. False: nothing to do for now. `finished_epoch`: all
   /// work up to it has finished.
   bool step_ahead(std::uint64_t finished_epoch);
+  /// Nothing runs any more: what step_ahead() had left to do is not wanted.
+  void nothing_ahead();
   /// Makes the granules present in the calling thread, without a guard; false when
   /// that is not safe now, or there is no memory: then a guard must do it.
   bool make_present_now(std::span<const AbiRun> runs, std::uint64_t finished_epoch);
@@ -214,11 +221,21 @@ class DeviceMemory {
     return arena_.address(pool.first + offset);
   }
   // faults
-  FaultAnswer answer(std::span<const AbiRun> wanted, bool rows);
+  FaultAnswer answer(std::span<const AbiRun> wanted, bool rows,
+                     std::optional<std::uint64_t> finished_epoch);
   void want_promotion(Pool& pool, std::uint32_t offset);
   void finish_pending(std::vector<AbiRun>* runs);
   void drop_pending();
-  void make_rows_present(std::span<const AbiRun> wanted, std::vector<AbiRun>* runs);
+  /// Extents of one pool that a fault asked for, which its siblings need as well.
+  struct Row {
+    std::size_t group;
+    Pool* pool;
+    Piece piece;
+  };
+  std::vector<Row> make_wanted_present(std::span<const AbiRun> wanted, std::vector<AbiRun>* runs);
+  void make_row_present(const Row& row, std::vector<AbiRun>* runs);
+  /// What of the row is present already.
+  void tell_row(const Row& row, std::vector<AbiRun>* runs);
   void make_exactly_present(std::span<const AbiRun> wanted, std::vector<AbiRun>* runs);
   ReadAheadLimits read_ahead_limits() const {
     return {settings_.read_ahead_max, settings_.read_ahead_share};
@@ -252,6 +269,9 @@ class DeviceMemory {
   }
   bool may_be_read_unwritten(const Pool& pool, const Piece& absent) const;
   bool step_ahead_of(Group& group);
+  bool row_can_follow(const Row& row, std::optional<std::uint64_t> finished_epoch) const;
+  void let_row_follow(const Row& row);
+  bool step_following_row();
   bool make_now(const AbiRun& run);
   bool split_absent(Pool& pool, std::uint32_t offset);
   void broken(const std::string& what);
@@ -291,6 +311,14 @@ class DeviceMemory {
   std::mutex allocating_;          // orders allocations; taken before mutex_
   std::uint64_t serial_ = 0;
   std::uint64_t reads_anywhere_epoch_ = 0;
+  /// A row whose siblings are still to be made: pools in the order of the layers.
+  struct FollowingRow {
+    std::size_t group;
+    std::vector<Piece> pieces;  // K and V
+    std::size_t next;           // index of the pool in the group
+    std::size_t left;           // pools
+  };
+  std::vector<FollowingRow> following_rows_;
   std::atomic<bool> look_ahead_{false};  // step_ahead() may find something
   std::mutex first_slots_mutex_;         // taken before mutex_
   std::unordered_set<CUdeviceptr> known_first_slots_;

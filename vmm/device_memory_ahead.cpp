@@ -50,6 +50,10 @@ bool DeviceMemory::step_ahead(std::uint64_t finished_epoch) {
   if (!settings_.rows_ahead || !look_ahead_.load(std::memory_order_relaxed)) return false;
   std::lock_guard lock(mutex_);
   if (absent_can_be_swapped(finished_epoch)) {
+    if (step_following_row()) {
+      check("following row");
+      return true;
+    }
     for (Group& group : groups_) {
       if (step_ahead_of(group)) {
         check("ahead");
@@ -58,6 +62,82 @@ bool DeviceMemory::step_ahead(std::uint64_t finished_epoch) {
     }
   }
   look_ahead_.store(false, std::memory_order_relaxed);  // until the next fault
+  return false;
+}
+
+void DeviceMemory::nothing_ahead() {
+  std::lock_guard lock(mutex_);
+  following_rows_.clear();
+  look_ahead_.store(false, std::memory_order_relaxed);
+}
+
+// A swap takes some 80 us, a row of 24 layers with K and V 4 ms; a layer of the
+// model takes longer than its own two swaps. So the first layer's guard is answered
+// at once, and the others find their pages made, or ask for theirs.
+bool DeviceMemory::row_can_follow(const Row& row,
+                                  std::optional<std::uint64_t> finished_epoch) const {
+  if (!settings_.rows_ahead || !finished_epoch || !absent_can_be_swapped(*finished_epoch)) {
+    return false;
+  }
+  const std::uint32_t end = row.piece.offset + order_granules(row.piece.order);
+  for (Pool* sibling : groups_[row.group].pools) {
+    for (std::uint32_t offset = row.piece.offset; offset < std::min(end, sibling->granules);) {
+      const auto it = sibling->extent_at(offset);
+      const Piece extent{it->first, it->second.order};
+      if (!it->second.present() && may_be_read_unwritten(*sibling, extent)) return false;
+      offset = extent.offset + order_granules(extent.order);
+    }
+  }
+  return true;
+}
+
+void DeviceMemory::let_row_follow(const Row& row) {
+  const std::vector<Pool*>& pools = groups_[row.group].pools;
+  const auto asked =
+      static_cast<std::size_t>(std::find(pools.begin(), pools.end(), row.pool) - pools.begin());
+  const std::size_t next = (asked + 1) % pools.size();
+  for (FollowingRow& following : following_rows_) {
+    if (following.group != row.group) continue;
+    if (std::find(following.pieces.begin(), following.pieces.end(), row.piece) !=
+        following.pieces.end()) {
+      following.next = next;  // the layers have got here
+      following.left = pools.size() - 1;
+      return;
+    }
+    if (following.next == next && following.left + 1 == pools.size()) {  // K and V of one fault
+      following.pieces.push_back(row.piece);
+      return;
+    }
+  }
+  following_rows_.push_back({row.group, {row.piece}, next, pools.size() - 1});
+  look_ahead_.store(true, std::memory_order_relaxed);
+}
+
+bool DeviceMemory::step_following_row() {
+  while (!following_rows_.empty()) {
+    FollowingRow& row = following_rows_.front();
+    const std::vector<Pool*>& pools = groups_[row.group].pools;
+    for (; row.left != 0 && !pools.empty(); --row.left, ++row.next) {
+      Pool& pool = *pools[row.next % pools.size()];
+      for (const Piece& piece : row.pieces) {
+        const std::uint32_t end =
+            std::min(piece.offset + order_granules(piece.order), pool.granules);
+        for (std::uint32_t offset = piece.offset; offset < end;) {
+          const auto it = pool.extent_at(offset);
+          const Piece extent{it->first, it->second.order};
+          std::vector<AbiRun> made;
+          if (!it->second.present()) {
+            if (may_be_read_unwritten(pool, extent)) break;
+            if (make_present(pool, offset, piece.order, Need::kIfRoom, &made)) return true;
+            following_rows_.clear();  // no room: each layer asks for itself
+            return false;
+          }
+          offset = extent.offset + order_granules(extent.order);
+        }
+      }
+    }
+    following_rows_.erase(following_rows_.begin());
+  }
   return false;
 }
 

@@ -136,65 +136,74 @@ bool DeviceMemory::make_present(Pool& pool, std::uint32_t offset, std::uint8_t o
 
 // The granules asked for come first, their rows after them: when memory is
 // short the siblings are left for their own faults.
-void DeviceMemory::make_rows_present(std::span<const AbiRun> wanted, std::vector<AbiRun>* runs) {
-  struct Row {
-    std::size_t group;
-    Piece piece;
-  };
+std::vector<DeviceMemory::Row> DeviceMemory::make_wanted_present(std::span<const AbiRun> wanted,
+                                                                 std::vector<AbiRun>* runs) {
   std::vector<Row> rows;
   for (const AbiRun& run : wanted) {
     Pool* pool = pool_of_granule(run.first);
     if (pool == nullptr) continue;
+    Group& group = groups_[pool->group];
     const std::uint32_t begin = run.first - pool->first;
     const std::uint32_t end = std::min(begin + run.count, pool->granules);
     for (std::uint32_t offset = begin; offset < end;) {
       auto it = pool->extent_at(offset);
       if (!it->second.present()) {
-        Group& group = groups_[pool->group];
         const std::uint8_t order =
             group.fronts.order_for(offset, read_ahead_limits(), holding(group));
-        if (make_present(*pool, offset, order, Need::kOneGranule, runs)) {
-          it = pool->extent_at(offset);
-          const Piece made{it->first, it->second.order};
-          group.fronts.advance(made);
-          look_ahead_.store(true, std::memory_order_relaxed);
-          rows.push_back({pool->group, made});
-        } else {
+        if (!make_present(*pool, offset, order, Need::kOneGranule, runs)) {
           statistics_.failed_faults.fetch_add(1);
           ++offset;
           continue;
         }
+        it = pool->extent_at(offset);
+        group.fronts.advance({it->first, it->second.order});
+        look_ahead_.store(true, std::memory_order_relaxed);
       } else {
         it->second.written_serial = ++serial_;
         it->second.parked_tick = tick_.load();
         add_run(runs, pool->first + it->first, order_granules(it->second.order));
         // Made ahead: its bits were left clear so that the sequence shows here.
-        if (offset == it->first && groups_[pool->group].fronts.advance_if_expected(
-                                       {it->first, it->second.order})) {
+        if (offset == it->first &&
+            group.fronts.advance_if_expected({it->first, it->second.order})) {
           look_ahead_.store(true, std::memory_order_relaxed);
         }
-        rows.push_back({pool->group, {it->first, it->second.order}});
+      }
+      rows.push_back({pool->group, pool, {it->first, it->second.order}});
+      offset = it->first + order_granules(it->second.order);
+    }
+  }
+  return rows;
+}
+
+void DeviceMemory::tell_row(const Row& row, std::vector<AbiRun>* runs) {
+  for (Pool* sibling : groups_[row.group].pools) {
+    const std::uint32_t end =
+        std::min(row.piece.offset + order_granules(row.piece.order), sibling->granules);
+    for (std::uint32_t offset = row.piece.offset; offset < end;) {
+      const auto it = sibling->extent_at(offset);
+      // Its bit may be clear (made ahead, a release that was interrupted, a
+      // restore): told now, it needs no question of its own.
+      if (it->second.present()) {
+        add_run(runs, sibling->first + it->first, order_granules(it->second.order));
       }
       offset = it->first + order_granules(it->second.order);
     }
   }
-  for (const Row& row : rows) {
-    for (Pool* sibling : groups_[row.group].pools) {
-      std::uint32_t offset = row.piece.offset;
-      const std::uint32_t end =
-          std::min(offset + order_granules(row.piece.order), sibling->granules);
-      while (offset < end) {
-        auto it = sibling->extent_at(offset);
-        if (it->second.present()) {
-          // Its bit may be clear (a release that was interrupted, a restore):
-          // told now, it needs no question of its own.
-          add_run(runs, sibling->first + it->first, order_granules(it->second.order));
-        } else if (!make_present(*sibling, offset, row.piece.order, Need::kIfRoom, runs)) {
-          break;
-        }
-        it = sibling->extent_at(offset);
-        offset = it->first + order_granules(it->second.order);
+}
+
+void DeviceMemory::make_row_present(const Row& row, std::vector<AbiRun>* runs) {
+  for (Pool* sibling : groups_[row.group].pools) {
+    std::uint32_t offset = row.piece.offset;
+    const std::uint32_t end = std::min(offset + order_granules(row.piece.order), sibling->granules);
+    while (offset < end) {
+      auto it = sibling->extent_at(offset);
+      if (it->second.present()) {
+        add_run(runs, sibling->first + it->first, order_granules(it->second.order));
+      } else if (!make_present(*sibling, offset, row.piece.order, Need::kIfRoom, runs)) {
+        break;
       }
+      it = sibling->extent_at(offset);
+      offset = it->first + order_granules(it->second.order);
     }
   }
 }
@@ -315,7 +324,8 @@ void DeviceMemory::drop_pending() {
   pending_.clear();
 }
 
-FaultAnswer DeviceMemory::fault(std::span<const AbiRun> wanted, bool rows) {
+FaultAnswer DeviceMemory::fault(std::span<const AbiRun> wanted, bool rows,
+                                std::optional<std::uint64_t> finished_epoch) {
   std::lock_guard lock(mutex_);
   drop_pending();
   for (const AbiRun& run : wanted) {
@@ -336,7 +346,7 @@ FaultAnswer DeviceMemory::fault(std::span<const AbiRun> wanted, bool rows) {
       }
     }
   }
-  if (pending_.empty()) return answer(wanted, rows);
+  if (pending_.empty()) return answer(wanted, rows, finished_epoch);
   FaultAnswer first;
   first.kind = AnswerKind::kCopyFirst;
   for (const Pending& p : pending_) {
@@ -347,21 +357,29 @@ FaultAnswer DeviceMemory::fault(std::span<const AbiRun> wanted, bool rows) {
   return first;
 }
 
-FaultAnswer DeviceMemory::copied() {
+FaultAnswer DeviceMemory::copied(std::optional<std::uint64_t> finished_epoch) {
   std::lock_guard lock(mutex_);
   std::vector<AbiRun> promoted;
   finish_pending(&promoted);
-  FaultAnswer all = answer(pending_wanted_, pending_rows_);
+  FaultAnswer all = answer(pending_wanted_, pending_rows_, finished_epoch);
   all.runs.insert(all.runs.end(), promoted.begin(), promoted.end());
   pending_wanted_.clear();
   check("copied");
   return all;
 }
 
-FaultAnswer DeviceMemory::answer(std::span<const AbiRun> wanted, bool rows) {
+FaultAnswer DeviceMemory::answer(std::span<const AbiRun> wanted, bool rows,
+                                 std::optional<std::uint64_t> finished_epoch) {
   FaultAnswer result;
   if (rows) {
-    make_rows_present(wanted, &result.runs);
+    for (const Row& row : make_wanted_present(wanted, &result.runs)) {
+      if (row_can_follow(row, finished_epoch)) {
+        tell_row(row, &result.runs);
+        let_row_follow(row);
+      } else {
+        make_row_present(row, &result.runs);
+      }
+    }
   } else {
     make_exactly_present(wanted, &result.runs);
   }

@@ -67,6 +67,7 @@ void FaultServer::run() {
     }
     const std::uint64_t epoch = gate_.epoch();
     if (epoch == finished_epoch_.load()) {
+      memory_.nothing_ahead();
       gate_.wait_for_entry(epoch);
       continue;
     }
@@ -87,10 +88,11 @@ void FaultServer::serve(std::uint32_t ticket) {
   FaultAnswer answer;
   const auto kind = static_cast<RequestKind>(load(channel.request_kind));
   if (kind == RequestKind::kCopied) {
-    answer = memory_.copied();
+    answer = memory_.copied(finished_epoch_.load());
   } else {
     const std::uint32_t count = std::min(load(channel.wanted_count), kMaxWantedRuns);
-    answer = memory_.fault(std::span(channel.wanted, count), kind == RequestKind::kWantedRows);
+    answer = memory_.fault(std::span(channel.wanted, count), kind == RequestKind::kWantedRows,
+                           finished_epoch_.load());
   }
   const auto runs = std::min<std::size_t>(answer.runs.size(), kMaxAnswerRuns);
   const auto copies = std::min<std::size_t>(answer.copies.size(), kMaxCopies);

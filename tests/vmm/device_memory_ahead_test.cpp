@@ -136,6 +136,73 @@ TEST_F(AheadTest, AFailedSwapAheadLeavesThePageAsItWas) {
   EXPECT_TRUE(bench_.writable(layers_[0], 10));
 }
 
+class FollowingRowTest : public AheadTest {
+ protected:
+  FaultAnswer ask(std::size_t layer, std::uint32_t offset, std::uint64_t finished = kBusy) {
+    const std::array<AbiRun, 2> wanted{AbiRun{bench_.granule(layers_[layer], offset), 1},
+                                       AbiRun{bench_.granule(layers_[layer], kV + offset), 1}};
+    return bench_.memory->fault(wanted, true, finished);
+  }
+  bool both_writable(std::size_t layer, std::uint32_t offset) const {
+    return bench_.writable(layers_[layer], offset) && bench_.writable(layers_[layer], kV + offset);
+  }
+  static constexpr std::uint32_t kV = 256;
+};
+
+TEST_F(FollowingRowTest, TheFirstLayerIsAnsweredAtOnceAndTheOthersFollowInOrder) {
+  const FaultAnswer answer = ask(1, 40);
+  EXPECT_TRUE(both_writable(1, 40));
+  EXPECT_FALSE(bench_.writable(layers_[2], 40));
+  EXPECT_TRUE(names(answer.runs, bench_.granule(layers_[1], kV + 40)));
+  EXPECT_FALSE(names(answer.runs, bench_.granule(layers_[2], 40)));
+  ASSERT_TRUE(bench_.memory->step_ahead(kBusy));
+  ASSERT_TRUE(bench_.memory->step_ahead(kBusy));
+  EXPECT_TRUE(both_writable(2, 40)) << "the layer after it, K and V";
+  EXPECT_FALSE(bench_.writable(layers_[0], 40));
+  steps();
+  EXPECT_TRUE(both_writable(0, 40));
+  EXPECT_EQ(bench_.memory->physical().device, 6 * kGranuleBytes);
+}
+
+TEST_F(FollowingRowTest, ALayerThatAsksIsToldOfAllThatIsThereAndTheRestFollowsIt) {
+  ask(0, 40);
+  const FaultAnswer answer = ask(1, 40);  // faster than the server
+  EXPECT_TRUE(names(answer.runs, bench_.granule(layers_[1], 40)));
+  EXPECT_TRUE(names(answer.runs, bench_.granule(layers_[0], 40)));
+  EXPECT_EQ(steps(), 2u) << "only the last layer's are left";
+  EXPECT_TRUE(both_writable(2, 40));
+}
+
+TEST_F(FollowingRowTest, ARowThatAReaderMayLookAtIsMadeBeforeTheAnswer) {
+  const AbiRun everything{bench_.granule(layers_[0], 0), 512};
+  bench_.memory->reads_anywhere(std::span(&everything, 1), 5);
+  ask(0, 40, 4);
+  EXPECT_TRUE(both_writable(2, 40));
+}
+
+TEST_F(FollowingRowTest, ARowWithAFirstSlotIsMadeBeforeTheAnswer) {
+  bench_.memory->note_first_slot(bench_.address(layers_[0], 40));
+  ask(0, 40);
+  EXPECT_TRUE(bench_.writable(layers_[2], 40));
+  EXPECT_FALSE(bench_.writable(layers_[2], kV + 40)) << "V has no first slot there";
+}
+
+TEST_F(FollowingRowTest, IdlenessEndsIt) {
+  ask(0, 40);
+  bench_.memory->nothing_ahead();
+  EXPECT_EQ(steps(), 0u);
+  EXPECT_FALSE(bench_.writable(layers_[1], 40));
+  EXPECT_EQ(ask(1, 40).kind, AnswerKind::kPresent);
+  EXPECT_TRUE(both_writable(1, 40));
+}
+
+TEST_F(FollowingRowTest, AFreedPoolIsNotFollowed) {
+  ask(0, 40);
+  ASSERT_EQ(bench_.memory->free(layers_[1]->base), CUDA_SUCCESS);
+  steps();
+  bench_.expect_sound();
+}
+
 TEST_F(AheadTest, ARangeIsMadePresentAtOnceWhenNothingMayLookAtIt) {
   const AbiRun range{bench_.granule(layers_[0], 20), 100};
   EXPECT_TRUE(bench_.memory->make_present_now(std::span(&range, 1), kBusy));
