@@ -131,7 +131,7 @@ nlohmann::json document_of(const Target& target, const segment::ControlChange& c
                              {"gpu", target.gpu->uuid},
                              {"state", name_of(answer.state)},
                              {"milliseconds", answer.milliseconds}};
-  if (change.limit) document["limit_bytes"] = json_limit(*change.limit);
+  if (change.limit) document["limit_bytes"] = json_bytes(*change.limit);
   if (change.reserve) document["reserve_bytes"] = *change.reserve;
   if (change.priority) document["priority"] = *change.priority;
   if (change.paused) document["paused"] = *change.paused;

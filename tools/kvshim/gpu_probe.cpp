@@ -3,6 +3,7 @@
 #include <dlfcn.h>
 
 #include <array>
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <mutex>
@@ -22,6 +23,8 @@ struct NvmlMemoryV2 {
   unsigned version;
   unsigned long long total, reserved, free, used;
 };
+std::atomic<bool> started{false};
+
 constexpr unsigned kMemoryV2 = sizeof(NvmlMemoryV2) | (2u << 24);
 
 template <class Function>
@@ -117,7 +120,10 @@ struct GpuProbe::State {
   }
 };
 
+bool GpuProbe::was_started() { return started.load(); }
+
 GpuProbe::GpuProbe() : state_(std::make_shared<State>()) {
+  started.store(true);
   std::thread([state = state_] { state->run(); }).detach();
 }
 

@@ -26,6 +26,9 @@ class GpuProbe {
   GpuProbe(const GpuProbe&) = delete;
   GpuProbe& operator=(const GpuProbe&) = delete;
 
+  /// Whether one was ever made in this process: its thread may still be in NVML.
+  static bool was_started();
+
   /// Asks for a new sample and returns the newest that is there after at most
   /// `longest_ms`; empty when there is none (yet).
   std::vector<GpuMemory> sample(int longest_ms);

@@ -17,10 +17,10 @@ nlohmann::json json_of(const ProcessFigures& process, const ProcessFigures* befo
       {"parked_bytes", process.parked},
       {"absent_bytes", process.absent},
       {"cache_bytes", process.caches},
-      {"other_bytes", process.other},
+      {"other_bytes", json_bytes(process.other)},
       {"host_bytes", process.host},
       {"on_gpu_bytes", process.on_gpu()},
-      {"limit_bytes", json_limit(process.limit)},
+      {"limit_bytes", json_bytes(process.limit)},
       {"reserve_bytes", process.reserve},
       {"priority", process.priority},
       {"paused", process.paused},
@@ -53,7 +53,7 @@ void print_json(const nlohmann::json& document) {
               document.dump(2, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
 }
 
-nlohmann::json json_limit(std::uint64_t bytes) {
+nlohmann::json json_bytes(std::uint64_t bytes) {
   if (bytes == 0 || bytes == kNoLimit) return nullptr;
   return bytes;
 }

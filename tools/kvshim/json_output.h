@@ -12,8 +12,8 @@ namespace kvshim::cli {
 /// replaced.
 void print_json(const nlohmann::json& document);
 
-/// null for none (0 or kNoLimit), else the bytes.
-nlohmann::json json_limit(std::uint64_t bytes);
+/// null for none or unknown (0 or kNoLimit), else the bytes.
+nlohmann::json json_bytes(std::uint64_t bytes);
 
 /// The whole snapshot, with rates since `before` (may be null).
 nlohmann::json json_of(const Snapshot& now, const Snapshot* before);

@@ -9,6 +9,7 @@
 
 #include "tools/kvshim/commands.h"
 #include "tools/kvshim/driver_probe.h"
+#include "tools/kvshim/gpu_probe.h"
 #include "tools/kvwrap/load_trial.h"
 
 namespace kvshim::cli {
@@ -70,6 +71,7 @@ int main(int count, char** arguments) {
     std::fprintf(stderr, "kvshim: %s; please report this\n", error.what());
   }
   std::fflush(nullptr);
-  // No destructors: a thread may be stuck in a driver's library.
-  std::_Exit(code);
+  // No destructors where a thread may be stuck in a driver's library.
+  if (kvshim::cli::GpuProbe::was_started()) std::_Exit(code);
+  return code;
 }

@@ -3,6 +3,7 @@
 #include <array>
 #include <cstdio>
 #include <functional>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -123,6 +124,7 @@ void add_sizes(const Snapshot& snapshot, Page* page) {
   for_each_process(snapshot, [&](const Labels& labels, const ProcessFigures& process) {
     for (const auto& [kind, bytes] :
          {std::pair("kv", process.resident), {"cache", process.caches}, {"other", process.other}}) {
+      if (kind == std::string_view("other") && bytes == 0) continue;  // unknown
       Labels all = labels;
       all.emplace_back("kind", kind);
       page->add("kvshim_process_gpu_memory_bytes", all, as_double(bytes));

@@ -32,14 +32,17 @@ std::string faults_rate(const Rates& rates) {
 }
 
 constexpr std::array<Column, 13> kColumns{{
-    {"OTHER", "other", 5, 20, [](const Row& row) { return short_bytes(row.figures.other); }},
+    {"OTHER", "other", 5, 20,
+     [](const Row& row) { return row.figures.other == 0 ? "?" : short_bytes(row.figures.other); }},
     {"KV", "kv", 5, 30, [](const Row& row) { return short_bytes(row.figures.resident); }},
     {"PARK", "parked", 5, 18, [](const Row& row) { return short_bytes(row.figures.parked); }},
     {"ABSNT", "absent", 5, 16, [](const Row& row) { return short_bytes(row.figures.absent); }},
     {"CACHE", nullptr, 5, 3, [](const Row& row) { return short_bytes(row.figures.caches); }},
     {"FLT/S", "faults", 5, 14, [](const Row& row) { return faults_rate(row.rates); }},
     {"P99", nullptr, 5, 12,
-     [](const Row& row) { return short_microseconds(row.figures.fault_p99_us); }},
+     [](const Row& row) {
+       return row.figures.faults == 0 ? "-" : short_microseconds(row.figures.fault_p99_us);
+     }},
     {"REL/S", "released", 5, 10,
      [](const Row& row) { return bytes_rate(row.rates, row.rates.released); }},
     {"BCK/S", nullptr, 5, 8,

@@ -21,7 +21,7 @@ struct ProcessFigures {
   std::uint64_t parked = 0;    // of the pools, in host memory
   std::uint64_t absent = 0;    // of the pools, nowhere
   std::uint64_t caches = 0;    // GPU memory kept ready: zero pages, handles made ahead
-  std::uint64_t other = 0;     // GPU memory that is not pool: weights, activations
+  std::uint64_t other = 0;     // GPU memory that is not pool: weights, activations; 0: unknown
   std::uint64_t host = 0;      // host memory held for parked contents
   std::uint64_t limit = kNoLimit;
   std::uint64_t reserve = 0;

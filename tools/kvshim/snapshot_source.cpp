@@ -47,18 +47,9 @@ ProcessFigures figures_of(const segment::RecordSnapshot& record, std::uint64_t n
   return process;
 }
 
-template <class Options>
-std::string folder_option(const Options& options) {
-  if constexpr (requires { options.segment_dir; }) {
-    return options.segment_dir;
-  } else {
-    return {};
-  }
-}
-
 }  // namespace
 
-std::string segment_folder() { return folder_option(own_configuration().options); }
+std::string segment_folder() { return own_configuration().options.segment_dir; }
 
 Snapshot snapshot_of(const std::vector<segment::GpuSnapshot>& segments, double seconds) {
   Snapshot snapshot;
@@ -82,6 +73,7 @@ Snapshot snapshot_of(const std::vector<segment::GpuSnapshot>& segments, double s
         gpu.used = gpu.total - std::min(gpu.total, record.figures.gpu_free);
       }
     }
+    gpu.used = std::max(gpu.used, gpu.used_by_ours());
     if (!gpu.processes.empty()) snapshot.gpus.push_back(std::move(gpu));
   }
   return snapshot;
@@ -97,7 +89,7 @@ void add_gpu_memory(const std::vector<GpuMemory>& gpus, Snapshot* snapshot) {
     }
     found->index = memory.index;
     found->total = memory.total;
-    found->used = memory.used;
+    found->used = std::max(memory.used, found->used_by_ours());
     if (!memory.name.empty()) found->name = memory.name;
   }
   std::stable_sort(snapshot->gpus.begin(), snapshot->gpus.end(),

@@ -1,0 +1,140 @@
+#include "tools/kvshim/snapshot_source.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/tools/snapshots.h"
+
+namespace kvshim::cli {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using testing::kGiB;
+using ::testing::SizeIs;
+
+segment::RecordSnapshot record_of(std::int32_t pid) {
+  segment::RecordSnapshot record;
+  record.live = true;
+  record.identity.pid = pid;
+  record.identity.name = "python3";
+  record.identity.command_line = "python3 /usr/bin/vllm serve model";
+  record.identity.gpu_total = 80 * kGiB;
+  record.identity.gpu_name = "a GPU";
+  record.figures.updated_ns = 9'000'000'000;
+  record.figures.pool_bytes = 10 * kGiB;
+  record.figures.resident = 4 * kGiB;
+  record.figures.parked = 1 * kGiB;
+  record.figures.absent = 5 * kGiB;
+  record.figures.device_cached = 1 * kGiB;
+  record.figures.other_bytes = 2 * kGiB;
+  record.figures.gpu_free = 60 * kGiB;
+  record.figures.idle_ms = 1500;
+  return record;
+}
+
+segment::GpuSnapshot gpu_of(std::vector<segment::RecordSnapshot> records) {
+  segment::GpuSnapshot gpu;
+  gpu.uuid = "GPU-1";
+  gpu.path = "/dev/shm/x";
+  gpu.taken_ns = 10'000'000'000;
+  gpu.records = std::move(records);
+  return gpu;
+}
+
+TEST(Snapshot, TakesOverTheFiguresOfLivingProcesses) {
+  segment::RecordSnapshot dead = record_of(2);
+  dead.live = false;
+  segment::RecordSnapshot living = record_of(1);
+  living.settings.limit = 20 * kGiB;
+  living.settings.paused = 1;
+  living.settings.priority = 7;
+  living.need.bytes = 1;
+  const Snapshot snapshot = snapshot_of({gpu_of({living, dead})}, 10);
+  ASSERT_THAT(snapshot.gpus, SizeIs(1));
+  const GpuFigures& gpu = snapshot.gpus[0];
+  EXPECT_EQ(gpu.total, 80 * kGiB);
+  EXPECT_EQ(gpu.used, 20 * kGiB);
+  ASSERT_THAT(gpu.processes, SizeIs(1));
+  const ProcessFigures& process = gpu.processes[0];
+  EXPECT_EQ(process.name, "vllm");
+  EXPECT_EQ(process.on_gpu(), 7 * kGiB);
+  EXPECT_EQ(process.limit, 20 * kGiB);
+  EXPECT_EQ(process.priority, 7);
+  EXPECT_TRUE(process.paused);
+  EXPECT_TRUE(process.in_need);
+  EXPECT_DOUBLE_EQ(process.idle_seconds, 1.5);
+  EXPECT_DOUBLE_EQ(process.silent_seconds, 1);
+  EXPECT_EQ(gpu.used_by_others(), 13 * kGiB);
+}
+
+TEST(Snapshot, HasNoLimitWhereTheSettingsSayZero) {
+  const Snapshot snapshot = snapshot_of({gpu_of({record_of(1)})}, 10);
+  EXPECT_EQ(snapshot.gpus[0].processes[0].limit, kNoLimit);
+}
+
+TEST(Snapshot, BelievesTheNewestWordAboutTheGpu) {
+  segment::RecordSnapshot older = record_of(1);
+  segment::RecordSnapshot newer = record_of(2);
+  older.figures.gpu_free = 10 * kGiB;
+  newer.figures.updated_ns += 5;
+  EXPECT_EQ(snapshot_of({gpu_of({older, newer})}, 10).gpus[0].used, 20 * kGiB);
+  EXPECT_EQ(snapshot_of({gpu_of({newer, older})}, 10).gpus[0].used, 20 * kGiB);
+}
+
+TEST(Snapshot, CountsItsProcessesWhereNobodyKnowsTheUse) {
+  segment::RecordSnapshot record = record_of(1);
+  record.figures.gpu_free = 0;
+  EXPECT_EQ(snapshot_of({gpu_of({record})}, 10).gpus[0].used, 7 * kGiB);
+}
+
+TEST(Snapshot, NamesSegmentsThatCannotBeRead) {
+  segment::GpuSnapshot bad = gpu_of({});
+  bad.error = "another\033 version";
+  const Snapshot snapshot = snapshot_of({bad, gpu_of({record_of(1)})}, 10);
+  EXPECT_THAT(snapshot.problems, ElementsAre("/dev/shm/x: another? version"));
+  EXPECT_THAT(snapshot.gpus, SizeIs(1));
+}
+
+TEST(Snapshot, LeavesOutGpusWithoutLivingProcesses) {
+  segment::RecordSnapshot dead = record_of(1);
+  dead.live = false;
+  EXPECT_THAT(snapshot_of({gpu_of({dead})}, 10).gpus, IsEmpty());
+}
+
+TEST(Snapshot, TakesTotalsOfTheDriverAndAddsOtherGpus) {
+  Snapshot snapshot = snapshot_of({gpu_of({record_of(1)})}, 10);
+  add_gpu_memory(
+      {{0, "GPU-0", "other", 40 * kGiB, 1 * kGiB}, {1, "GPU-1", "this", 79 * kGiB, 30 * kGiB}},
+      &snapshot);
+  ASSERT_THAT(snapshot.gpus, SizeIs(2));
+  EXPECT_EQ(snapshot.gpus[0].uuid, "GPU-0");
+  EXPECT_EQ(snapshot.gpus[1].uuid, "GPU-1");
+  EXPECT_EQ(snapshot.gpus[1].total, 79 * kGiB);
+  EXPECT_EQ(snapshot.gpus[1].used_by_others(), 23 * kGiB);
+}
+
+TEST(Rates, AreChangesPerSecond) {
+  const Snapshot now = testing::two_engines();
+  const Snapshot before = testing::two_engines_before();
+  const Rates rates = rates_of(now.gpus[0].processes[0], &before.gpus[0].processes[0],
+                               now.seconds - before.seconds);
+  EXPECT_TRUE(rates.known);
+  EXPECT_DOUBLE_EQ(rates.faults, 50);
+  EXPECT_DOUBLE_EQ(rates.released, 3.0 * kGiB);
+  EXPECT_DOUBLE_EQ(rates.restored, 0.5 * kGiB);
+}
+
+TEST(Rates, AreUnknownWithoutTimeAndZeroWhenCountersGoBack) {
+  const ProcessFigures now = testing::busy_engine();
+  ProcessFigures later = now;
+  later.faults += 1;
+  EXPECT_FALSE(rates_of(now, nullptr, 1).known);
+  EXPECT_FALSE(rates_of(now, &now, 0).known);   // a clock that stands still
+  EXPECT_FALSE(rates_of(now, &now, -5).known);  // one that jumped
+  EXPECT_DOUBLE_EQ(rates_of(now, &later, 1).faults, 0);
+}
+
+}  // namespace
+}  // namespace kvshim::cli
