@@ -5,7 +5,7 @@ Programs land beside the environment's python, the library in its lib/, where kv
 scripts/setup installs.
 
     pip wheel --no-deps .                                     builds, then packs
-    pip wheel --no-deps --config-settings build-folder=build/release .       packs what is built there
+    pip wheel --no-deps --config-settings build-folder=build/release .  packs what is built there
 """
 import base64
 import hashlib

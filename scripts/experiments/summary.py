@@ -79,8 +79,8 @@ def remarks(content):
         if part.get("error"):
             lines.append(f"- {name}: NOT COMPLETE: {part['error']}")
         if "ballast_mib" in part:
-            lines.append(f"- {name}: a ballast of {part['ballast_mib']:.0f} MiB (not in the table) left "
-                         f"{part['usable_mib']:.0f} MiB that pools may take; "
+            lines.append(f"- {name}: a ballast of {part['ballast_mib']:.0f} MiB (not in the table) "
+                         f"left {part['usable_mib']:.0f} MiB that pools may take; "
                          f"{faults_in_host(part)} faults were served in host memory.")
         for server, facts in part["servers"].items():
             trouble = facts.get("shim", {}).get("trouble")

@@ -71,7 +71,7 @@ class RealServer(Case):
                         self.assertGreater(row["ms"], row["first_ms"])
         self.assertEqual(results["comparison"]["single.elastic"],
                          {"answers": 16, "same": 16, "probes": 2, "same_probes": 2})
-        # The fake NVML does not see the ballast, the simulated driver that holds it says what it left.
+        # The fake NVML does not see the ballast; the simulated driver does, and says what is left.
         self.assertEqual(parts["oversized.elastic"]["usable_mib"], 600)
         # Packed: few files, and the parts among them.
         self.assertFalse((self.out / "parts").exists())
