@@ -218,6 +218,29 @@ TEST_F(ReleaserTest, APoolCanBeFreedWhileAnotherThreadRestores) {
   for (std::uint32_t g = 1; g < 5; ++g) EXPECT_TRUE(bench_.holds(pool_, g, 7));
 }
 
+// A submission that found nothing to bring back before the release ended writes in
+// place; the next one must not swap the page under it.
+TEST_F(ReleaserTest, NothingComesBackUnderUnfinishedWork) {
+  bench_.release_when_idle(quick());
+  write(four_, 7);
+  ASSERT_TRUE(eventually_resident(0));
+  ASSERT_TRUE(eventually([&] { return bench_.memory->physical().device == 0; }));
+  const CUdeviceptr at = bench_.address(pool_, 1);
+  bench_.driver.hold(bench_.stream, true);
+  bench_.gate.enter();
+  bench_.driver.enqueue(bench_.stream, {{at, at + kGranuleBytes}},
+                        [&] { bench_.write(pool_, 1, 9); });
+  bench_.gate.leave();
+  const CUstream other = bench_.new_stream();
+  bench_.write_granules_on(other, pool_, {2}, 8);
+  ASSERT_TRUE(bench_.driver.drain(other));
+  EXPECT_GE(bench_.figures(pool_).parked, 3 * kGranuleBytes);
+  bench_.driver.hold(bench_.stream, false);
+  ASSERT_TRUE(bench_.driver.drain(bench_.stream));
+  EXPECT_TRUE(bench_.holds(pool_, 1, 9));
+  EXPECT_TRUE(bench_.holds(pool_, 2, 8));
+}
+
 TEST_F(ReleaserTest, FreeingDoesNotWaitForAWholeRelease) {
   // Pinning is slow here: parking 40 granules would take four seconds.
   bench_.driver.host_create_microseconds.store(100'000);
