@@ -2,7 +2,8 @@
 // each scenario in a process of its own under the preload. Prints one line of
 // JSON a scenario, and a table at the end.
 //
-//   kvshim_bench_device [SCENARIO ...]      setup faults rows parking; all when none is named
+//   kvshim_bench_device [SCENARIO ...]      setup faults rows parking parking_large; all when
+//                                      none is named
 //
 // Times are what the host sees: the first write of a granule until it is done,
 // less the median of the same call on a granule that is present.
@@ -147,54 +148,119 @@ void rows() {
 
 // --- parking and coming back -------------------------------------------------------
 
-struct Moves {
-  double parked_mib = 0, park_ms = 0, back_mib = 0, back_ms = 0;
+/// What the log tells of one release: the whole of it, and where its time went.
+struct Release {
+  double mib = 0, ms = 0;
+  double scan = 0, prepare = 0, swap = 0, handles = 0, copies = 0;  // ms
+};
+struct Return {
+  double mib = 0, ms = 0;
 };
 
-/// The last release and the last coming back that the log tells of.
-Moves last_moves(const std::string& log) {
-  const std::string text = text_of(log);
-  Moves moves;
-  const std::regex released(
-      "released \\d+ MiB in (\\d+) ms: \\d+ MiB zero, (\\d+) MiB parked in host memory");
-  const std::regex back("brought back (\\d+) MiB in (\\d+) us");
-  for (std::sregex_iterator i(text.begin(), text.end(), released), end; i != end; ++i) {
-    if (std::stod((*i)[2]) < moves.parked_mib) continue;  // the rest of an interrupted one
-    moves.park_ms = std::stod((*i)[1]);
-    moves.parked_mib = std::stod((*i)[2]);
-  }
-  for (std::sregex_iterator i(text.begin(), text.end(), back), end; i != end; ++i) {
-    moves.back_mib = std::stod((*i)[1]);
-    moves.back_ms = std::stod((*i)[2]) / 1000;
-  }
-  return moves;
+template <class Match>
+void each_line(const std::string& scenario, const std::string& pattern, const Match& match) {
+  const std::string text = text_of(work_folder() + "/" + scenario + ".log");
+  const std::regex regex(pattern);
+  for (std::sregex_iterator i(text.begin(), text.end(), regex), end; i != end; ++i) match(*i);
 }
 
+std::vector<Release> releases(const std::string& scenario) {
+  std::vector<Release> all;
+  each_line(
+      scenario,
+      "released \\d+ MiB in (\\d+) ms: \\d+ MiB zero, (\\d+) MiB parked in host memory|of that "
+      "release: scan ([\\d.]+) ms, preparing copies ([\\d.]+) ms, swaps ([\\d.]+) ms, releasing "
+      "handles ([\\d.]+) ms, waiting for copies ([\\d.]+) ms",
+      [&](const std::smatch& m) {
+        if (m[1].matched) {
+          all.push_back({});
+          all.back().ms = std::stod(m[1]);
+          all.back().mib = std::stod(m[2]);
+        } else if (!all.empty()) {
+          Release& last = all.back();
+          double* const parts[] = {&last.scan, &last.prepare, &last.swap, &last.handles,
+                                   &last.copies};
+          for (std::size_t i = 0; i < 5; ++i) *parts[i] = std::stod(m[3 + i]);
+        }
+      });
+  return all;
+}
+
+std::vector<Return> returns(const std::string& scenario) {
+  std::vector<Return> all;
+  each_line(scenario, "brought back (\\d+) MiB in (\\d+) us before", [&](const std::smatch& m) {
+    all.push_back({std::stod(m[1]), std::stod(m[2]) / 1000});
+  });
+  return all;
+}
+
+/// Waits until the log tells of `count` moves; false after a minute.
+template <class Moves>
+bool told(const Moves& moves, const std::string& scenario, std::size_t count) {
+  const Timer timer;
+  while (moves(scenario).size() < count) {
+    if (timer.milliseconds() > 60'000) return false;
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  }
+  return true;
+}
+
+double rate(double mib, double ms) { return ms > 0 ? mib * 1.048576 / ms : 0; }
+
+// Contents are made, parked, brought back by the next work, and parked again: what was
+// in extents of 2 MiB comes back in larger ones. The host slabs are made in the
+// background before the first release (idle_timeout is long enough).
+void measure_moves(const std::string& scenario, Session* session, CUdeviceptr pool,
+                   std::size_t bytes) {
+  if (!told(releases, scenario, 1)) return;
+  session->write_token(pool, bytes, 4096);  // restore_time is long enough for everything
+  session->wait();
+  if (!told(returns, scenario, 1) || !told(releases, scenario, 2)) return;
+  std::this_thread::sleep_for(std::chrono::milliseconds(1400));  // the lines that follow
+  const Release first = releases(scenario)[0], again = releases(scenario)[1];
+  const Return back = returns(scenario)[0];
+  print(scenario, *session,
+        {{"parked_mib", first.mib},
+         {"park_ms", first.ms},
+         {"park_gb_s", rate(first.mib, first.ms)},
+         {"scan_ms", first.scan},
+         {"prepare_ms", first.prepare},
+         {"swap_ms", first.swap},
+         {"release_handles_ms", first.handles},
+         {"wait_for_copies_ms", first.copies},
+         {"back_mib", back.mib},
+         {"back_ms", back.ms},
+         {"back_gb_s", rate(back.mib, back.ms)},
+         {"park_again_gb_s", rate(again.mib, again.ms)}});
+}
+
+// As an engine leaves them: 24 layers with keys and values, one row of 2 MiB after
+// another, each made present by a fault.
 void parking() {
+  Session session;
+  constexpr std::size_t kPools = 24;
+  const std::size_t rows_written = session.on_simulator() ? 8 : 32;
+  const std::size_t bytes = 2 * rows_written * kGranuleBytes;
+  const std::vector<CUdeviceptr> pools = session.allocate(kPools, bytes);
+  for (std::size_t row = 0; row < rows_written; ++row) {
+    for (const CUdeviceptr pool : pools) {
+      session.write_token(pool, bytes, row * kGranuleBytes + 4096);
+    }
+    session.wait();
+  }
+  measure_moves("parking", &session, pools[0], bytes);
+}
+
+// In the largest extents.
+void parking_large() {
   Session session;
   const std::size_t bytes = (session.on_simulator() ? 64 : 1024) * kMebibyte;
   const std::vector<CUdeviceptr> pools = session.allocate(4, bytes);
-  const auto idle = [] { std::this_thread::sleep_for(std::chrono::milliseconds(2500)); };
-  for (int cycle = 0; cycle < 3; ++cycle) {  // the first ones make the host slabs
-    for (const CUdeviceptr pool : pools) {
-      KVSHIM_BENCH_CHECK(
-          cuMemsetD8Async(pool, static_cast<unsigned char>(1 + cycle), bytes, session.stream()));
-    }
-    session.wait();
-    idle();
+  for (const CUdeviceptr pool : pools) {
+    KVSHIM_BENCH_CHECK(cuMemsetD8Async(pool, 7, bytes, session.stream()));
   }
-  session.write_token(pools[0], bytes, 4096);  // brings back what fits in restore_time
   session.wait();
-  idle();
-  const Moves moves = last_moves(work_folder() + "/parking.log");
-  const auto rate = [](double mib, double ms) { return ms > 0 ? mib * 1.048576 / ms : 0; };
-  print("parking", session,
-        {{"parked_mib", moves.parked_mib},
-         {"park_ms", moves.park_ms},
-         {"park_gb_s", rate(moves.parked_mib, moves.park_ms)},
-         {"back_mib", moves.back_mib},
-         {"back_ms", moves.back_ms},
-         {"back_gb_s", rate(moves.back_mib, moves.back_ms)}});
+  measure_moves("parking_large", &session, pools[0], bytes);
 }
 
 const std::map<std::string, std::string>& shim_options() {
@@ -203,7 +269,10 @@ const std::map<std::string, std::string>& shim_options() {
       // Exactly the granules that are asked for, and no release in between.
       {"faults", "read_ahead_max = \"2MiB\"\nidle_timeout = \"60s\"\n"},
       {"rows", "read_ahead_max = \"2MiB\"\nidle_timeout = \"60s\"\n"},
-      {"parking", "idle_timeout = \"300ms\"\nrestore_time = \"2s\"\n"},
+      {"parking",
+       "idle_timeout = \"5s\"\nrestore_time = \"5s\"\nlog_level = \"debug\"\n"
+       "read_ahead_max = \"2MiB\"\n"},
+      {"parking_large", "idle_timeout = \"5s\"\nrestore_time = \"5s\"\nlog_level = \"debug\"\n"},
   };
   return *options;
 }
@@ -214,6 +283,7 @@ int run_child(const char* scenario) {
   if (std::strcmp(scenario, "faults") == 0) faults();
   if (std::strcmp(scenario, "rows") == 0) rows();
   if (std::strcmp(scenario, "parking") == 0) parking();
+  if (std::strcmp(scenario, "parking_large") == 0) parking_large();
   return 0;
 }
 
@@ -225,7 +295,9 @@ int main(int argc, char** argv) {
   if (is_preloaded_child()) return argc == 2 ? run_child(argv[1]) : 2;
   work_folder();
   std::vector<std::string> scenarios(argv + 1, argv + argc);
-  if (scenarios.empty()) scenarios = {"setup_plain", "setup", "faults", "rows", "parking"};
+  if (scenarios.empty()) {
+    scenarios = {"setup_plain", "setup", "faults", "rows", "parking", "parking_large"};
+  }
   int failures = 0;
   for (const std::string& scenario : scenarios) {
     const bool plain = scenario == "setup_plain";

@@ -27,9 +27,9 @@ DeviceMemory::DeviceMemory(const DriverApi& driver, Arena& arena, PoolTable& tab
       settings_(settings),
       kernels_(std::move(kernels)),
       mapper_(driver, device, settings.host_numa_node),
-      host_(mapper_, settings.host_budget),
+      host_(driver, mapper_, settings.host_budget),
       fault_staging_(driver, kStagingSlots),
-      release_staging_(driver, kStagingSlots) {}
+      return_staging_(driver, kStagingSlots) {}
 
 // Under the lock: else memory released between the two figures counts as taken.
 CUresult DeviceMemory::memory_info(std::size_t* free, std::size_t* total) const {
@@ -165,7 +165,7 @@ CUresult DeviceMemory::free(CUdeviceptr base) {
     mapper_.release_device(p.park.extent.order, p.park.host_handle);
     return true;
   });
-  // A restored extent's staging mapping would keep its memory alive.
+  // The staging mapping of what came back would keep its memory alive.
   unmap_retired_staging(retired_staging_.size());
   CUresult result = CUDA_SUCCESS;
   for (auto& [offset, extent] : pool.extents) {
@@ -188,7 +188,7 @@ CUresult DeviceMemory::free(CUdeviceptr base) {
     host_.trim(0);
     mapper_.release_zero_handles();
     fault_staging_.release();
-    release_staging_.release();
+    return_staging_.release();
   }
   check("free");
   // The engine must not see an error for memory that is gone; a driver that

@@ -1,6 +1,7 @@
 // The elastic memory of one device: its pools, and every change of an extent.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <deque>
@@ -54,14 +55,23 @@ struct ExtentName {
   /// Holds the pool's last granule, whose end an allocator may have handed to
   /// other tensors: no rule about idle cache contents may drop it.
   bool tail = false;
+  std::uint64_t written = 0;  // Extent::written_serial; the newest of a block
   std::uint64_t bytes() const { return order_bytes(order); }
 };
 
-/// A copy of an extent's contents that waits to replace it.
+/// A copy of an extent's contents that waits to replace it. The extent may be a
+/// block: adjacent extents that become one.
 struct PreparedPark {
   ExtentName extent;
-  CUmemGenericAllocationHandle host_handle = 0;
-  CUdeviceptr staging = 0;
+  CUmemGenericAllocationHandle host_handle = 0;  // of GPU memory when it comes back
+  CUdeviceptr staging = 0;                       // where the copy goes
+};
+
+enum class Preparation {
+  kDone,
+  kSplit,    // not as a whole: its halves may be had
+  kNoRoom,   // neither as a whole nor in parts: budget, GPU memory, or the driver
+  kChanged,  // the extents are others by now: nothing to do
 };
 
 struct PoolFigures {
@@ -151,31 +161,49 @@ class DeviceMemory {
                                                             UINT64_MAX) const;
   /// The releasing thread's clock: the age of what is parked.
   void set_tick(std::uint64_t tick) noexcept { tick_.store(tick, std::memory_order_relaxed); }
-  /// Host memory and staging addresses for a copy of a resident extent; false
-  /// when the host budget has no room (OUT_OF_MEMORY) or the driver refuses.
-  bool prepare_park(const ExtentName& extent, PreparedPark* prepared);
+  /// The blocks in which resident extents are parked best, most recently written
+  /// first: adjacent ones that fill an aligned block become one, except near the
+  /// fronts, where the next writes come, and for tails.
+  std::vector<ExtentName> blocks_to_park(std::span<const ExtentName> extents) const;
+  /// The blocks in which what is parked comes back best, most recently written first.
+  std::vector<ExtentName> blocks_to_return() const;
+  /// The halves of a block.
+  static std::array<ExtentName, 2> halves(const ExtentName& block);
+
+  /// Host memory for a copy of a block. From the slabs that are there; when there
+  /// are only smaller ones, kSplit; pins host memory, without the lock, when there
+  /// are none. Any number may be prepared at a time.
+  Preparation prepare_park(const ExtentName& block, PreparedPark* prepared);
   void cancel_park(const PreparedPark& prepared);
-  /// Swaps. REQUIRES: gate closed, no work that may touch the extent
-  /// unfinished, residency bits cleared. False: the extent changed meanwhile
-  /// (nothing done) or the driver refused (old mapping is back).
+  /// Swaps. REQUIRES: gate closed, no work that may touch the extents unfinished,
+  /// residency bits cleared. False: the extents changed meanwhile (nothing done) or
+  /// the driver refused (the old mappings are back).
   bool swap_to_parked(const PreparedPark& prepared, std::uint64_t tick);
   /// Makes extents absent, merging neighbours except near the last written
   /// slots. Returns the bytes that were forgotten, in GPU and host memory
   /// (handles are released by release_retired(), outside the gate). Tails are
   /// never dropped by rule.
   std::uint64_t swap_to_absent(std::span<const ExtentName> extents, ProofOfAbsence proof);
-  /// Releases the handles that swaps took out, unmaps staging: not under the gate.
-  void release_retired();
+  /// Releases a few of the handles that swaps took out: not under the gate. False
+  /// when none is left.
+  bool release_some_retired();
+  void release_retired() {
+    while (release_some_retired()) continue;
+  }
 
-  /// Coming back: GPU memory and staging for a parked extent, then the swap.
-  bool prepare_restore(const ExtentName& extent, PreparedPark* prepared);
+  /// Coming back: GPU memory and staging for a block that is parked, then the swap
+  /// (as swap_to_parked()). At least `headroom` bytes of the GPU are left to others.
+  Preparation prepare_return(const ExtentName& block, std::uint64_t headroom,
+                             PreparedPark* prepared);
   bool swap_to_resident(const PreparedPark& prepared);
-  void cancel_restore(const PreparedPark& prepared);
+  void cancel_return(const PreparedPark& prepared);
 
-  /// Quiet-moment work: makes one host slab ahead. False when there is nothing
-  /// left to do.
+  /// Quiet-moment work: makes one host slab ahead, of the orders that a release
+  /// would need now. False when there is nothing left to do.
   bool make_slabs_ahead();
   std::uint64_t oldest_parked_tick() const;
+  /// What was written later has a larger ExtentName::written.
+  std::uint64_t newest_serial() const;
 
   // --- views ---------------------------------------------------------------
   std::vector<PoolFigures> pools() const;
@@ -212,8 +240,8 @@ class DeviceMemory {
     bool host;
   };
 
-  CUresult clear_freed(std::span<const GranuleRun> freed);
   void unmap_retired_staging(std::size_t most);
+  CUresult clear_freed(std::span<const GranuleRun> freed);
   void leave_staging(Staging& staging, CUdeviceptr address, std::uint64_t bytes);
   Pool* pool_of_granule(GranuleIndex granule) const;
   Extent* named_extent(const ExtentName& name, ExtentState state, Pool** pool) const;
@@ -257,6 +285,20 @@ class DeviceMemory {
   // swaps
   bool swap_piece(Pool& pool, const Piece& whole, const Piece& taken,
                   CUmemGenericAllocationHandle handle);
+  // parking and coming back
+  using Extents = Pool::Extents;
+  struct Block {
+    Pool* pool = nullptr;
+    Extents::iterator first, last;  // its extents: [first, last)
+  };
+  bool find_block(const ExtentName& name, ExtentState state, Block* block);
+  std::uint8_t merged_order(const Group& group) const;
+  ExtentName name_of(const Pool& pool, Extents::const_iterator extent) const;
+  void add_blocks(const Pool& pool, std::span<const Extents::const_iterator> extents,
+                  bool split_at_fronts, std::vector<ExtentName>* blocks) const;
+  std::array<std::size_t, kOrders> slabs_wanted() const;
+  bool swap_block(const Block& block, const PreparedPark& prepared);
+  void replace_block(const Block& block, const PreparedPark& by, Extent extent);
   bool map_as_recorded(Pool& pool, std::uint32_t offset, const Extent& extent);
   void make_piece_absent(Pool& pool, const Piece& piece, std::uint64_t* forgotten);
   void collect_absent_pieces(Pool& pool, const Piece& piece,
@@ -291,7 +333,7 @@ class DeviceMemory {
   mutable std::mutex mutex_;
   Mapper mapper_;
   HostStore host_;
-  Staging fault_staging_, release_staging_;
+  Staging fault_staging_, return_staging_;
   std::map<GranuleIndex, std::unique_ptr<Pool>> pools_;  // by first granule
   std::unordered_map<std::uint64_t, Pool*> pools_by_id_;
   std::unordered_map<std::uint64_t, const PoolRecord*> records_;
@@ -306,7 +348,7 @@ class DeviceMemory {
     std::uint8_t order;
   };
   std::vector<RetiredStaging> retired_staging_;
-  std::uint64_t preparing_device_ = 0;  // bytes of GPU memory that prepared restores hold
+  std::uint64_t preparing_device_ = 0;  // bytes of GPU memory that prepared returns hold
   std::vector<GranuleRun> dirty_;  // of freed pools: bits may be set, not yet given back
   std::mutex allocating_;          // orders allocations; taken before mutex_
   std::uint64_t serial_ = 0;

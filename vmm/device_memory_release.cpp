@@ -9,88 +9,37 @@ namespace kvshim::vmm {
 
 std::vector<ExtentName> DeviceMemory::extents_in(ExtentState state,
                                                  std::uint64_t parked_until) const {
-  struct Found {
-    std::uint64_t serial;
-    ExtentName name;
-  };
-  std::vector<Found> found;
+  std::vector<ExtentName> names;
   {
     std::lock_guard lock(mutex_);
     for (const auto& [first, pool] : pools_) {
-      for (const auto& [offset, extent] : pool->extents) {
-        if (extent.state != state || pool->pinned(offset, order_granules(extent.order))) continue;
+      for (auto it = pool->extents.cbegin(); it != pool->extents.cend(); ++it) {
+        const Extent& extent = it->second;
+        if (extent.state != state || pool->pinned(it->first, order_granules(extent.order))) continue;
         if (extent.state == ExtentState::kParked && extent.parked_tick > parked_until) continue;
-        found.push_back({extent.written_serial,
-                         {pool->id, offset, extent.order, arena_.address(first + offset),
-                          offset + order_granules(extent.order) == pool->granules}});
+        names.push_back(name_of(*pool, it));
       }
     }
   }
-  std::stable_sort(found.begin(), found.end(),
-                   [](const Found& a, const Found& b) { return a.serial > b.serial; });
-  std::vector<ExtentName> names;
-  names.reserve(found.size());
-  for (const Found& f : found) names.push_back(f.name);
+  std::stable_sort(names.begin(), names.end(), [](const ExtentName& a, const ExtentName& b) {
+    return a.written > b.written;
+  });
   return names;
-}
-
-bool DeviceMemory::prepare_park(const ExtentName& name, PreparedPark* prepared) {
-  std::lock_guard lock(mutex_);
-  Pool* pool = nullptr;
-  if (named_extent(name, ExtentState::kResident, &pool) == nullptr) return false;
-  const std::optional<CUdeviceptr> staging = release_staging_.take();
-  if (!staging) return false;
-  *prepared = {name, 0, *staging};
-  if (host_.take(name.order, &prepared->host_handle) == CUDA_SUCCESS) {
-    if (mapper_.map(*staging, name.order, prepared->host_handle, true) == CUDA_SUCCESS) return true;
-    host_.give_back(name.order, prepared->host_handle);
-  }
-  release_staging_.give_back(*staging);
-  return false;
-}
-
-void DeviceMemory::cancel_park(const PreparedPark& prepared) {
-  std::lock_guard lock(mutex_);
-  leave_staging(release_staging_, prepared.staging, prepared.extent.bytes());
-  host_.give_back(prepared.extent.order, prepared.host_handle);
-  if (pools_.empty()) host_.trim(0);
 }
 
 bool DeviceMemory::map_as_recorded(Pool& pool, std::uint32_t offset, const Extent& extent) {
   const Piece piece{offset, extent.order};
-  const CUresult result =
-      extent.present()
-          ? mapper_.map(address_of(pool, offset), extent.order, extent.handle, true)
-          : mapper_.map_zero(address_of(pool, 0), std::span(&piece, 1));
-  if (result == CUDA_SUCCESS) return true;
+  CUresult result = CUDA_ERROR_UNKNOWN;
+  for (int attempt = 0; attempt < 2; ++attempt) {
+    result = extent.present()
+                 ? mapper_.map(address_of(pool, offset), extent.order, extent.handle, true)
+                 : mapper_.map_zero(address_of(pool, 0), std::span(&piece, 1));
+    if (result == CUDA_SUCCESS) return true;
+  }
   broken("I2: addresses of pool " + std::to_string(pool.id) +
          " lost their mapping: the driver refused to map again (CUDA error " +
          std::to_string(result) + ")");
   return false;
-}
-
-bool DeviceMemory::swap_to_parked(const PreparedPark& prepared, std::uint64_t tick) {
-  std::lock_guard lock(mutex_);
-  const ExtentName& name = prepared.extent;
-  Pool* pool = nullptr;
-  Extent* extent = named_extent(name, ExtentState::kResident, &pool);
-  if (extent == nullptr || pool->pinned(name.offset, order_granules(name.order))) return false;
-  mapper_.begin_swap();
-  bool ok = mapper_.unmap(name.address, name.bytes()) == CUDA_SUCCESS;
-  if (ok) {
-    ok = mapper_.map(name.address, name.order, prepared.host_handle, true) == CUDA_SUCCESS;
-    if (!ok) map_as_recorded(*pool, name.offset, *extent);
-  }
-  mapper_.end_swap();
-  if (!ok) return false;
-  retired_.push_back({name.order, extent->handle, false});
-  retired_staging_.push_back({prepared.staging, name.order});
-  extent->state = ExtentState::kParked;
-  extent->handle = prepared.host_handle;
-  extent->parked_tick = tick;
-  statistics_.parked_bytes_total.fetch_add(name.bytes(), std::memory_order_relaxed);
-  check("park");
-  return true;
 }
 
 void DeviceMemory::collect_absent_pieces(Pool& pool, const Piece& piece,
@@ -151,7 +100,7 @@ void DeviceMemory::unmap_retired_staging(std::size_t most) {
   for (; most != 0 && !retired_staging_.empty(); --most) {
     const auto [address, order] = retired_staging_.back();
     retired_staging_.pop_back();
-    leave_staging(release_staging_, address, order_bytes(order));
+    leave_staging(return_staging_, address, order_bytes(order));
   }
 }
 
@@ -200,101 +149,22 @@ std::uint64_t DeviceMemory::swap_to_absent(std::span<const ExtentName> extents,
 
 // A handle's release costs 18 to 200 us: a few at a time under the lock, so
 // that a fault never waits for a whole release.
-void DeviceMemory::release_retired() {
-  constexpr std::size_t kBatch = 16;
-  for (;;) {
-    std::lock_guard lock(mutex_);
-    if (retired_.empty() && retired_staging_.empty()) break;
-    unmap_retired_staging(kBatch);
-    for (std::size_t i = 0; i < kBatch && !retired_.empty(); ++i) {
-      const Retired r = retired_.back();
-      retired_.pop_back();
-      if (r.host) {
-        host_.give_back(r.order, r.handle);
-      } else {
-        mapper_.release_device(r.order, r.handle);
-        free_read_at_ = 0;
-      }
-    }
-    if (pools_.empty()) host_.trim(0);
-  }
-}
-
-bool DeviceMemory::prepare_restore(const ExtentName& name, PreparedPark* prepared) {
+bool DeviceMemory::release_some_retired() {
+  constexpr std::size_t kBatch = 8;
   std::lock_guard lock(mutex_);
-  Pool* pool = nullptr;
-  if (named_extent(name, ExtentState::kParked, &pool) == nullptr) return false;
-  if (!gpu_has_room(name.bytes())) return false;
-  const std::optional<CUdeviceptr> staging = release_staging_.take();
-  if (!staging) return false;
-  *prepared = {name, 0, *staging};
-  if (mapper_.create_device(name.order, &prepared->host_handle) == CUDA_SUCCESS) {
-    if (mapper_.map(*staging, name.order, prepared->host_handle, true) == CUDA_SUCCESS) {
-      preparing_device_ += name.bytes();
-      return true;
-    }
-    mapper_.release_device(name.order, prepared->host_handle);
-  }
-  release_staging_.give_back(*staging);
-  return false;
-}
-
-void DeviceMemory::cancel_restore(const PreparedPark& prepared) {
-  std::lock_guard lock(mutex_);
-  leave_staging(release_staging_, prepared.staging, prepared.extent.bytes());
-  mapper_.release_device(prepared.extent.order, prepared.host_handle);
-  preparing_device_ -= prepared.extent.bytes();
-}
-
-bool DeviceMemory::swap_to_resident(const PreparedPark& prepared) {
-  std::lock_guard lock(mutex_);
-  const ExtentName& name = prepared.extent;
-  Pool* pool = nullptr;
-  Extent* extent = named_extent(name, ExtentState::kParked, &pool);
-  if (extent == nullptr) return false;
-  mapper_.begin_swap();
-  bool ok = mapper_.unmap(name.address, name.bytes()) == CUDA_SUCCESS;
-  if (ok) {
-    ok = mapper_.map(name.address, name.order, prepared.host_handle, true) == CUDA_SUCCESS;
-    if (!ok) map_as_recorded(*pool, name.offset, *extent);
-  }
-  mapper_.end_swap();
-  if (!ok) return false;
-  retired_.push_back({name.order, extent->handle, true});
-  retired_staging_.push_back({prepared.staging, name.order});
-  preparing_device_ -= name.bytes();
-  extent->state = ExtentState::kResident;
-  extent->handle = prepared.host_handle;
-  statistics_.promotions.fetch_add(1, std::memory_order_relaxed);
-  statistics_.promoted_bytes.fetch_add(name.bytes(), std::memory_order_relaxed);
-  check("restore");
-  return true;
-}
-
-// One handle a call, made without the lock (pinning 32 MiB takes about 10 ms).
-// As much is wanted as is resident, order by order, so that the next release
-// finds what it needs.
-bool DeviceMemory::make_slabs_ahead() {
-  unsigned order = kOrders;
-  {
-    std::lock_guard lock(mutex_);
-    std::array<std::size_t, kOrders> resident{};
-    for (const auto& [first, pool] : pools_) {
-      for (const auto& [offset, extent] : pool->extents) {
-        if (extent.state == ExtentState::kResident) ++resident[extent.order];
-      }
-    }
-    for (unsigned o = 0; o < kOrders && order == kOrders; ++o) {
-      if (host_.wants(o, resident[o])) order = o;
+  unmap_retired_staging(kBatch);
+  for (std::size_t i = 0; i < kBatch && !retired_.empty(); ++i) {
+    const Retired r = retired_.back();
+    retired_.pop_back();
+    if (r.host) {
+      host_.give_back(r.order, r.handle);
+    } else {
+      mapper_.release_device(r.order, r.handle);
+      free_read_at_ = 0;
     }
   }
-  if (order == kOrders) return false;
-  CUmemGenericAllocationHandle handle = 0;
-  if (mapper_.create_host_uncounted(order, &handle) != CUDA_SUCCESS) return false;
-  std::lock_guard lock(mutex_);
-  host_.add_made(order, handle);
   if (pools_.empty()) host_.trim(0);
-  return true;
+  return !retired_.empty() || !retired_staging_.empty();
 }
 
 std::vector<AbiRun> DeviceMemory::present_runs(CUdeviceptr address, std::size_t bytes) const {

@@ -1,40 +1,56 @@
-// Host memory for parked contents: handles of every order, a budget, and slabs
+// Host memory for parked contents: slabs of every order, a budget, and slabs
 // made ahead (pinning costs 0.2 to 0.45 s per GiB: docs of facts, so it must
 // not be paid while a release waits).
 #pragma once
 
 #include <array>
 #include <cstdint>
+#include <unordered_map>
 #include <vector>
 
 #include "vmm/mapper.h"
+#include "vmm/windows.h"
 
 namespace kvshim::vmm {
 
+/// A slab is a host handle and its window: a second mapping, outside the pools,
+/// through which contents are copied to it and from it. A window lives as long as
+/// its slab, so that parking and coming back pay for one mapping only, the pool's.
 /// Not thread-safe: under the owning DeviceMemory's mutex.
 class HostStore {
  public:
-  HostStore(Mapper& mapper, std::uint64_t budget) : mapper_(mapper), budget_(budget) {}
+  HostStore(const DriverApi& driver, Mapper& mapper, std::uint64_t budget)
+      : mapper_(mapper), windows_(driver), budget_(budget) {}
 
-  /// A handle of the order that is about to be overwritten as a whole: from the
-  /// cache, else newly made. OUT_OF_MEMORY when the budget has no room (the
-  /// driver is not asked then).
-  CUresult take(unsigned order, CUmemGenericAllocationHandle* handle);
-  /// The same, holding zeros: never used before. For pages that were absent.
+  /// A cached handle of the order that is about to be overwritten as a whole; false
+  /// when there is none. Pins nothing.
+  bool take_cached(unsigned order, CUmemGenericAllocationHandle* handle);
+  /// A handle that holds zeros: never used before; made now if need be. For pages
+  /// that were absent. OUT_OF_MEMORY when the budget has no room (the driver is not
+  /// asked then).
   CUresult take_zero(unsigned order, CUmemGenericAllocationHandle* handle);
   /// Back to the cache.
   void give_back(unsigned order, CUmemGenericAllocationHandle handle);
-  /// Whether a handle of the order should be made ahead so that `wanted` are
-  /// cached, and the budget has room for it.
-  bool wants(unsigned order, std::size_t wanted) const;
+  /// Where the GPU reaches the handle's memory beside the pools; 0 when the driver
+  /// refuses to map it. Mapped at first use.
+  CUdeviceptr window(unsigned order, CUmemGenericAllocationHandle handle);
+
+  /// The largest order of which fewer are cached than `wanted`, if the budget has
+  /// room for one more beside what is wanted; kOrders: nothing is to be made.
+  unsigned order_to_make(const std::array<std::size_t, kOrders>& wanted) const;
+  /// Whether the budget has room for a handle that somebody takes now; cached ones
+  /// give way to it.
+  bool make_room_for(unsigned order);
   /// Adds a handle made elsewhere (making takes long; it is done unlocked), or
-  /// releases it when the budget has no room left.
-  void add_made(unsigned order, CUmemGenericAllocationHandle handle);
+  /// releases it when the budget has no room left (false). Cached ones of orders of
+  /// which more than `wanted` are there give way.
+  bool add_made(unsigned order, CUmemGenericAllocationHandle handle,
+                const std::array<std::size_t, kOrders>& wanted = {});
   /// Releases cached handles until at most `keep` bytes are cached.
   void trim(std::uint64_t keep);
 
   std::uint64_t budget() const { return budget_; }
-  std::uint64_t in_use() const { return used_; }      // handed out
+  std::uint64_t in_use() const { return used_; }  // handed out
   std::uint64_t cached() const { return cached_; }
   std::uint64_t room() const { return budget_ > used_ ? budget_ - used_ : 0; }
   std::size_t cached_of(unsigned order) const {
@@ -43,16 +59,16 @@ class HostStore {
 
  private:
   using Handles = std::array<std::vector<CUmemGenericAllocationHandle>, kOrders>;
-  CUresult take_from(Handles& first, Handles* second, unsigned order,
-                     CUmemGenericAllocationHandle* handle);
-  // Other cached handles give way when the budget needs it.
-  void make_room(std::uint64_t bytes);
+  void take_last(Handles& from, unsigned order, CUmemGenericAllocationHandle* handle);
+  bool make_room(std::uint64_t bytes, const std::array<std::size_t, kOrders>& wanted);
   void release_last(Handles& from, unsigned order);
   Mapper& mapper_;
+  Windows windows_;
   std::uint64_t budget_;
   std::uint64_t used_ = 0, cached_ = 0;
   Handles cache_;   // hold what was parked in them last
   Handles unused_;  // made ahead: still zero
+  std::unordered_map<CUmemGenericAllocationHandle, CUdeviceptr> mapped_;  // windows
 };
 
 }  // namespace kvshim::vmm

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <deque>
 #include <mutex>
 #include <span>
 #include <vector>
@@ -60,6 +61,7 @@ class Releaser {
   };
 
  private:
+  using Clock = std::chrono::steady_clock;
   /// A release under way ends at its next step.
   class Interruption {
    public:
@@ -73,29 +75,60 @@ class Releaser {
    private:
     std::atomic<std::uint32_t>& count_;
   };
+  /// Blocks whose copies are under way, or done and waiting for their swap.
+  struct ParkBatch {
+    std::vector<PreparedPark> prepared;
+    bool copying = true;  // every copy could be enqueued
+  };
+  /// Where the time of a release went.
+  struct ParkTimes {
+    Clock::duration scan{}, prepare{}, copy{}, swap{}, retire{};
+  };
+
   void run();
   void tick();
-  void restore();
+  void work_came(std::uint64_t epoch);
   /// New work came since `epoch`, or somebody waits for the releasing thread
   /// (also for its end: a context's destruction must not wait for a whole release).
   bool interrupted(std::uint64_t epoch) const noexcept {
     return gate_.epoch() != epoch || interruptions_.load() != 0 || stop_.requested();
   }
-  /// False: interrupted.
+  enum class Poll { kSleep, kSpin };
+  bool wait_for_stream(Poll poll = Poll::kSleep);
+  void make_slabs(std::uint64_t epoch);
+  void retire(std::uint64_t epoch);
+
+  // releaser_parking.cpp. False: interrupted.
   bool release(std::uint64_t epoch);
   bool find_nonzero(std::uint64_t epoch, std::span<const ExtentName> extents,
                     std::vector<ExtentName>* zero, std::vector<ExtentName>* nonzero);
   bool make_absent(std::uint64_t epoch, std::span<const ExtentName> extents, ProofOfAbsence proof,
                    std::uint64_t* freed);
   bool park(std::uint64_t epoch, std::span<const ExtentName> extents, std::uint64_t* parked,
-            std::vector<ExtentName>* no_room);
+            std::vector<ExtentName>* no_room, ParkTimes* times);
+  ParkBatch start_copies(std::uint64_t epoch, std::deque<ExtentName>* blocks,
+                         std::vector<ExtentName>* no_room);
+  bool swap_batch(std::uint64_t epoch, const ParkBatch& batch, std::uint64_t* parked);
   bool drop_parked_for(std::uint64_t epoch, std::uint64_t bytes);
   void drop_expired(std::uint64_t epoch);
-  bool clear_bits(std::span<const ExtentName> extents);
-  bool wait_for_stream();
-  bool wait_for_work_to_stop(std::unique_lock<std::mutex>& working);
+  bool launch_clear(std::span<const ExtentName> extents);
   template <class Step>
   bool in_slices(std::uint64_t epoch, std::size_t count, const Step& step);
+
+  // releaser_return.cpp
+  void restore();
+  bool wait_for_work_to_stop(std::unique_lock<std::mutex>& working);
+  struct ReturnLimits {
+    Clock::time_point end;
+    std::uint64_t headroom = 0;  // bytes of GPU memory
+    bool give_way = false;       // ends when a submitter waits
+  };
+  std::uint64_t bring_back(std::span<const ExtentName>* blocks, const ReturnLimits& limits);
+  std::vector<PreparedPark> prepare_returns(std::span<const ExtentName>* blocks,
+                                            std::uint64_t bytes, std::uint64_t headroom);
+  bool copy_returns(std::span<const PreparedPark> batch);
+  bool activity_lasts() const noexcept;
+  void return_in_quiet(std::uint64_t epoch);
 
   const DriverApi& driver_;
   DeviceMemory& memory_;
@@ -114,6 +147,15 @@ class Releaser {
   std::chrono::nanoseconds idle_{0};
   bool finished_ = false;   // everything up to seen_epoch_ has finished
   bool released_ = false;   // nothing more to release for seen_epoch_
+  // Since the last release:
+  std::chrono::nanoseconds active_{0};       // own ticks since work came first
+  std::chrono::nanoseconds active_span_{0};  // the same until it came last
+  unsigned quiet_spells_ = 0;                // that ended with new work
+  std::uint64_t released_serial_ = 0;        // what was written later is larger
+  std::uint64_t quiet_bytes_ = 0;            // brought back in quiet moments
+  bool awake_ = false;                       // work came
+  bool quiet_done_ = false;                  // nothing more to bring back in this spell
+  std::atomic<double> return_rate_{0};       // bytes/ns of the last returns; 0: unknown
   std::uint64_t ticks_ = 0;
   std::uint64_t warned_no_room_ = 0;
   StopFlag stop_;

@@ -119,11 +119,7 @@ TEST_F(PromotionTest, ALateCopyNeverReplacesNewerContents) {
   ASSERT_EQ(answer.kind, AnswerKind::kCopyFirst);
   for (const ExtentName& name : bench_.parked()) {
     if (name.address != bench_.address(pool_, 2)) continue;
-    PreparedPark prepared;
-    ASSERT_TRUE(bench_.memory->prepare_restore(name, &prepared));
-    std::memcpy(reinterpret_cast<void*>(prepared.staging),
-                reinterpret_cast<const void*>(name.address), name.bytes());
-    ASSERT_TRUE(bench_.memory->swap_to_resident(prepared));
+    ASSERT_EQ(bench_.bring_back({name}), 1u);
   }
   bench_.write(pool_, 2, 102);
   bench_.memory->copied();

@@ -80,7 +80,7 @@ TEST(DeviceMemoryReleaseTest, PinnedExtentsAreNotOfferedAndNotReleased) {
   bench.write(pool, 4, 9);
   const std::vector<ExtentName> names = bench.resident();  // before the pin
   PreparedPark prepared;
-  ASSERT_TRUE(bench.memory->prepare_park(names[0], &prepared));
+  ASSERT_EQ(bench.memory->prepare_park(names[0], &prepared), Preparation::kDone);
   bench.memory->pin(bench.address(pool, 4) + 5, 1);
   EXPECT_TRUE(bench.resident().empty());
   EXPECT_FALSE(bench.memory->swap_to_parked(prepared, 1));
@@ -127,14 +127,7 @@ TEST(DeviceMemoryReleaseTest, ParkingAndRestoringKeepEveryByte) {
   EXPECT_EQ(std::memcmp(reinterpret_cast<const void*>(pool->base), contents.data(),
                         contents.size() * 8),
             0);
-  for (const ExtentName& name : bench.parked()) {
-    PreparedPark prepared;
-    ASSERT_TRUE(bench.memory->prepare_restore(name, &prepared));
-    std::memcpy(reinterpret_cast<void*>(prepared.staging),
-                reinterpret_cast<const void*>(name.address), name.bytes());
-    ASSERT_TRUE(bench.memory->swap_to_resident(prepared));
-  }
-  bench.memory->release_retired();
+  EXPECT_EQ(bench.bring_back(bench.parked()), extents);
   EXPECT_EQ(bench.figures(pool).resident, end * kGranuleBytes);
   EXPECT_EQ(bench.figures(pool).parked, 0u);
   EXPECT_EQ(std::memcmp(reinterpret_cast<const void*>(pool->base), contents.data(),
@@ -183,13 +176,13 @@ TEST(DeviceMemoryReleaseTest, AStaleNameChangesNothing) {
   bench.fault(pool, 4);
   const std::vector<ExtentName> names = bench.resident();
   PreparedPark first, second;
-  ASSERT_TRUE(bench.memory->prepare_park(names[0], &first));
-  ASSERT_TRUE(bench.memory->prepare_park(names[0], &second));
+  ASSERT_EQ(bench.memory->prepare_park(names[0], &first), Preparation::kDone);
+  ASSERT_EQ(bench.memory->prepare_park(names[0], &second), Preparation::kDone);
   ASSERT_TRUE(bench.memory->swap_to_parked(first, 1));
   EXPECT_FALSE(bench.memory->swap_to_parked(second, 1)) << "parked already";
   bench.memory->cancel_park(second);
   PreparedPark third;
-  EXPECT_FALSE(bench.memory->prepare_park(names[0], &third));
+  EXPECT_EQ(bench.memory->prepare_park(names[0], &third), Preparation::kChanged);
   bench.memory->release_retired();
   EXPECT_EQ(bench.memory->free(pool->base), CUDA_SUCCESS);
   EXPECT_EQ(bench.memory->swap_to_absent(names, ProofOfAbsence::kZero), 0u);
@@ -209,7 +202,7 @@ TEST(DeviceMemoryReleaseTest, ANameOfAFreedPoolNeverMeansItsSuccessorAtTheSameAd
   bench.write(pool, 4, 77);
   EXPECT_EQ(bench.memory->swap_to_absent(names, ProofOfAbsence::kZero), 0u);
   PreparedPark prepared;
-  EXPECT_FALSE(bench.memory->prepare_park(names[0], &prepared));
+  EXPECT_EQ(bench.memory->prepare_park(names[0], &prepared), Preparation::kChanged);
   EXPECT_TRUE(bench.holds(pool, 4, 77));
 }
 
@@ -218,33 +211,34 @@ TEST(DeviceMemoryReleaseTest, FreeingDuringAPreparedParkOrRestoreLeaksNothing) {
   const PoolRecord* pool = bench.pool(128 * kMiB);
   bench.fault(pool, 4);
   PreparedPark park;
-  ASSERT_TRUE(bench.memory->prepare_park(bench.resident()[0], &park));
+  ASSERT_EQ(bench.memory->prepare_park(bench.resident()[0], &park), Preparation::kDone);
   EXPECT_EQ(bench.memory->free(pool->base), CUDA_SUCCESS);
   EXPECT_FALSE(bench.memory->swap_to_parked(park, 1));
   bench.memory->cancel_park(park);
   bench.expect_empty();
 
+
   pool = bench.pool(128 * kMiB);
   bench.fault(pool, 4);
   ASSERT_EQ(bench.park_all(), 1u);
-  PreparedPark restore;
-  ASSERT_TRUE(bench.memory->prepare_restore(bench.parked()[0], &restore));
+  PreparedPark back;
+  ASSERT_EQ(bench.memory->prepare_return(bench.parked()[0], 0, &back), Preparation::kDone);
   EXPECT_EQ(bench.memory->free(pool->base), CUDA_SUCCESS);
-  EXPECT_FALSE(bench.memory->swap_to_resident(restore));
-  bench.memory->cancel_restore(restore);
+  EXPECT_FALSE(bench.memory->swap_to_resident(back));
+  bench.memory->cancel_return(back);
   bench.expect_empty();
 }
 
-// The staging mapping of a restored extent would keep its GPU memory alive.
-TEST(DeviceMemoryReleaseTest, FreeingARestoredPoolReturnsItsMemoryAtOnce) {
+// The staging mapping of what came back would keep its GPU memory alive.
+TEST(DeviceMemoryReleaseTest, FreeingAPoolThatCameBackReturnsItsMemoryAtOnce) {
   MemoryBench bench;
   const PoolRecord* pool = bench.pool(128 * kMiB);
   const PoolRecord* other = bench.pool(128 * kMiB, "other");
   bench.fault(pool, 4);
   ASSERT_EQ(bench.park_all(), 1u);
-  PreparedPark restore;
-  ASSERT_TRUE(bench.memory->prepare_restore(bench.parked()[0], &restore));
-  ASSERT_TRUE(bench.memory->swap_to_resident(restore));
+  PreparedPark back;
+  ASSERT_EQ(bench.memory->prepare_return(bench.parked()[0], 0, &back), Preparation::kDone);
+  ASSERT_TRUE(bench.memory->swap_to_resident(back));
   EXPECT_EQ(bench.memory->free(pool->base), CUDA_SUCCESS);
   bench.expect_sound();
   EXPECT_EQ(bench.memory->free(other->base), CUDA_SUCCESS);

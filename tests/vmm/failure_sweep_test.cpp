@@ -105,17 +105,21 @@ const Operation kOperations[] = {
      [](World& w) {
        for (const ExtentName& name : w.bench.resident()) {
          PreparedPark prepared;
-         if (w.bench.memory->prepare_park(name, &prepared)) w.bench.memory->cancel_park(prepared);
+         if (w.bench.memory->prepare_park(name, &prepared) == Preparation::kDone) {
+           w.bench.memory->cancel_park(prepared);
+         }
        }
      }},
-    {"Restore",
+    {"ParkMerged", [](World& w) { w.bench.park_merged(); }},
+    {"Return", [](World& w) { w.bench.bring_back(w.bench.parked()); }},
+    {"ReturnMerged", [](World& w) { w.bench.bring_back(w.bench.memory->blocks_to_return()); }},
+    {"ReturnCancelled",
      [](World& w) {
-       for (const ExtentName& name : w.bench.parked()) {
+       for (const ExtentName& name : w.bench.memory->blocks_to_return()) {
          PreparedPark prepared;
-         if (!w.bench.memory->prepare_restore(name, &prepared)) continue;
-         std::memcpy(reinterpret_cast<void*>(prepared.staging),
-                     reinterpret_cast<const void*>(name.address), name.bytes());
-         if (!w.bench.memory->swap_to_resident(prepared)) w.bench.memory->cancel_restore(prepared);
+         if (w.bench.memory->prepare_return(name, 0, &prepared) == Preparation::kDone) {
+           w.bench.memory->cancel_return(prepared);
+         }
        }
        w.bench.memory->release_retired();
      }},

@@ -119,18 +119,46 @@ class MemoryBench {
   }
   std::vector<ExtentName> resident() const { return memory->extents_in(ExtentState::kResident); }
   std::vector<ExtentName> parked() const { return memory->extents_in(ExtentState::kParked); }
-  /// Parks every unpinned resident extent; how many were parked.
-  std::size_t park_all(std::uint64_t tick = 1) {
+  /// Parks every unpinned resident extent as it is; how many were parked.
+  std::size_t park_all(std::uint64_t tick = 1) { return park(resident(), tick); }
+  std::size_t park(const std::vector<ExtentName>& blocks, std::uint64_t tick = 1) {
     std::size_t count = 0;
-    for (const ExtentName& name : resident()) {
+    for (const ExtentName& name : blocks) {
       PreparedPark prepared;
-      if (!memory->prepare_park(name, &prepared)) continue;
-      std::memcpy(reinterpret_cast<void*>(prepared.staging),
-                  reinterpret_cast<const void*>(name.address), name.bytes());
+      if (memory->prepare_park(name, &prepared) != Preparation::kDone) continue;
+      copy({name.address, prepared.staging, name.bytes()});
       if (memory->swap_to_parked(prepared, tick)) {
         if (++count % 256 == 0) memory->release_retired();
       } else {
         memory->cancel_park(prepared);
+      }
+    }
+    memory->release_retired();
+    return count;
+  }
+  /// Parks in blocks, as a release does.
+  std::size_t park_merged() { return park(memory->blocks_to_park(resident())); }
+  void copy(const AbiCopy& copy) const {
+    // The ends of granules, which is what write() writes, or everything.
+    const std::uint64_t piece = copy_ends ? 4096 : copy.bytes;
+    for (std::uint64_t at = 0; at < copy.bytes; at += copy_ends ? kGranuleBytes : copy.bytes) {
+      for (const std::uint64_t from : {at, copy_ends ? at + kGranuleBytes - piece : at}) {
+        std::memcpy(reinterpret_cast<void*>(copy.destination + from),
+                    reinterpret_cast<const void*>(copy.source + from), piece);
+      }
+    }
+  }
+  /// Brings parked blocks back; how many came.
+  std::size_t bring_back(const std::vector<ExtentName>& blocks) {
+    std::size_t count = 0;
+    for (const ExtentName& name : blocks) {
+      PreparedPark prepared;
+      if (memory->prepare_return(name, 0, &prepared) != Preparation::kDone) continue;
+      copy({name.address, prepared.staging, name.bytes()});
+      if (memory->swap_to_resident(prepared)) {
+        ++count;
+      } else {
+        memory->cancel_return(prepared);
       }
     }
     memory->release_retired();
@@ -164,6 +192,7 @@ class MemoryBench {
   std::unique_ptr<Arena> arena;
   std::unique_ptr<PoolTable> table;
   std::unique_ptr<DeviceMemory> memory;
+  bool copy_ends = false;  // saves the memory of large tests
   std::size_t handles_at_start = 0;
   std::uint64_t device_at_start = 0;
 };

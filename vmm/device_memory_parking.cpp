@@ -1,0 +1,312 @@
+// Parking and coming back: in which blocks, and the swaps under the closed gate.
+// A mapping costs the driver the same whatever its size (facts: 38 us to map and
+// open, 25 to unmap), so adjacent extents become one when they move.
+#include <algorithm>
+
+#include "vmm/device_memory.h"
+
+namespace kvshim::vmm {
+namespace {
+
+// A parked extent that is written is copied as a whole by the guard, and so are its
+// siblings; a fault copies at most this much at once (kMostPromotedAtOnce), and what
+// is beyond it is written and read in place until a quiet moment. So a row of merged
+// extents stays within it: 8 MiB for 24 pools, 32 MiB for up to 6.
+constexpr std::uint64_t kRowCopiedByAFault = std::uint64_t{192} << 20;
+// But at least 8 MiB: for smaller ones the driver's calls take longer than the
+// copies. In groups of more than 24 pools a row is more than a fault copies anyway.
+constexpr std::uint8_t kLeastMerged = 2;
+
+bool newer(const ExtentName& a, const ExtentName& b) { return a.written > b.written; }
+
+}  // namespace
+
+// --- blocks -------------------------------------------------------------------
+
+std::uint8_t DeviceMemory::merged_order(const Group& group) const {
+  std::uint8_t order = kMaxOrder;
+  while (order > kLeastMerged && order_bytes(order) * group.pools.size() > kRowCopiedByAFault) {
+    --order;
+  }
+  return order;
+}
+
+ExtentName DeviceMemory::name_of(const Pool& pool, Extents::const_iterator extent) const {
+  const auto& [offset, state] = *extent;
+  return {pool.id,
+          offset,
+          state.order,
+          address_of(pool, offset),
+          offset + order_granules(state.order) == pool.granules,
+          state.written_serial};
+}
+
+// `extents`: of the pool, by address; not all of those between need be there.
+void DeviceMemory::add_blocks(const Pool& pool, std::span<const Extents::const_iterator> extents,
+                              bool split_at_fronts, std::vector<ExtentName>* blocks) const {
+  const std::uint8_t largest = merged_order(groups_[pool.group]);
+  for (std::size_t i = 0; i < extents.size();) {
+    ExtentName block = name_of(pool, extents[i]);
+    std::size_t next = i + 1;
+    for (std::uint8_t order = largest; order > block.order && !block.tail; --order) {
+      const std::uint32_t end = block.offset + order_granules(order);
+      if ((pool.first + block.offset) % order_granules(order) != 0 || end >= pool.granules)
+        continue;
+      if (split_at_fronts && near_front(pool, {block.offset, order})) continue;
+      std::size_t last = i;
+      std::uint32_t reached = block.offset;
+      std::uint64_t written = 0;
+      while (last < extents.size() && extents[last]->first == reached && reached < end) {
+        reached += order_granules(extents[last]->second.order);
+        written = std::max(written, extents[last]->second.written_serial);
+        ++last;
+      }
+      if (reached != end) continue;
+      block.order = order;
+      block.written = written;
+      next = last;
+      break;
+    }
+    blocks->push_back(block);
+    i = next;
+  }
+}
+
+std::vector<ExtentName> DeviceMemory::blocks_to_park(std::span<const ExtentName> extents) const {
+  std::vector<ExtentName> sorted(extents.begin(), extents.end()), blocks;
+  std::sort(sorted.begin(), sorted.end(),
+            [](const ExtentName& a, const ExtentName& b) { return a.address < b.address; });
+  {
+    std::lock_guard lock(mutex_);
+    std::vector<Extents::const_iterator> found;
+    for (std::size_t i = 0; i < sorted.size();) {
+      const std::uint64_t id = sorted[i].pool;
+      found.clear();
+      Pool* pool = nullptr;
+      for (; i < sorted.size() && sorted[i].pool == id; ++i) {
+        if (named_extent(sorted[i], ExtentState::kResident, &pool) == nullptr) continue;
+        found.push_back(pool->extents.find(sorted[i].offset));
+      }
+      if (!found.empty()) add_blocks(*pool, found, true, &blocks);
+    }
+  }
+  std::stable_sort(blocks.begin(), blocks.end(), newer);
+  return blocks;
+}
+
+// At the fronts too: GPU memory is written without a copy, whatever its extent.
+std::vector<ExtentName> DeviceMemory::blocks_to_return() const {
+  std::vector<ExtentName> blocks;
+  {
+    std::lock_guard lock(mutex_);
+    std::vector<Extents::const_iterator> found;
+    for (const auto& [first, pool] : pools_) {
+      found.clear();
+      for (auto it = pool->extents.cbegin(); it != pool->extents.cend(); ++it) {
+        if (it->second.state == ExtentState::kParked &&
+            !pool->pinned(it->first, order_granules(it->second.order))) {
+          found.push_back(it);
+        }
+      }
+      add_blocks(*pool, found, false, &blocks);
+    }
+  }
+  std::stable_sort(blocks.begin(), blocks.end(), newer);
+  return blocks;
+}
+
+std::array<ExtentName, 2> DeviceMemory::halves(const ExtentName& block) {
+  ExtentName low = block, high = block;
+  low.order = high.order = static_cast<std::uint8_t>(block.order - 1);
+  high.offset += order_granules(low.order);
+  high.address += low.bytes();
+  return {low, high};
+}
+
+bool DeviceMemory::find_block(const ExtentName& name, ExtentState state, Block* block) {
+  const auto it = pools_by_id_.find(name.pool);
+  if (it == pools_by_id_.end()) return false;
+  Pool* const pool = it->second;
+  block->pool = pool;
+  block->first = block->last = pool->extents.find(name.offset);
+  std::uint32_t reached = name.offset;
+  const std::uint32_t end = name.offset + order_granules(name.order);
+  while (block->last != pool->extents.end() && reached < end &&
+         block->last->second.state == state) {
+    reached += order_granules(block->last->second.order);
+    ++block->last;
+  }
+  return reached == end && !pool->pinned(name.offset, order_granules(name.order));
+}
+
+// One unmap takes any number of mappings, whole ones.
+bool DeviceMemory::swap_block(const Block& block, const PreparedPark& prepared) {
+  const ExtentName& name = prepared.extent;
+  mapper_.begin_swap();
+  bool ok = mapper_.unmap(name.address, name.bytes()) == CUDA_SUCCESS;
+  if (ok) {
+    ok = mapper_.map(name.address, name.order, prepared.host_handle, true) == CUDA_SUCCESS;
+    for (auto it = block.first; it != block.last && !ok; ++it) {
+      map_as_recorded(*block.pool, it->first, it->second);
+    }
+  }
+  mapper_.end_swap();
+  return ok;
+}
+
+void DeviceMemory::replace_block(const Block& block, const PreparedPark& by, Extent extent) {
+  extent.order = by.extent.order;
+  extent.handle = by.host_handle;
+  for (auto it = block.first; it != block.last; ++it) {
+    retired_.push_back(
+        {it->second.order, it->second.handle, it->second.state == ExtentState::kParked});
+    extent.written_serial = std::max(extent.written_serial, it->second.written_serial);
+  }
+  block.pool->extents.erase(block.first, block.last);
+  block.pool->extents.emplace(by.extent.offset, extent);
+}
+
+// --- parking --------------------------------------------------------------------
+
+Preparation DeviceMemory::prepare_park(const ExtentName& name, PreparedPark* prepared) {
+  std::unique_lock lock(mutex_);
+  Block block;
+  if (!find_block(name, ExtentState::kResident, &block)) return Preparation::kChanged;
+  const bool single = block.first->second.order == name.order;
+  const Preparation refused = single ? Preparation::kNoRoom : Preparation::kSplit;
+  CUmemGenericAllocationHandle handle = 0;
+  if (!host_.take_cached(name.order, &handle)) {
+    std::uint64_t smaller = 0;
+    for (unsigned order = 0; order < name.order; ++order) {
+      smaller += host_.cached_of(order) * order_bytes(order);
+    }
+    if (!single && smaller >= name.bytes()) return refused;
+    if (!host_.make_room_for(name.order)) return refused;
+    lock.unlock();  // pinning takes milliseconds, for which a fault must not wait
+    const CUresult made = mapper_.create_host_uncounted(name.order, &handle);
+    lock.lock();
+    if (made != CUDA_SUCCESS) return refused;
+    host_.add_made(name.order, handle);
+    if (!host_.take_cached(name.order, &handle)) return refused;
+    if (!find_block(name, ExtentState::kResident, &block)) {
+      host_.give_back(name.order, handle);
+      if (pools_.empty()) host_.trim(0);
+      return Preparation::kChanged;
+    }
+  }
+  *prepared = {name, handle, host_.window(name.order, handle)};
+  if (prepared->staging != 0) return Preparation::kDone;
+  host_.give_back(name.order, handle);
+  return refused;
+}
+
+void DeviceMemory::cancel_park(const PreparedPark& prepared) {
+  std::lock_guard lock(mutex_);
+  host_.give_back(prepared.extent.order, prepared.host_handle);
+  if (pools_.empty()) host_.trim(0);
+}
+
+bool DeviceMemory::swap_to_parked(const PreparedPark& prepared, std::uint64_t tick) {
+  std::lock_guard lock(mutex_);
+  const ExtentName& name = prepared.extent;
+  Block block;
+  if (!find_block(name, ExtentState::kResident, &block)) return false;
+  if (!swap_block(block, prepared)) return false;
+  replace_block(block, prepared, {.state = ExtentState::kParked, .parked_tick = tick});
+  statistics_.parked_bytes_total.fetch_add(name.bytes(), std::memory_order_relaxed);
+  check("park");
+  return true;
+}
+
+// --- coming back ------------------------------------------------------------------
+
+// Not in place: until its copy is done, an address leads to what holds the right
+// bytes. (A reader that nobody knows of must be slow, or loud in a hole, never wrong.)
+Preparation DeviceMemory::prepare_return(const ExtentName& name, std::uint64_t headroom,
+                                         PreparedPark* prepared) {
+  std::lock_guard lock(mutex_);
+  Block block;
+  if (!find_block(name, ExtentState::kParked, &block)) return Preparation::kChanged;
+  if (!gpu_has_room(name.bytes())) return Preparation::kNoRoom;
+  if (free_estimate_ < floor_ + headroom) {
+    free_estimate_ += name.bytes();
+    return Preparation::kNoRoom;
+  }
+  const std::optional<CUdeviceptr> staging = return_staging_.take();
+  if (!staging) return Preparation::kNoRoom;
+  *prepared = {name, 0, *staging};
+  if (mapper_.create_device(name.order, &prepared->host_handle) == CUDA_SUCCESS) {
+    if (mapper_.map(*staging, name.order, prepared->host_handle, true) == CUDA_SUCCESS) {
+      preparing_device_ += name.bytes();
+      return Preparation::kDone;
+    }
+    mapper_.release_device(name.order, prepared->host_handle);
+  }
+  return_staging_.give_back(*staging);
+  return Preparation::kNoRoom;
+}
+
+void DeviceMemory::cancel_return(const PreparedPark& prepared) {
+  std::lock_guard lock(mutex_);
+  leave_staging(return_staging_, prepared.staging, prepared.extent.bytes());
+  mapper_.release_device(prepared.extent.order, prepared.host_handle);
+  preparing_device_ -= prepared.extent.bytes();
+}
+
+bool DeviceMemory::swap_to_resident(const PreparedPark& prepared) {
+  std::lock_guard lock(mutex_);
+  const ExtentName& name = prepared.extent;
+  Block block;
+  if (!find_block(name, ExtentState::kParked, &block)) return false;
+  if (!swap_block(block, prepared)) return false;
+  retired_staging_.push_back({prepared.staging, name.order});
+  preparing_device_ -= name.bytes();
+  replace_block(block, prepared, {.state = ExtentState::kResident});
+  statistics_.promotions.fetch_add(1, std::memory_order_relaxed);
+  statistics_.promoted_bytes.fetch_add(name.bytes(), std::memory_order_relaxed);
+  check("return");
+  return true;
+}
+
+// --- slabs ------------------------------------------------------------------------
+
+std::array<std::size_t, kOrders> DeviceMemory::slabs_wanted() const {
+  std::vector<ExtentName> blocks;
+  std::vector<Extents::const_iterator> resident;
+  for (const auto& [first, pool] : pools_) {
+    resident.clear();
+    for (auto it = pool->extents.cbegin(); it != pool->extents.cend(); ++it) {
+      if (it->second.state == ExtentState::kResident) resident.push_back(it);
+    }
+    add_blocks(*pool, resident, true, &blocks);
+  }
+  std::array<std::size_t, kOrders> wanted{};
+  for (const ExtentName& block : blocks) ++wanted[block.order];
+  return wanted;
+}
+
+// One slab a call, made without the lock (pinning 32 MiB takes about 10 ms). As many
+// of each order are wanted as the next release would use.
+bool DeviceMemory::make_slabs_ahead() {
+  std::array<std::size_t, kOrders> wanted{};
+  unsigned order = kOrders;
+  {
+    std::lock_guard lock(mutex_);
+    wanted = slabs_wanted();
+    order = host_.order_to_make(wanted);
+  }
+  if (order == kOrders) return false;
+  CUmemGenericAllocationHandle handle = 0;
+  if (mapper_.create_host_uncounted(order, &handle) != CUDA_SUCCESS) return false;
+  std::lock_guard lock(mutex_);
+  if (host_.add_made(order, handle, wanted)) host_.window(order, handle);
+  if (pools_.empty()) host_.trim(0);
+  return true;
+}
+
+std::uint64_t DeviceMemory::newest_serial() const {
+  std::lock_guard lock(mutex_);
+  return serial_;
+}
+
+}  // namespace kvshim::vmm

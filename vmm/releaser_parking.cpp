@@ -1,0 +1,277 @@
+// A release: what is zero becomes absent, the rest goes to host memory.
+#include <algorithm>
+#include <string>
+#include <thread>
+
+#include "vmm/releaser.h"
+
+namespace kvshim::vmm {
+namespace {
+
+std::string mebibytes(std::uint64_t bytes) { return std::to_string(bytes >> 20) + " MiB"; }
+
+std::uint64_t total_bytes(std::span<const ExtentName> extents) {
+  std::uint64_t sum = 0;
+  for (const ExtentName& e : extents) sum += e.bytes();
+  return sum;
+}
+
+std::string milliseconds(std::chrono::steady_clock::duration time) {
+  const auto tenths = std::chrono::duration_cast<std::chrono::microseconds>(time).count() / 100;
+  return std::to_string(tenths / 10) + "." + std::to_string(tenths % 10) + " ms";
+}
+
+}  // namespace
+
+bool Releaser::find_nonzero(std::uint64_t epoch, std::span<const ExtentName> extents,
+                            std::vector<ExtentName>* zero, std::vector<ExtentName>* nonzero) {
+  for (std::size_t at = 0; at < extents.size(); at += DeviceKernels::kScanCapacity) {
+    const auto part = extents.subspan(
+        at, std::min<std::size_t>(DeviceKernels::kScanCapacity, extents.size() - at));
+    DeviceKernels& kernels = memory_.kernels();
+    for (std::size_t i = 0; i < part.size(); ++i) {
+      kernels.scan_ranges()[i] = {part[i].address, 0, part[i].bytes()};
+    }
+    const bool launched =
+        kernels.launch_scan(static_cast<std::uint32_t>(part.size())) == CUDA_SUCCESS;
+    if (!wait_for_stream() || !launched || interrupted(epoch)) return false;
+    for (std::size_t i = 0; i < part.size(); ++i) {
+      (kernels.scan_results()[i] == 0 ? zero : nonzero)->push_back(part[i]);
+    }
+  }
+  return true;
+}
+
+// Bits are cleared with the gate open: if new work comes in meanwhile it finds
+// them cleared, asks, and is answered at once. Only swaps need the closed gate.
+// The launch must have finished before the next one.
+bool Releaser::launch_clear(std::span<const ExtentName> extents) {
+  std::vector<AbiRun> runs;
+  for (const ExtentName& extent : extents) {
+    runs.push_back({memory_.arena().granule(extent.address), order_granules(extent.order)});
+  }
+  return memory_.kernels().launch_clear(runs) == CUDA_SUCCESS;
+}
+
+// Calls step(i) for i in [0, count) under the closed gate, in slices; stops as
+// soon as a submitter waits (who could be too slow to get in between two slices)
+// or came in between.
+template <class Step>
+bool Releaser::in_slices(std::uint64_t epoch, std::size_t count, const Step& step) {
+  std::size_t i = 0;
+  while (i < count) {
+    {
+      std::lock_guard closing(closer_);
+      if (interrupted(epoch) || gate_.anyone_waiting() || !gate_.try_close(epoch)) return false;
+      SubmissionGate::OpenAtEnd open(gate_);
+      const auto end = Clock::now() + settings_.slice;
+      while (i < count && !gate_.anyone_waiting() && Clock::now() < end) step(i++);
+    }
+    if (i < count) std::this_thread::sleep_for(std::chrono::microseconds(50));
+  }
+  return true;
+}
+
+bool Releaser::make_absent(std::uint64_t epoch, std::span<const ExtentName> extents,
+                           ProofOfAbsence proof, std::uint64_t* freed) {
+  if (extents.empty()) return true;
+  // By address, so that neighbours merge into one swap; in groups that take
+  // about a millisecond, so that a slice can end between them.
+  std::vector<ExtentName> sorted(extents.begin(), extents.end());
+  std::sort(sorted.begin(), sorted.end(),
+            [](const ExtentName& a, const ExtentName& b) { return a.address < b.address; });
+  const std::span<const ExtentName> all(sorted);
+  for (std::size_t at = 0; at < all.size(); at += DeviceKernels::kScanCapacity) {
+    const bool launched = launch_clear(
+        all.subspan(at, std::min<std::size_t>(DeviceKernels::kScanCapacity, all.size() - at)));
+    if (!wait_for_stream() || !launched) return false;
+  }
+  std::vector<std::span<const ExtentName>> groups;
+  const std::uint64_t block = order_bytes(kMaxOrder);
+  for (std::size_t begin = 0; begin < sorted.size();) {
+    std::size_t end = begin + 1;
+    while (end < sorted.size() && sorted[end].address / block == sorted[begin].address / block) {
+      ++end;
+    }
+    groups.push_back(all.subspan(begin, end - begin));
+    begin = end;
+  }
+  return in_slices(epoch, groups.size(),
+                   [&](std::size_t i) { *freed += memory_.swap_to_absent(groups[i], proof); });
+}
+
+// Copies of some blocks, and the clearing of their bits behind them, with the gate
+// open. No more than new work may have to wait for: about 2.5 ms of copies.
+Releaser::ParkBatch Releaser::start_copies(std::uint64_t epoch, std::deque<ExtentName>* blocks,
+                                           std::vector<ExtentName>* no_room) {
+  constexpr std::uint64_t kBatchBytes = std::uint64_t{128} << 20;
+  ParkBatch batch;
+  std::vector<ExtentName> names;
+  std::uint64_t bytes = 0;
+  while (!blocks->empty() && bytes < kBatchBytes && !interrupted(epoch)) {
+    const ExtentName name = blocks->front();
+    blocks->pop_front();
+    PreparedPark one;
+    switch (memory_.prepare_park(name, &one)) {
+      case Preparation::kDone:
+        batch.prepared.push_back(one);
+        names.push_back(name);
+        bytes += name.bytes();
+        batch.copying = batch.copying &&
+                        driver_.cuMemcpyDtoDAsync_v2(one.staging, name.address, name.bytes(),
+                                                     memory_.kernels().stream()) == CUDA_SUCCESS;
+        break;
+      case Preparation::kSplit: {
+        const auto parts = DeviceMemory::halves(name);
+        blocks->insert(blocks->begin(), parts.begin(), parts.end());
+        break;
+      }
+      case Preparation::kNoRoom:
+        no_room->push_back(name);
+        break;
+      case Preparation::kChanged:
+        break;
+    }
+  }
+  if (!names.empty()) batch.copying = launch_clear(names) && batch.copying;
+  return batch;
+}
+
+bool Releaser::swap_batch(std::uint64_t epoch, const ParkBatch& batch, std::uint64_t* parked) {
+  std::vector<bool> swapped(batch.prepared.size(), false);
+  const bool undisturbed = in_slices(epoch, batch.prepared.size(), [&](std::size_t i) {
+    swapped[i] = memory_.swap_to_parked(batch.prepared[i], ticks_);
+    if (swapped[i]) *parked += batch.prepared[i].extent.bytes();
+  });
+  for (std::size_t i = 0; i < batch.prepared.size(); ++i) {
+    if (!swapped[i]) memory_.cancel_park(batch.prepared[i]);
+  }
+  if (*parked != 0) restorable_.store(true);
+  return undisturbed;
+}
+
+// While the copies of one batch run, the one before it is swapped and its GPU
+// memory released: the copies take 160 us for 8 MiB, the driver's calls as long.
+bool Releaser::park(std::uint64_t epoch, std::span<const ExtentName> extents, std::uint64_t* parked,
+                    std::vector<ExtentName>* no_room, ParkTimes* times) {
+  const std::vector<ExtentName> plan = memory_.blocks_to_park(extents);
+  std::deque<ExtentName> blocks(plan.begin(), plan.end());
+  ParkBatch copied;
+  bool undisturbed = true;
+  auto now = Clock::now();
+  const auto spent = [&now](Clock::duration* in) {
+    const auto then = std::exchange(now, Clock::now());
+    *in += now - then;
+  };
+  while (undisturbed && (!blocks.empty() || !copied.prepared.empty())) {
+    ParkBatch next = start_copies(epoch, &blocks, no_room);
+    spent(&times->prepare);
+    undisturbed = swap_batch(epoch, copied, parked);
+    spent(&times->swap);
+    if (undisturbed) retire(epoch);
+    spent(&times->retire);
+    if (next.prepared.empty()) {  // what came after the last swap disturbs nothing
+      undisturbed = undisturbed && blocks.empty();
+    } else {
+      undisturbed = wait_for_stream() && next.copying && undisturbed && !interrupted(epoch);
+    }
+    spent(&times->copy);
+    copied = std::move(next);
+  }
+  // What was copied before new work came may be older than what it is a copy of.
+  for (const PreparedPark& one : copied.prepared) memory_.cancel_park(one);
+  return undisturbed;
+}
+
+// Oldest first: what was parked last is what a stalled request may need.
+bool Releaser::drop_parked_for(std::uint64_t epoch, std::uint64_t bytes) {
+  std::vector<ExtentName> parked = memory_.extents_in(ExtentState::kParked);
+  std::vector<ExtentName> oldest;
+  std::uint64_t sum = 0;
+  std::erase_if(parked, [](const ExtentName& e) { return e.tail; });
+  while (!parked.empty() && sum < bytes) {
+    sum += parked.back().bytes();
+    oldest.push_back(parked.back());
+    parked.pop_back();
+  }
+  std::uint64_t freed = 0;
+  if (!make_absent(epoch, oldest, ProofOfAbsence::kDroppedByRule, &freed)) return false;
+  retire(epoch);
+  return true;
+}
+
+void Releaser::drop_expired(std::uint64_t epoch) {
+  const auto age = static_cast<std::uint64_t>(settings_.drop_after / tick_);
+  if (ticks_ < age || memory_.oldest_parked_tick() > ticks_ - age) return;
+  // Only what is old enough itself: what was parked later may still be needed.
+  std::vector<ExtentName> old = memory_.extents_in(ExtentState::kParked, ticks_ - age);
+  std::erase_if(old, [](const ExtentName& e) { return e.tail; });
+  if (old.empty()) return;
+  std::lock_guard working(working_);
+  std::uint64_t dropped = 0;
+  make_absent(epoch, old, ProofOfAbsence::kDroppedByRule, &dropped);
+  retire(epoch);
+  if (dropped != 0) {
+    memory_.events().push(EventLevel::kInfo,
+                          "dropped " + mebibytes(dropped) + " of parked contents (drop_after)");
+  }
+}
+
+// An interrupted release returns at once: a submitter waits for working_. What it
+// leaves to be released is done at the next tick.
+bool Releaser::release(std::uint64_t epoch) {
+  const std::vector<ExtentName> resident = memory_.extents_in(ExtentState::kResident);
+  const auto begin = Clock::now();
+  std::vector<ExtentName> zero, nonzero, no_room;
+  ParkTimes times;
+  if (!find_nonzero(epoch, resident, &zero, &nonzero)) return false;
+  times.scan = Clock::now() - begin;
+  std::uint64_t zero_bytes = 0, parked = 0, dropped = 0;
+  bool complete = make_absent(epoch, zero, ProofOfAbsence::kZero, &zero_bytes);
+  if (complete) retire(epoch);
+  if (complete && settings_.disposable) {
+    const std::uint64_t need = total_bytes(nonzero);
+    const std::uint64_t room =
+        memory_.host_budget() - std::min(memory_.host_budget(), memory_.host_in_use());
+    if (need > room) complete = drop_parked_for(epoch, need - room);
+  }
+  complete = complete && park(epoch, nonzero, &parked, &no_room, &times);
+  if (complete && settings_.disposable && !no_room.empty()) {
+    const auto tails = std::stable_partition(no_room.begin(), no_room.end(),
+                                             [](const ExtentName& e) { return !e.tail; });
+    const std::vector<ExtentName> idle(no_room.begin(), tails);
+    no_room.erase(no_room.begin(), tails);
+    complete = make_absent(epoch, idle, ProofOfAbsence::kDroppedByRule, &dropped);
+    if (complete) retire(epoch);
+  }
+  if (zero_bytes + parked + dropped != 0) {
+    const auto took =
+        std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - begin).count();
+    memory_.statistics().releases.fetch_add(1);
+    memory_.events().push(EventLevel::kInfo,
+                          "released " + mebibytes(zero_bytes + parked + dropped) + " in " +
+                              std::to_string(took) + " ms: " + mebibytes(zero_bytes) + " zero, " +
+                              mebibytes(parked) + " parked in host memory, " + mebibytes(dropped) +
+                              " dropped" + (complete ? "" : " (interrupted by new work)"));
+    if (parked != 0) {
+      memory_.events().push(EventLevel::kDebug,
+                            "of that release: scan " + milliseconds(times.scan) +
+                                ", preparing copies " + milliseconds(times.prepare) + ", swaps " +
+                                milliseconds(times.swap) + ", releasing handles " +
+                                milliseconds(times.retire) + ", waiting for copies " +
+                                milliseconds(times.copy));
+    }
+  }
+  // Also what was made in host memory for want of GPU memory comes back when it can.
+  if (complete && memory_.oldest_parked_tick() != UINT64_MAX) restorable_.store(true);
+  if (complete && !no_room.empty() && warned_no_room_++ == 0) {
+    memory_.events().push(EventLevel::kWarning,
+                          mebibytes(total_bytes(no_room)) +
+                              " of idle contents stay in GPU memory: the host budget of " +
+                              mebibytes(memory_.host_budget()) +
+                              " is full (options host_budget, contents)");
+  }
+  return complete;
+}
+
+}  // namespace kvshim::vmm
