@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "preload/graph_capture.h"
 #include "preload/real_driver.h"
 #include "preload/runtime.h"
 #include "preload/submission.h"
@@ -166,6 +167,7 @@ CUresult wait_for_context(CUcontext context, SubmitRef wait) noexcept {
 }
 
 bool is_capturing(StreamRef stream) noexcept {
+  if (!any_capture()) return false;
   CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_NONE;
   return real().cuStreamIsCapturing(stream.explicit_handle(), &status) == CUDA_SUCCESS &&
          status != CU_STREAM_CAPTURE_STATUS_NONE;

@@ -30,7 +30,7 @@ bool lock_with_patience(std::mutex& mutex) {
   return false;
 }
 
-thread_local CurrentWork* current = nullptr;
+thread_local CurrentWork* current_work = nullptr;
 
 }  // namespace
 
@@ -140,9 +140,11 @@ CUresult put_in_front(DeviceRuntime& device, StreamRef stream, std::span<const v
   return result;
 }
 
-CurrentWork* CurrentWork::get() noexcept { return current; }
+CurrentWork* CurrentWork::get() noexcept { return current_work; }
 
-CurrentWorkScope::CurrentWorkScope(CurrentWork& now) noexcept : before_(current) { current = &now; }
-CurrentWorkScope::~CurrentWorkScope() { current = before_; }
+CurrentWorkScope::CurrentWorkScope(CurrentWork& now) noexcept : before_(current_work) {
+  current_work = &now;
+}
+CurrentWorkScope::~CurrentWorkScope() { current_work = before_; }
 
 }  // namespace kvshim::preload
