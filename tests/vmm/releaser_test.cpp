@@ -234,7 +234,8 @@ TEST_F(ReleaserTest, NothingComesBackUnderUnfinishedWork) {
   const CUstream other = bench_.new_stream();
   bench_.write_granules_on(other, pool_, {2}, 8);
   ASSERT_TRUE(bench_.driver.drain(other));
-  EXPECT_GE(bench_.figures(pool_).parked, 3 * kGranuleBytes);
+  // The extent that was written was copied by its guard; 1 and 4 are others.
+  EXPECT_GE(bench_.figures(pool_).parked, 2 * kGranuleBytes);
   bench_.driver.hold(bench_.stream, false);
   ASSERT_TRUE(bench_.driver.drain(bench_.stream));
   EXPECT_TRUE(bench_.holds(pool_, 1, 9));
