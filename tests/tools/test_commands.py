@@ -177,6 +177,21 @@ class Steering(Case):
         self.refused("limit", process.pid, "20GiB", "--gpu", OTHER_GPU, code=NO_PROCESS)
         self.refused("limit", process.pid, "20GiB", "--gpu", "GPU-7777", code=NO_PROCESS)
 
+    def test_steers_a_group(self):
+        process = self.member()
+        text = self.kvshim("limit", "@*", "50%")
+        self.assertIn("group * on GPU-11111111: recorded for its 1 process and those to come", text)
+        self.assertEqual(self.document("priority", "@batch", "-3")["changes"][0]["members"], 0)
+        groups = {group["name"]: group for group in self.document("list")["gpus"][0]["groups"]}
+        self.assertEqual(groups["*"]["limit_bytes"], 40 * GIB)
+        self.assertEqual(groups["batch"]["priority"], -3)
+        self.assertIn("group *: limit 40.0 GiB", self.kvshim("list"))
+        self.assertIn("2.00 GiB", self.refused("limit", "@*", "1GiB"))
+        self.assertIn("80.0 GiB", self.refused("reserve", "@*", "81GiB"))
+        self.refused("limit", "@", "1GiB", code=USAGE)
+        self.assertEqual(self.document("list")["gpus"][0]["groups"][0]["limit_bytes"], 40 * GIB)
+        self.assertIsNone(self.processes()[process.pid]["limit_bytes"])  # its own
+
     def test_steers_nobody_through_a_dead_record(self):
         process = self.member()
         process.kill()

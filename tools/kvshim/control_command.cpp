@@ -10,6 +10,7 @@
 #include "tools/kvshim/commands.h"
 #include "tools/kvshim/control_rules.h"
 #include "tools/kvshim/figures_text.h"
+#include "tools/kvshim/group_control.h"
 #include "tools/kvshim/json_output.h"
 #include "tools/kvshim/snapshot.h"
 #include "tools/kvshim/snapshot_source.h"
@@ -176,6 +177,7 @@ std::string describe_change(const Target& target, const segment::ControlChange& 
 }
 
 Exit run_control(const Invocation& invocation) {
+  if (is_group(invocation.target)) return run_group_control(invocation);
   const auto segments = read_segments();
   const std::vector<Target> targets = chosen_targets(invocation, segments);
   std::vector<segment::ControlChange> changes;  // all checked before the first is made

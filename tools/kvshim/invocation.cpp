@@ -37,10 +37,11 @@ void add_json(CLI::App* command, Invocation& invocation) {
   command->add_flag("--json", invocation.json, "Print one JSON document instead of text");
 }
 
-void add_target(CLI::App* command, Invocation& invocation) {
+void add_target(CLI::App* command, Invocation& invocation, bool groups) {
   command
       ->add_option("target", invocation.target,
-                   "Process id, or name as kvshim list shows it (or its beginning)")
+                   "Process id, or name as kvshim list shows it (or its beginning)" +
+                       std::string(groups ? "; @GROUP for a group, @* for all processes" : ""))
       ->type_name("PID|NAME")
       ->required();
 }
@@ -54,7 +55,7 @@ void add_interval(CLI::App* command, Invocation& invocation, const std::string& 
 void add_control(CLI::App* command, Invocation& invocation) {
   command
       ->add_option("--gpu", invocation.gpu,
-                   "Only on this GPU: its index, or its UUID or the beginning of that")
+                   "Only on this GPU: its UUID, the beginning of that, or its place in kvshim list")
       ->type_name("GPU");
   command
       ->add_option("--wait", invocation.wait,
@@ -101,7 +102,7 @@ void describe_controls(Commands& commands, Invocation& invocation) {
       "VALUE: a size (4GiB), a share of the GPU (10%), or none. The reserves of all processes of\n"
       "a GPU must fit into it.\n");
   for (CLI::App* command : {limit, reserve}) {
-    add_target(command, invocation);
+    add_target(command, invocation, true);
     command->add_option("value", invocation.value, "Size, percentage, or none")
         ->type_name("VALUE")
         ->required();
@@ -110,7 +111,7 @@ void describe_controls(Commands& commands, Invocation& invocation) {
   CLI::App* priority =
       commands.add("priority", "Sets who gives way first when memory is short",
                    "Processes of lower priority give way first; all start with 0.\n");
-  add_target(priority, invocation);
+  add_target(priority, invocation, true);
   priority->add_option("priority", invocation.priority, "From -100 to 100")
       ->type_name("N")
       ->required()
@@ -129,7 +130,7 @@ void describe_controls(Commands& commands, Invocation& invocation) {
                                  "What is resident stays so until kvshim resume.\n");
   CLI::App* resume = commands.add("resume", "Ends a pause");
   for (CLI::App* command : {pause, resume}) {
-    add_target(command, invocation);
+    add_target(command, invocation, true);
     add_control(command, invocation);
   }
 }
@@ -137,7 +138,7 @@ void describe_controls(Commands& commands, Invocation& invocation) {
 void describe_questions(CLI::App& app, Commands& commands, Invocation& invocation) {
   CLI::App* explain = commands.add(
       "explain", "Tells for each pool and kernel of a process what was decided and why");
-  add_target(explain, invocation);
+  add_target(explain, invocation, false);
   add_json(explain, invocation);
 
   CLI::App* doctor = commands.add(

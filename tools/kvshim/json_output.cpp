@@ -68,12 +68,21 @@ nlohmann::json json_of(const Snapshot& now, const Snapshot* before) {
       processes.push_back(
           json_of(process, earlier, before == nullptr ? 0 : now.seconds - before->seconds));
     }
+    nlohmann::json groups = nlohmann::json::array();
+    for (const GroupFigures& group : gpu.groups) {
+      groups.push_back({{"name", group.name},
+                        {"limit_bytes", json_bytes(group.limit)},
+                        {"reserve_bytes", group.reserve},
+                        {"priority", group.priority},
+                        {"paused", group.paused}});
+    }
     gpus.push_back({{"uuid", gpu.uuid},
                     {"name", gpu.name},
                     {"index", gpu.index < 0 ? nlohmann::json() : nlohmann::json(gpu.index)},
                     {"total_bytes", gpu.total},
                     {"used_bytes", gpu.used},
                     {"used_by_others_bytes", gpu.used_by_others()},
+                    {"groups", groups},
                     {"processes", processes}});
   }
   return {{"version", KVSHIM_VERSION}, {"gpus", gpus}, {"problems", now.problems}};

@@ -45,6 +45,12 @@ void print_gpu(const GpuFigures& gpu, const Snapshot& now, const Snapshot* befor
               long_bytes(gpu.total).c_str());
   std::fputs(plain_text(process_table(rows, std::vector<int>(rows.size(), -1), "", kWidth)).c_str(),
              stdout);
+  for (const GroupFigures& group : gpu.groups) {
+    std::printf("  group %s: limit %s, reserve %s, priority %d%s\n", group.name.c_str(),
+                group.limit == kNoLimit ? "none" : long_bytes(group.limit).c_str(),
+                group.reserve == 0 ? "none" : long_bytes(group.reserve).c_str(), group.priority,
+                group.paused ? ", paused" : "");
+  }
 }
 
 void print_list(const Snapshot& now, const Snapshot* before) {

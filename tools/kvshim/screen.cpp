@@ -199,7 +199,8 @@ std::vector<Line> render(const Snapshot& now, const Snapshot* before, const View
     const std::string uuid = view.gpu.empty() && !now.gpus.empty() ? now.gpus[0].uuid : view.gpu;
     if (!view.help && view.history != nullptr && left >= 4 && view.history->contains(uuid)) {
       lines.emplace_back();
-      for (Line& line : history_graph(view.history->at(uuid), view, width, std::min(left - 1, kMostGraphLines))) {
+      for (Line& line : history_graph(view.history->at(uuid), view, width,
+                                      std::min(left - 1, kMostGraphLines))) {
         lines.push_back(std::move(line));
       }
     }

@@ -44,6 +44,15 @@ struct ProcessFigures {
   std::uint64_t on_gpu() const { return resident + caches + other; }
 };
 
+/// What holds for a group on one GPU ("*": all processes of this user).
+struct GroupFigures {
+  std::string name;
+  std::uint64_t limit = kNoLimit;
+  std::uint64_t reserve = 0;
+  std::int32_t priority = 0;
+  bool paused = false;
+};
+
 struct GpuFigures {
   std::string uuid;  // "GPU-..."
   std::string name;
@@ -51,6 +60,7 @@ struct GpuFigures {
   std::uint64_t total = 0;  // 0: unknown
   std::uint64_t used = 0;   // by everybody, as the driver counts
   std::vector<ProcessFigures> processes;
+  std::vector<GroupFigures> groups;
 
   /// What the processes under kvshim have together.
   std::uint64_t used_by_ours() const;

@@ -14,6 +14,11 @@ double seconds_since(std::uint64_t then_ns, std::uint64_t now_ns) {
   return now_ns > then_ns ? static_cast<double>(now_ns - then_ns) / 1e9 : 0.0;
 }
 
+std::int32_t priority_of(std::int64_t said) {
+  return static_cast<std::int32_t>(
+      std::clamp(said, -segment::kMostPriority, segment::kMostPriority));
+}
+
 ProcessFigures figures_of(const segment::RecordSnapshot& record, std::uint64_t now_ns) {
   const segment::Figures& figures = record.figures;
   ProcessFigures process;
@@ -29,8 +34,7 @@ ProcessFigures figures_of(const segment::RecordSnapshot& record, std::uint64_t n
   process.host = figures.parked + figures.host_cached;
   process.limit = record.settings.limit == 0 ? kNoLimit : record.settings.limit;
   process.reserve = record.settings.reserve;
-  process.priority = static_cast<std::int32_t>(
-      std::clamp(record.settings.priority, -segment::kMostPriority, segment::kMostPriority));
+  process.priority = priority_of(record.settings.priority);
   process.paused = record.settings.paused != 0;
   process.in_need = record.need.bytes != 0;
   process.idle_seconds = static_cast<double>(figures.idle_ms) / 1000;
@@ -73,6 +77,11 @@ Snapshot snapshot_of(const std::vector<segment::GpuSnapshot>& segments, double s
         gpu.used = gpu.total - std::min(gpu.total, record.figures.gpu_free);
       }
     }
+    for (const segment::Control& control : segment.groups) {
+      gpu.groups.push_back({printable(control.group.str()),
+                            control.limit == 0 ? kNoLimit : control.limit, control.reserve,
+                            priority_of(control.priority), control.paused != 0});
+    }
     gpu.used = std::max(gpu.used, gpu.used_by_ours());
     if (!gpu.processes.empty()) snapshot.gpus.push_back(std::move(gpu));
   }
@@ -84,7 +93,7 @@ void add_gpu_memory(const std::vector<GpuMemory>& gpus, Snapshot* snapshot) {
     auto found = std::find_if(snapshot->gpus.begin(), snapshot->gpus.end(),
                               [&](const GpuFigures& gpu) { return gpu.uuid == memory.uuid; });
     if (found == snapshot->gpus.end()) {
-      snapshot->gpus.push_back({memory.uuid, memory.name, memory.index, 0, 0, {}});
+      snapshot->gpus.push_back({memory.uuid, memory.name, memory.index, 0, 0, {}, {}});
       found = snapshot->gpus.end() - 1;
     }
     found->index = memory.index;

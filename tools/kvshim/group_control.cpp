@@ -1,0 +1,115 @@
+#include "tools/kvshim/group_control.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+#include <vector>
+
+#include "tools/kvshim/control_rules.h"
+#include "tools/kvshim/figures_text.h"
+#include "tools/kvshim/json_output.h"
+#include "tools/kvshim/snapshot.h"
+#include "tools/kvshim/target.h"
+
+namespace kvshim::cli {
+namespace {
+
+struct GroupOnGpu {
+  const segment::GpuSnapshot* gpu = nullptr;
+  std::uint64_t total = 0;
+  std::uint64_t other = 0;  // what its members have beside their pools
+  std::size_t members = 0;
+};
+
+bool is_member(const segment::RecordSnapshot& record, const std::string& group) {
+  return record.live && (group == "*" || record.control.group.str() == group);
+}
+
+/// The group on each GPU that has living processes. On GPUs without members too: a
+/// group can be steered before its processes start.
+std::vector<GroupOnGpu> places_of(const std::vector<segment::GpuSnapshot>& segments,
+                                  const std::string& group, const std::string& gpu) {
+  std::vector<GroupOnGpu> places;
+  for (const Target& target : all_targets(segments, gpu)) {
+    if (places.empty() || places.back().gpu != target.gpu) places.push_back({target.gpu, 0, 0, 0});
+    GroupOnGpu& place = places.back();
+    place.total = std::max(place.total, target.record->identity.gpu_total);
+    if (!is_member(*target.record, group)) continue;
+    place.other += target.record->figures.other_bytes;
+    ++place.members;
+  }
+  return places;
+}
+
+void check_amount(const GroupOnGpu& place, const std::string& group, std::uint64_t bytes,
+                  bool is_limit) {
+  if (place.total != 0 && bytes > place.total) {
+    throw Failure(Exit::kRefused, long_bytes(bytes) + " is more than " + place.gpu->uuid +
+                                      " has (" + long_bytes(place.total) + ")");
+  }
+  if (is_limit && bytes != 0 && bytes < place.other) {
+    throw Failure(Exit::kRefused, "a limit of " + long_bytes(bytes) + " is below what group " +
+                                      printable(group) + " has beside its pools (" +
+                                      long_bytes(place.other) + "), which can't be released");
+  }
+}
+
+segment::ControlChange change_for(const Invocation& invocation, const GroupOnGpu& place,
+                                  const std::string& group) {
+  segment::ControlChange change;
+  if (invocation.command == "limit") {
+    change.limit = read_amount(invocation.value, place.total);
+    check_amount(place, group, *change.limit, true);
+  } else if (invocation.command == "reserve") {
+    change.reserve = read_amount(invocation.value, place.total);
+    check_amount(place, group, *change.reserve, false);
+  } else if (invocation.command == "priority") {
+    change.priority = invocation.priority;
+  } else if (invocation.command == "release") {
+    change.release_now = true;
+  } else {
+    change.paused = invocation.command == "pause";
+  }
+  return change;
+}
+
+}  // namespace
+
+Exit run_group_control(const Invocation& invocation) {
+  const std::string group = invocation.target.substr(1);
+  if (group.empty() || group.size() >= sizeof(segment::Control{}.group.bytes)) {
+    throw Failure(Exit::kUsage, "@ and the name of a group are expected, at most " +
+                                    std::to_string(sizeof(segment::Control{}.group.bytes) - 1) +
+                                    " bytes; @* is all processes of this user");
+  }
+  const auto segments = read_segments();
+  const std::vector<GroupOnGpu> places = places_of(segments, group, invocation.gpu);
+  std::vector<segment::ControlChange> changes;  // all checked before the first is made
+  changes.reserve(places.size());
+  for (const GroupOnGpu& place : places) changes.push_back(change_for(invocation, place, group));
+  nlohmann::json documents = nlohmann::json::array();
+  for (std::size_t i = 0; i < places.size(); ++i) {
+    const segment::GpuSnapshot& gpu = *places[i].gpu;
+    const std::string reason = segment::set_group_control(gpu, group, changes[i]);
+    if (!reason.empty()) {
+      const bool denied = ::access(gpu.path.c_str(), R_OK | W_OK) != 0;
+      throw Failure(denied ? Exit::kNoPermission : Exit::kCannotWrite,
+                    printable(gpu.uuid + ": " + reason, 1024));
+    }
+    documents.push_back({{"group", group},
+                         {"gpu", gpu.uuid},
+                         {"members", places[i].members},
+                         {"state", "recorded"}});
+    if (!invocation.json) {
+      std::printf("group %s on %s: recorded for its %zu %s and those to come\n",
+                  printable(group).c_str(), printable(gpu.uuid.substr(0, 12)).c_str(),
+                  places[i].members, places[i].members == 1 ? "process" : "processes");
+    }
+  }
+  if (invocation.json) print_json({{"changes", documents}});
+  return Exit::kDone;
+}
+
+}  // namespace kvshim::cli
