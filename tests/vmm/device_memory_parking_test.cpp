@@ -169,7 +169,7 @@ TEST(ReturningTest, HeadroomIsLeftToOthers) {
 
 // --- slabs ------------------------------------------------------------------------
 
-TEST(SlabOrdersTest, SlabsAreMadeInTheOrdersThatARelaseUses) {
+TEST(SlabOrdersTest, SlabsAreMadeInTheOrdersThatAReleaseUses) {
   RowsBench bench(4, 64);
   while (bench.memory->make_slabs_ahead()) continue;
   const std::uint64_t creates = bench.driver.calls(Call::cuMemCreate);
