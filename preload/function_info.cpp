@@ -149,6 +149,16 @@ void flatten_words(FunctionInfo* info) {
     info->words.push_back(place);
     info->word_is_read_only.push_back(read_only);
   }
+  for (const WordRun& run : info->runs) {
+    const bool is_plain = run.offset == 0 && run.count == 1 &&
+                          run.param <= std::numeric_limits<std::uint8_t>::max() &&
+                          info->plain_count < info->plain.size();
+    if (is_plain) {
+      info->plain[info->plain_count++] = static_cast<std::uint8_t>(run.param);
+    } else {
+      info->other_runs.push_back(run);
+    }
+  }
 }
 
 void set_kernel_catalog(const heuristics::KernelCatalog* catalog) noexcept {

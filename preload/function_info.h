@@ -9,6 +9,7 @@
 
 #include <cuda.h>
 
+#include <array>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -33,16 +34,23 @@ struct WordRun {
 /// Immutable once found; never freed (a launch may hold it while its module is
 /// being unloaded elsewhere).
 struct FunctionInfo {
+  // What every launch looks at comes first, in one or two cache lines.
+  bool layout_known = false;  // false: the driver has no query (before 12.4)
+  bool own_guard = false;     // one of the shim's own kernels, seen in a captured graph
+  /// Parameters that begin with a run of one word, most pointers: those are in
+  /// `plain`, as many as fit, and not in `other_runs`.
+  std::uint8_t plain_count = 0;
+  std::array<std::uint8_t, 45> plain{};
+  std::vector<WordRun> other_runs;
+
   std::string name;             // mangled; empty when the driver can't say
   CUmodule module = nullptr;    // owner of a CUfunction, null when unknown
   CUlibrary library = nullptr;  // owner of a CUkernel, null otherwise
-  bool layout_known = false;    // false: the driver has no query (before 12.4)
-  bool own_guard = false;       // one of the shim's own kernels, seen in a captured graph
   std::vector<heuristics::ParamLayout> params;
   std::shared_ptr<const heuristics::KernelKnowledge> knowledge;  // never null
   std::vector<heuristics::WordPlace> words;   // of the knowledge, checked against the layout
   std::vector<bool> word_is_read_only;        // parallel to `words`
-  std::vector<WordRun> runs;                  // the same words
+  std::vector<WordRun> runs;                  // the same words, all
   const FunctionInfo* made_before = nullptr;  // all ever made: none is freed
 };
 

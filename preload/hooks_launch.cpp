@@ -1,6 +1,7 @@
 // Launches, in all forms. Host functions on streams (cuLaunchHostFunc) are not
 // here: they run on the CPU, which can't touch device memory.
 #include <array>
+#include <type_traits>
 
 #include "preload/graph_capture.h"
 #include "preload/hooks.h"
@@ -16,6 +17,27 @@ using Shape = std::array<std::uint32_t, 3>;
 CUresult launch(StreamRef stream, CUfunction function, const Shape& grid, const Shape& block,
                 void** params, void** extra, SubmitRef submit) noexcept {
   return submit_launch(stream, function, {params, extra, grid, block}, submit);
+}
+
+// A launch that names the arena, or of which nothing is known. Apart, so that a
+// launch that passes goes on to the driver by a jump: arguments that a lambda refers
+// to would all be stored and read back.
+template <class Launch>
+[[gnu::noinline]] CUresult launch_reaching(Launch real_launch, StreamFlavor flavor, CUfunction f,
+                                           const Shape& grid, const Shape& block,
+                                           unsigned int shared_bytes, CUstream stream,
+                                           void** params, void** extra) noexcept {
+  const auto submit = [&] {
+    if constexpr (std::is_invocable_v<Launch, CUfunction, unsigned, unsigned, unsigned, unsigned,
+                                      unsigned, unsigned, unsigned, CUstream, void**, void**>) {
+      return real_launch(f, grid[0], grid[1], grid[2], block[0], block[1], block[2], shared_bytes,
+                         stream, params, extra);
+    } else {
+      return real_launch(f, grid[0], grid[1], grid[2], block[0], block[1], block[2], shared_bytes,
+                         stream, params);
+    }
+  };
+  return launch({stream, flavor}, f, grid, block, params, extra, submit);
 }
 
 /// A node that the device may change later is no longer covered by its guard.
@@ -37,8 +59,10 @@ using RealLaunchEx = decltype(RealDriver::cuLaunchKernelEx);
 // have exited or said so, and guards say nothing before they exit.
 CUresult launch_ex(StreamFlavor flavor, RealLaunchEx real_launch, const CUlaunchConfig* config,
                    CUfunction function, void** params, void** extra) noexcept {
+  if (config == nullptr || launch_passes(function, params, extra)) [[likely]] {
+    return real_launch(config, function, params, extra);
+  }
   const auto submit = [&] { return real_launch(config, function, params, extra); };
-  if (config == nullptr || launch_passes(function, params, extra)) return submit();
   const StreamRef stream{config->hStream, flavor};
   note_attributes(stream, *config);
   return launch(stream, function, {config->gridDimX, config->gridDimY, config->gridDimZ},
@@ -51,28 +75,26 @@ CUresult hook_cuLaunchKernel(CUfunction f, unsigned int grid_x, unsigned int gri
                              unsigned int grid_z, unsigned int block_x, unsigned int block_y,
                              unsigned int block_z, unsigned int shared_bytes, CUstream stream,
                              void** params, void** extra) noexcept {
-  const auto submit = [&] {
-    return real().cuLaunchKernel(f, grid_x, grid_y, grid_z, block_x, block_y, block_z, shared_bytes,
-                                 stream, params, extra);
-  };
-  if (launch_passes(f, params, extra)) [[likely]]
-    return submit();
-  return launch({stream, StreamFlavor::kLegacy}, f, {grid_x, grid_y, grid_z},
-                {block_x, block_y, block_z}, params, extra, submit);
+  if (launch_passes(f, params, extra)) [[likely]] {
+    return found_driver().cuLaunchKernel(f, grid_x, grid_y, grid_z, block_x, block_y, block_z,
+                                         shared_bytes, stream, params, extra);
+  }
+  return launch_reaching(found_driver().cuLaunchKernel, StreamFlavor::kLegacy, f,
+                         {grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, shared_bytes,
+                         stream, params, extra);
 }
 
 CUresult hook_cuLaunchKernel_ptsz(CUfunction f, unsigned int grid_x, unsigned int grid_y,
                                   unsigned int grid_z, unsigned int block_x, unsigned int block_y,
                                   unsigned int block_z, unsigned int shared_bytes, CUstream stream,
                                   void** params, void** extra) noexcept {
-  const auto submit = [&] {
-    return real().cuLaunchKernel_ptsz(f, grid_x, grid_y, grid_z, block_x, block_y, block_z,
-                                      shared_bytes, stream, params, extra);
-  };
-  if (launch_passes(f, params, extra)) [[likely]]
-    return submit();
-  return launch({stream, StreamFlavor::kPerThread}, f, {grid_x, grid_y, grid_z},
-                {block_x, block_y, block_z}, params, extra, submit);
+  if (launch_passes(f, params, extra)) [[likely]] {
+    return found_driver().cuLaunchKernel_ptsz(f, grid_x, grid_y, grid_z, block_x, block_y, block_z,
+                                              shared_bytes, stream, params, extra);
+  }
+  return launch_reaching(found_driver().cuLaunchKernel_ptsz, StreamFlavor::kPerThread, f,
+                         {grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, shared_bytes,
+                         stream, params, extra);
 }
 
 CUresult hook_cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction f, void** params,
@@ -91,13 +113,13 @@ CUresult hook_cuLaunchCooperativeKernel(CUfunction f, unsigned int grid_x, unsig
                                         unsigned int block_y, unsigned int block_z,
                                         unsigned int shared_bytes, CUstream stream,
                                         void** params) noexcept {
-  const auto submit = [&] {
-    return real().cuLaunchCooperativeKernel(f, grid_x, grid_y, grid_z, block_x, block_y, block_z,
-                                            shared_bytes, stream, params);
-  };
-  if (launch_passes(f, params, nullptr)) return submit();
-  return launch({stream, StreamFlavor::kLegacy}, f, {grid_x, grid_y, grid_z},
-                {block_x, block_y, block_z}, params, nullptr, submit);
+  if (launch_passes(f, params, nullptr)) [[likely]] {
+    return found_driver().cuLaunchCooperativeKernel(f, grid_x, grid_y, grid_z, block_x, block_y,
+                                                    block_z, shared_bytes, stream, params);
+  }
+  return launch_reaching(found_driver().cuLaunchCooperativeKernel, StreamFlavor::kLegacy, f,
+                         {grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, shared_bytes,
+                         stream, params, nullptr);
 }
 
 CUresult hook_cuLaunchCooperativeKernel_ptsz(CUfunction f, unsigned int grid_x, unsigned int grid_y,
@@ -105,13 +127,13 @@ CUresult hook_cuLaunchCooperativeKernel_ptsz(CUfunction f, unsigned int grid_x, 
                                              unsigned int block_y, unsigned int block_z,
                                              unsigned int shared_bytes, CUstream stream,
                                              void** params) noexcept {
-  const auto submit = [&] {
-    return real().cuLaunchCooperativeKernel_ptsz(f, grid_x, grid_y, grid_z, block_x, block_y,
-                                                 block_z, shared_bytes, stream, params);
-  };
-  if (launch_passes(f, params, nullptr)) return submit();
-  return launch({stream, StreamFlavor::kPerThread}, f, {grid_x, grid_y, grid_z},
-                {block_x, block_y, block_z}, params, nullptr, submit);
+  if (launch_passes(f, params, nullptr)) [[likely]] {
+    return found_driver().cuLaunchCooperativeKernel_ptsz(
+        f, grid_x, grid_y, grid_z, block_x, block_y, block_z, shared_bytes, stream, params);
+  }
+  return launch_reaching(found_driver().cuLaunchCooperativeKernel_ptsz, StreamFlavor::kPerThread, f,
+                         {grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, shared_bytes,
+                         stream, params, nullptr);
 }
 
 CUresult hook_cuLaunchCooperativeKernelMultiDevice(CUDA_LAUNCH_PARAMS* list, unsigned int count,

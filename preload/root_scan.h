@@ -74,11 +74,18 @@ inline bool names_arena(const FunctionInfo& info, void* const* params,
   if (params == nullptr) {
     return extra != nullptr && root_scan_detail::buffer_meets_arena(info, extra);
   }
-  for (const WordRun& run : info.runs) {
-    const auto* param = static_cast<const unsigned char*>(params[run.param]);
-    if (root_scan_detail::run_meets_arena(param + run.offset, run.count, base, bytes)) return true;
+  // No branch for each pointer: nearly always none is a hit.
+  bool hit = false;
+  const std::uint8_t* const end = info.plain.data() + info.plain_count;
+  for (const std::uint8_t* param = info.plain.data(); param != end; ++param) {
+    hit |= root_scan_detail::load_word(static_cast<const unsigned char*>(params[*param])) - base <
+           bytes;
   }
-  return false;
+  for (const WordRun& run : info.other_runs) {
+    const auto* param = static_cast<const unsigned char*>(params[run.param]);
+    hit |= root_scan_detail::run_meets_arena(param + run.offset, run.count, base, bytes);
+  }
+  return hit;
 }
 
 /// A parameter's word that lies in a live pool.
