@@ -32,6 +32,7 @@ constexpr auto kSpin = std::chrono::microseconds(200);
 constexpr long kShortSleep = 5;
 constexpr long kLongSleep = 500;
 constexpr auto kRecent = std::chrono::milliseconds(200);
+constexpr auto kSlow = std::chrono::milliseconds(1);
 
 }  // namespace
 
@@ -103,7 +104,18 @@ void FaultServer::serve(std::uint32_t ticket) {
   channel.answer_kind = static_cast<std::uint32_t>(answer.kind);
   store(channel.answer, ticket);
   const auto spent = std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - begin);
+  if (spent > kSlow) tell_of_slow_fault(answer, spent);
   memory_.statistics().faults.add(static_cast<std::uint64_t>(spent.count()));
+}
+
+void FaultServer::tell_of_slow_fault(const FaultAnswer& answer, std::chrono::microseconds spent) {
+  std::uint64_t granules = 0;
+  for (const AbiRun& run : answer.runs) granules += run.count;
+  memory_.events().push(EventLevel::kDebug,
+                        "a fault took " + std::to_string(spent.count()) + " us: " +
+                            std::to_string(granules) + " granules in " +
+                            std::to_string(answer.runs.size()) + " runs, " +
+                            std::to_string(answer.copies.size()) + " copies by the guard");
 }
 
 void GuardWatchdog::start() {

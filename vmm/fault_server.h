@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 
 #include "vmm/device_memory.h"
@@ -29,6 +30,7 @@ class FaultServer {
  private:
   void run();
   void serve(std::uint32_t ticket);
+  void tell_of_slow_fault(const FaultAnswer& answer, std::chrono::microseconds spent);
   const DriverApi& driver_;
   DeviceMemory& memory_;
   SubmissionGate& gate_;

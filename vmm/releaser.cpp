@@ -99,6 +99,7 @@ void Releaser::tick() {
     server_.all_finished(epoch);
   }
   if (idle_ < settings_.idle_timeout) {
+    split_at_first_slots(epoch);
     if (activity_lasts() && !quiet_done_) return_in_quiet(epoch);
     make_slabs(epoch);
     return;
@@ -112,6 +113,17 @@ void Releaser::tick() {
     }
   } else if (settings_.disposable) {
     drop_expired(epoch);
+  }
+}
+
+// Where sequences will begin, so that their first faults needn't split 32 MiB.
+void Releaser::split_at_first_slots(std::uint64_t epoch) {
+  const auto end = Clock::now() + settings_.slice;
+  while (!interrupted(epoch) && Clock::now() < end) {
+    std::lock_guard closing(closer_);
+    if (gate_.anyone_waiting() || !gate_.try_close(epoch)) return;
+    SubmissionGate::OpenAtEnd open(gate_);
+    if (!memory_.split_at_first_slots()) return;
   }
 }
 

@@ -96,6 +96,7 @@ class Releaser {
   enum class Poll { kSleep, kSpin };
   bool wait_for_stream(Poll poll = Poll::kSleep);
   void make_slabs(std::uint64_t epoch);
+  void split_at_first_slots(std::uint64_t epoch);
   void retire(std::uint64_t epoch);
 
   // releaser_parking.cpp. False: interrupted.
