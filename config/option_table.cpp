@@ -30,6 +30,9 @@ constexpr std::array kLimits{
     Limits{"read_ahead_max", 2 * kMiB, 32 * kMiB},  // a granule, the largest extent
     Limits{"read_ahead_share", 0, 1},
     Limits{"guard_watchdog", kMillisecond, 1e18},
+    Limits{"limit", 0, 64 * kTiB},
+    Limits{"reserve", 0, 64 * kTiB},
+    Limits{"priority", -100, 100},
 };
 
 template <class T>
@@ -164,6 +167,55 @@ struct Codec<Bytes> {
   static std::string write(Bytes value) {
     return in_quotes(value == UINT64_MAX ? "auto" : format_bytes(value));
   }
+};
+
+template <>
+struct Codec<Amount> {
+  static constexpr std::string_view kKind = "a size such as \"20GiB\" or a share such as \"50%\"";
+  static std::string read(const Scalar& value, std::string_view name, Amount* out) {
+    const auto* text = std::get_if<std::string>(&value);
+    if (text != nullptr && text->ends_with('%')) {
+      double percent = 0;
+      const char* const end = text->data() + text->size() - 1;
+      const auto [stop, error] = std::from_chars(text->data(), end, percent);
+      if (error != std::errc() || stop != end || !(percent >= 0)) return wrong_type<Amount>(value);
+      if (percent > 100) return shown(value) + " is too large, the most is 100%";
+      *out = {0, percent / 100};
+      return {};
+    }
+    if (text == nullptr && !std::holds_alternative<std::int64_t>(value)) {
+      return wrong_type<Amount>(value);
+    }
+    Bytes bytes = 0;
+    std::string complaint = Codec<Bytes>::read(value, name, &bytes);
+    if (complaint.empty()) *out = {bytes, 0};
+    return complaint;
+  }
+  static Scalar from_text(std::string_view text) { return std::string(text); }
+  static std::string write(const Amount& value) {
+    return value.share != 0 ? in_quotes(number_text(value.share * 100) + "%")
+                            : Codec<Bytes>::write(value.bytes);
+  }
+};
+
+template <>
+struct Codec<std::int64_t> {
+  static constexpr std::string_view kKind = "a whole number";
+  static std::string read(const Scalar& value, std::string_view name, std::int64_t* out) {
+    const auto* whole = std::get_if<std::int64_t>(&value);
+    if (whole == nullptr) return wrong_type<std::int64_t>(value);
+    std::string complaint = outside_limits(name, static_cast<double>(*whole), number_text);
+    if (!complaint.empty()) return shown(value) + " is " + complaint;
+    *out = *whole;
+    return {};
+  }
+  static Scalar from_text(std::string_view text) {
+    std::int64_t number = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+    if (error == std::errc() && end == text.data() + text.size()) return number;
+    return std::string(text);
+  }
+  static std::string write(std::int64_t value) { return std::to_string(value); }
 };
 
 template <>

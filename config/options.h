@@ -13,6 +13,15 @@ namespace kvshim::config {
 using Bytes = std::uint64_t;
 using Duration = std::chrono::nanoseconds;
 
+/// A size, or a share of the GPU's memory. Both 0: none.
+struct Amount {
+  Bytes bytes = 0;
+  double share = 0;  // 0 to 1; then `bytes` is 0
+  Bytes of(Bytes total) const {
+    return share != 0 ? static_cast<Bytes>(share * static_cast<double>(total)) : bytes;
+  }
+};
+
 enum class Contents : std::uint8_t { kPreserve, kDisposable };
 enum class MemoryView : std::uint8_t { kPrivate, kPhysical };
 enum class LogLevel : std::uint8_t { kDebug, kInfo, kWarning, kError, kOff };

@@ -70,6 +70,31 @@ TEST(OptionTableTest, NegativeAndHugeSizesAreRefused) {
   EXPECT_EQ(options.arena_size, Options().arena_size);
 }
 
+TEST(OptionTableTest, AnAmountIsASizeOrAShareOfTheGpu) {
+  Options options;
+  EXPECT_EQ(option("limit").assign_text(options, "20GiB"), "");
+  EXPECT_EQ(options.limit.of(1000), Bytes{20} << 30);
+  EXPECT_EQ(option("limit").assign_text(options, "37.5%"), "");
+  EXPECT_EQ(options.limit.of(1000), 375u);
+  EXPECT_EQ(option("limit").as_toml(options), "\"37.5%\"");
+  for (const char* wrong : {"101%", "-1%", "%", "nan%", "many", "5 %"}) {
+    EXPECT_NE(option("limit").assign_text(options, wrong), "") << wrong;
+  }
+  EXPECT_EQ(options.limit.of(1000), 375u);
+  EXPECT_EQ(option("limit").assign(options, std::int64_t{4096}), "");
+  EXPECT_EQ(options.limit.of(1000), 4096u);
+}
+
+TEST(OptionTableTest, APriorityIsAWholeNumberWithinItsBounds) {
+  Options options;
+  EXPECT_EQ(option("priority").assign_text(options, "-100"), "");
+  EXPECT_EQ(options.priority, -100);
+  for (const char* wrong : {"101", "-101", "1.5", "high"}) {
+    EXPECT_NE(option("priority").assign_text(options, wrong), "") << wrong;
+  }
+  EXPECT_EQ(options.priority, -100);
+}
+
 TEST(OptionTableTest, OnlyTheHostBudgetCanBeAutomatic) {
   Options options;
   options.host_budget = 7;
