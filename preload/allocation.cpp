@@ -2,16 +2,20 @@
 // as the driver would free them, cuMemGetInfo counts own pools at full size.
 #include "preload/allocation.h"
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "observe/log.h"
 #include "preload/graph_capture.h"
 #include "preload/hook_boundary.h"
 #include "preload/hooks.h"
+#include "preload/neighbours.h"
+#include "preload/plain_memory.h"
 #include "preload/real_driver.h"
 #include "preload/runtime.h"
 #include "preload/status.h"
@@ -38,7 +42,106 @@ void say_once(const std::string& text) {
   log::warning(text);
 }
 
+// --- plain allocations ------------------------------------------------------------
+
+constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
+constexpr std::chrono::milliseconds kOwnPatience{1000};
+// Without a word from the driver in between: an engine that probes for memory must not
+// wait each time.
+constexpr std::chrono::milliseconds kAfterFailure{1000};
+
+std::uint64_t limit_of(const Runtime& runtime, CUdevice index, std::uint64_t total) {
+  const DeviceRuntime* device = runtime.device(index);
+  return device != nullptr ? device->memory.limits().limit.load()
+                           : runtime.options().limit.of(total);
+}
+
+bool within_limit(const Runtime& runtime, CUdevice index, std::size_t bytes) {
+  if (runtime.device(index) == nullptr && runtime.options().limit.of(UINT64_MAX) == 0) return true;
+  std::size_t free = 0, total = 0;
+  if (runtime.driver().cuMemGetInfo_v2(&free, &total) != CUDA_SUCCESS) return true;
+  const std::uint64_t limit = limit_of(runtime, index, total);
+  const std::uint64_t has = plain_bytes(index);
+  return limit == 0 || (has <= limit && bytes <= limit - has);
+}
+
+// Idle contents of own pools, while the engine waits in its allocation.
+void own_pools_make_way(DeviceRuntime& device, std::uint64_t bytes) {
+  if (device.memory.physical().device == 0) return;
+  const auto end = std::chrono::steady_clock::now() + kOwnPatience;
+  const std::uint64_t wanted = bytes + 4 * kMiB;  // the driver rounds up
+  device.releaser.make_way_for(wanted);
+  while (device.releaser.making_way() && device.memory.gpu_free() < wanted &&
+         std::chrono::steady_clock::now() < end) {
+    std::this_thread::sleep_for(std::chrono::microseconds(200));
+  }
+  device.releaser.make_way_for(0);
+}
+
+/// After an allocation found no memory: own idle pools give way, then the neighbours'.
+/// `allocate` is tried again after each that helped.
+template <class Allocate>
+CUresult press_for(Runtime& runtime, CUdevice index, std::uint64_t bytes, Allocate allocate) {
+  static std::atomic<std::int64_t> not_before{0};
+  const auto now = [] { return std::chrono::steady_clock::now().time_since_epoch().count(); };
+  if (now() < not_before.load() || any_capture()) return CUDA_ERROR_OUT_OF_MEMORY;
+  std::size_t free = 0, total = 0;
+  if (runtime.driver().cuMemGetInfo_v2(&free, &total) != CUDA_SUCCESS || bytes > total) {
+    return CUDA_ERROR_OUT_OF_MEMORY;
+  }
+  DeviceRuntime* const device = runtime.device(index);
+  const std::uint64_t own = device != nullptr ? device->memory.physical().device : 0;
+  const std::uint64_t elsewhere = elastic_elsewhere(runtime, index);
+  // It can't be had, whoever gives: the honest answer at once.
+  if (own + elsewhere == 0 || free + own + elsewhere < bytes) return CUDA_ERROR_OUT_OF_MEMORY;
+  vmm::RelaxedCaptureScope relaxed(runtime.driver());
+  CUresult result = CUDA_ERROR_OUT_OF_MEMORY;
+  if (own != 0) {
+    own_pools_make_way(*device, bytes);
+    result = allocate();
+  }
+  if (result == CUDA_ERROR_OUT_OF_MEMORY && elsewhere != 0 &&
+      neighbours_make_way(runtime, index, bytes)) {
+    result = allocate();
+  }
+  if (result == CUDA_ERROR_OUT_OF_MEMORY) {
+    not_before.store(now() + std::chrono::steady_clock::duration(kAfterFailure).count());
+    log::warning("an allocation of " + mebibytes(bytes) +
+                 " of this process failed: pools gave what is idle, and that was not enough");
+  } else {
+    log::info("pools gave way to an allocation of " + mebibytes(bytes) + " of this process");
+  }
+  return result;
+}
+
+/// An allocation that is no pool. Its bytes count for the limit.
+template <class Allocate>
+CUresult allocate_plain(CUdeviceptr* address, std::size_t bytes, Allocate allocate) {
+  Runtime* runtime = Runtime::get();
+  CUdevice index = 0;
+  if (runtime == nullptr || runtime->driver().cuCtxGetDevice(&index) != CUDA_SUCCESS) {
+    return allocate();
+  }
+  if (!within_limit(*runtime, index, bytes)) {
+    say_once(
+        "an allocation was refused because the process would be above its limit, all pools "
+        "given away (option limit)");
+    return CUDA_ERROR_OUT_OF_MEMORY;
+  }
+  CUresult result = allocate();
+  if (result == CUDA_ERROR_OUT_OF_MEMORY && bytes != 0) {
+    result = press_for(*runtime, index, bytes, allocate);
+  }
+  if (result == CUDA_SUCCESS && address != nullptr) count_plain(*address, bytes);
+  return result;
+}
+
+// --- pools ------------------------------------------------------------------------
+
 bool any_deferred_free();
+
+// The zero pages that every pool maps, and what the guards need.
+constexpr std::uint64_t kFirstNeeds = 96 * kMiB;
 
 // A pool whose stream-ordered free is under way still counts. The driver would
 // hand its memory on at once; here it is waited for, a moment at most: the stream
@@ -47,8 +150,16 @@ CUresult allocate_pool(Runtime& runtime, DeviceRuntime& device, std::size_t byte
                        const std::string& group, CUcontext context,
                        const vmm::PoolRecord** record) {
   const auto patience = std::chrono::steady_clock::now() + std::chrono::seconds(1);
+  bool pressed = false;
   for (;;) {
-    const CUresult result = device.memory.allocate(bytes, group, context, record);
+    CUresult result = device.memory.allocate(bytes, group, context, record);
+    std::size_t free = 0, total = 0;
+    if (result == CUDA_ERROR_OUT_OF_MEMORY && !std::exchange(pressed, true) &&
+        device.memory.memory_info(&free, &total) == CUDA_SUCCESS && free >= bytes) {
+      // It would have fitted: the GPU is full of what pools hold.
+      result = press_for(runtime, device.memory.device(), kFirstNeeds,
+                         [&] { return device.memory.allocate(bytes, group, context, record); });
+    }
     if (result != CUDA_ERROR_OUT_OF_MEMORY || !any_deferred_free() ||
         std::chrono::steady_clock::now() > patience) {
       return result;
@@ -84,16 +195,25 @@ bool try_pool(const char* entry_point, CUdeviceptr* address, std::size_t bytes, 
   request.call_site = heuristics::capture_call_site();
   const heuristics::Decision decision = runtime->recognizer().decide(request);
   if (!decision.pool) {
-    log::debug(std::string(entry_point) + " of " + mebibytes(bytes) + " left alone: " +
-               decision.reason);
+    log::debug(std::string(entry_point) + " of " + mebibytes(bytes) +
+               " left alone: " + decision.reason);
     const std::string warning = runtime->recognizer().left_alone_warning(runtime->pools_made());
     if (!warning.empty()) log::warning(warning);
     return false;
   }
   std::string why;
   DeviceRuntime* device = runtime->device_for_pool(context, &why);
+  std::size_t free = 0, total = 0;
+  if (device == nullptr && runtime->driver().cuMemGetInfo_v2(&free, &total) == CUDA_SUCCESS &&
+      free < kFirstNeeds) {
+    press_for(*runtime, device_index, kFirstNeeds, [&] {
+      device = runtime->device_for_pool(context, &why);
+      return device != nullptr ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
+    });
+  }
   if (device == nullptr) {
-    say_once("recognised a pool of " + mebibytes(bytes) + " but it stays a plain allocation: " + why);
+    say_once("recognised a pool of " + mebibytes(bytes) +
+             " but it stays a plain allocation: " + why);
     return false;
   }
   const vmm::PoolRecord* record = nullptr;
@@ -209,7 +329,7 @@ CUresult hook_cuMemAlloc_v2(CUdeviceptr* address, size_t bytes) noexcept {
   return at_boundary([&] {
     CUresult result = CUDA_SUCCESS;
     if (try_pool("cuMemAlloc_v2", address, bytes, &result)) return result;
-    return real().cuMemAlloc_v2(address, bytes);
+    return allocate_plain(address, bytes, [&] { return real().cuMemAlloc_v2(address, bytes); });
   });
 }
 
@@ -227,7 +347,9 @@ CUresult hook_cuMemAllocPitch_v2(CUdeviceptr* address, size_t* pitch, size_t wid
       if (result == CUDA_SUCCESS) *pitch = own_pitch;
       return result;
     }
-    return real().cuMemAllocPitch_v2(address, pitch, width, height, element);
+    return allocate_plain(address, sane ? own_pitch * height : 0, [&] {
+      return real().cuMemAllocPitch_v2(address, pitch, width, height, element);
+    });
   });
 }
 
@@ -235,7 +357,8 @@ CUresult hook_cuMemAllocAsync(CUdeviceptr* address, size_t bytes, CUstream strea
   return at_boundary([&] {
     CUresult result = CUDA_SUCCESS;
     if (try_pool("cuMemAllocAsync", address, bytes, &result)) return result;
-    return real().cuMemAllocAsync(address, bytes, stream);
+    return allocate_plain(address, bytes,
+                          [&] { return real().cuMemAllocAsync(address, bytes, stream); });
   });
 }
 
@@ -243,7 +366,8 @@ CUresult hook_cuMemAllocAsync_ptsz(CUdeviceptr* address, size_t bytes, CUstream 
   return at_boundary([&] {
     CUresult result = CUDA_SUCCESS;
     if (try_pool("cuMemAllocAsync", address, bytes, &result)) return result;
-    return real().cuMemAllocAsync_ptsz(address, bytes, stream);
+    return allocate_plain(address, bytes,
+                          [&] { return real().cuMemAllocAsync_ptsz(address, bytes, stream); });
   });
 }
 
@@ -252,7 +376,9 @@ CUresult hook_cuMemAllocFromPoolAsync(CUdeviceptr* address, size_t bytes, CUmemo
   return at_boundary([&] {
     CUresult result = CUDA_SUCCESS;
     if (try_pool("cuMemAllocFromPoolAsync", address, bytes, &result)) return result;
-    return real().cuMemAllocFromPoolAsync(address, bytes, pool, stream);
+    return allocate_plain(address, bytes, [&] {
+      return real().cuMemAllocFromPoolAsync(address, bytes, pool, stream);
+    });
   });
 }
 
@@ -261,7 +387,9 @@ CUresult hook_cuMemAllocFromPoolAsync_ptsz(CUdeviceptr* address, size_t bytes, C
   return at_boundary([&] {
     CUresult result = CUDA_SUCCESS;
     if (try_pool("cuMemAllocFromPoolAsync", address, bytes, &result)) return result;
-    return real().cuMemAllocFromPoolAsync_ptsz(address, bytes, pool, stream);
+    return allocate_plain(address, bytes, [&] {
+      return real().cuMemAllocFromPoolAsync_ptsz(address, bytes, pool, stream);
+    });
   });
 }
 
@@ -277,14 +405,19 @@ CUresult hook_cuMemAllocManaged(CUdeviceptr* address, size_t bytes, unsigned int
 CUresult hook_cuMemFree_v2(CUdeviceptr address) noexcept {
   return at_boundary([&] {
     const vmm::PoolRecord* record = pool_at_base(address);
-    return record != nullptr ? free_pool(*Runtime::get(), *record) : real().cuMemFree_v2(address);
+    if (record != nullptr) return free_pool(*Runtime::get(), *record);
+    uncount_plain(address);
+    return real().cuMemFree_v2(address);
   });
 }
 
 CUresult hook_cuMemFreeAsync(CUdeviceptr address, CUstream stream) noexcept {
   return at_boundary([&] {
     const vmm::PoolRecord* record = pool_at_base(address);
-    if (record == nullptr) return real().cuMemFreeAsync(address, stream);
+    if (record == nullptr) {
+      uncount_plain(address);
+      return real().cuMemFreeAsync(address, stream);
+    }
     return free_pool_in_order(*Runtime::get(), *record, {stream, StreamFlavor::kLegacy});
   });
 }
@@ -292,7 +425,10 @@ CUresult hook_cuMemFreeAsync(CUdeviceptr address, CUstream stream) noexcept {
 CUresult hook_cuMemFreeAsync_ptsz(CUdeviceptr address, CUstream stream) noexcept {
   return at_boundary([&] {
     const vmm::PoolRecord* record = pool_at_base(address);
-    if (record == nullptr) return real().cuMemFreeAsync_ptsz(address, stream);
+    if (record == nullptr) {
+      uncount_plain(address);
+      return real().cuMemFreeAsync_ptsz(address, stream);
+    }
     return free_pool_in_order(*Runtime::get(), *record, {stream, StreamFlavor::kPerThread});
   });
 }
@@ -309,8 +445,19 @@ CUresult hook_cuMemGetInfo_v2(size_t* free, size_t* total) noexcept {
     if (runtime->driver().cuCtxGetDevice(&index) == CUDA_SUCCESS) {
       if (DeviceRuntime* device = runtime->device(index)) {
         std::size_t all = 0;
-        return device->memory.memory_info(free, &all);
+        return device->memory.memory_info(free, total != nullptr ? total : &all);
       }
+      // The same view before the first pool.
+      std::size_t all = 0, left = 0;
+      if (real().cuMemGetInfo_v2(&left, &all) != CUDA_SUCCESS) return result;
+      std::uint64_t seen = std::min<std::uint64_t>(left + elastic_elsewhere(*runtime, index), all);
+      if (const std::uint64_t limit = runtime->options().limit.of(all); limit != 0) {
+        all = std::min<std::size_t>(all, limit);
+        seen =
+            std::min<std::uint64_t>(seen, all - std::min<std::uint64_t>(all, plain_bytes(index)));
+      }
+      *free = seen;
+      if (total != nullptr) *total = all;
     }
     return result;
   });

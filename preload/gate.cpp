@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "preload/graph_capture.h"
+#include "preload/plain_memory.h"
 #include "preload/real_driver.h"
 #include "preload/runtime.h"
 #include "preload/submission.h"
@@ -151,6 +152,7 @@ void after_capture(StreamRef) noexcept {}
 
 void before_context_destroy(CUcontext context) noexcept {
   if (Runtime* runtime = Runtime::get()) runtime->context_ends(context);
+  uncount_plain_of(context);
 }
 
 CUresult wait_for_context(CUcontext context, SubmitRef wait) noexcept {

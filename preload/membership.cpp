@@ -9,6 +9,7 @@
 #include <mutex>
 
 #include "observe/log.h"
+#include "preload/plain_memory.h"
 #include "preload/real_driver.h"
 #include "preload/runtime.h"
 #include "preload/unknown_kernels.h"
@@ -31,7 +32,7 @@ constexpr milliseconds kLongestPass{1000};
 // Of one device; all but the atomics belongs to the housekeeping thread.
 struct Membership {
   std::atomic<segment::Owner*> owner{nullptr};  // leaked: others may hold it
-  std::atomic<std::uint64_t> other_bytes{0}, gpu_free{0};
+  std::atomic<bool> wanted{false};  // without a pool
   std::mutex mutex;
   InForce in_force;  // under mutex
   Clock::time_point next_join{}, next_figures{}, last_pass{}, kernels_counted{};
@@ -56,17 +57,6 @@ bool valid(CUdevice device) {
   return device >= 0 && static_cast<std::size_t>(device) < kMostDevices;
 }
 
-std::string uuid_of(CUdevice device) {
-  CUuuid uuid{};
-  if (real().cuDeviceGetUuid_v2 == nullptr ||
-      real().cuDeviceGetUuid_v2(&uuid, device) != CUDA_SUCCESS) {
-    return {};
-  }
-  std::array<unsigned char, 16> bytes;
-  std::memcpy(bytes.data(), uuid.bytes, bytes.size());
-  return segment::uuid_text(bytes);
-}
-
 segment::Identity identity_for(CUdevice device, const std::string& status_file) {
   segment::Identity identity = segment::own_identity();
   std::size_t total = 0;
@@ -81,6 +71,16 @@ segment::Identity identity_for(CUdevice device, const std::string& status_file) 
   }
   identity.status_file = status_file;
   return identity;
+}
+
+segment::Control initial_control(const config::Options& options, std::uint64_t gpu_total) {
+  segment::Control control;
+  control.limit = options.limit.of(gpu_total);
+  control.reserve = options.reserve.of(gpu_total);
+  control.priority = options.priority;
+  control.group = options.group;
+  control.set_ns = segment::monotonic_ns();
+  return control;
 }
 
 void tell(const segment::Tick& said) {
@@ -100,8 +100,9 @@ void join(Membership& member, CUdevice device, const config::Options& options,
   if (uuid.empty()) {
     why = "the driver doesn't tell the UUID of device " + std::to_string(device);
   } else {
-    owner = segment::Owner::attach(options.segment_dir, uuid, identity_for(device, status_file), {},
-                                   &said, &why);
+    const segment::Identity identity = identity_for(device, status_file);
+    owner = segment::Owner::attach(options.segment_dir, uuid, identity,
+                                   initial_control(options, identity.gpu_total), &said, &why);
   }
   tell(said);
   if (owner == nullptr) {
@@ -151,6 +152,10 @@ segment::Figures figures_of(Membership& member, Runtime& runtime, CUdevice index
     f.restored_bytes += s.promoted_bytes.load();
     f.dropped_fills += s.dropped_fills.load();
     f.dropped_fill_bytes += s.dropped_fill_bytes.load();
+    f.given_bytes += s.given_bytes.load();
+    f.got_bytes += s.got_bytes.load();
+    f.needs_answered += s.needs_answered.load();
+    f.needs_unanswered += s.needs_unanswered.load();
   }
   f.released_bytes = f.released_zero_bytes + f.parked_bytes + f.dropped_bytes;
   if (DeviceRuntime* device = runtime.device(index)) {
@@ -175,8 +180,7 @@ segment::Figures figures_of(Membership& member, Runtime& runtime, CUdevice index
     member.kernels_counted = now;
   }
   f.unknown_kernels = member.unknown_kernels;
-  f.other_bytes = member.other_bytes.load();
-  f.gpu_free = member.gpu_free.load();
+  f.other_bytes = plain_bytes(index);
   f.idle_ms =
       static_cast<std::uint64_t>(std::chrono::duration_cast<milliseconds>(member.idle).count());
   f.updated_ns = segment::monotonic_ns();
@@ -212,7 +216,7 @@ void update(Membership& member, Runtime& runtime, CUdevice index, const std::str
   DeviceRuntime* device = runtime.device(index);
   segment::Owner* owner = member.owner.load();
   if (owner == nullptr) {
-    if (device == nullptr) return;
+    if (device == nullptr && !member.wanted.load()) return;
     join(member, index, runtime.options(), status_file);
     owner = member.owner.load();
     if (owner == nullptr) return;
@@ -229,6 +233,17 @@ void update(Membership& member, Runtime& runtime, CUdevice index, const std::str
 }
 
 }  // namespace
+
+std::string uuid_of(CUdevice device) {
+  CUuuid uuid{};
+  if (real().cuDeviceGetUuid_v2 == nullptr ||
+      real().cuDeviceGetUuid_v2(&uuid, device) != CUDA_SUCCESS) {
+    return {};
+  }
+  std::array<unsigned char, 16> bytes;
+  std::memcpy(bytes.data(), uuid.bytes, bytes.size());
+  return segment::uuid_text(bytes);
+}
 
 void update_memberships(Runtime& runtime, const std::string& status_file) noexcept {
   if (!runtime.options().segment || ended.load()) return;
@@ -259,13 +274,10 @@ void set_in_force(CUdevice device, const InForce& in_force) noexcept {
   }
 }
 
-void set_device_memory(CUdevice device, std::uint64_t other_bytes,
-                       std::uint64_t gpu_free) noexcept {
+void want_membership(CUdevice device) noexcept {
   if (!valid(device)) return;
   try {
-    Membership& member = membership(static_cast<std::size_t>(device));
-    member.other_bytes.store(other_bytes);
-    member.gpu_free.store(gpu_free);
+    membership(static_cast<std::size_t>(device)).wanted.store(true);
   } catch (...) {
   }
 }

@@ -27,6 +27,13 @@ void update_memberships(Runtime& runtime, const std::string& status_file) noexce
 /// ends. Any thread; one load.
 segment::Owner* membership_of(CUdevice device) noexcept;
 
+/// Makes the process a member on a device where it has no pool (yet), with the next pass
+/// of the housekeeping thread. Any thread.
+void want_membership(CUdevice device) noexcept;
+
+/// The device's name in the segment, from the driver; empty when it doesn't tell.
+std::string uuid_of(CUdevice device);
+
 /// What the process goes by since a control was obeyed: published with the next
 /// figures, and so a tool learns that its word was heard. Any thread.
 struct InForce {
@@ -37,9 +44,6 @@ struct InForce {
   std::uint64_t control_generation = 0;  // from Owner::control()
 };
 void set_in_force(CUdevice device, const InForce& in_force) noexcept;
-/// GPU memory of this process that is no pool, and what the driver says is free;
-/// 0: unknown. Any thread.
-void set_device_memory(CUdevice device, std::uint64_t other_bytes, std::uint64_t gpu_free) noexcept;
 
 /// At exit: the records are free afterwards. Makes no driver call
 /// (I8), takes locks for microseconds. Idempotent.

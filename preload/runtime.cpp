@@ -6,7 +6,9 @@
 #include "preload/context_life.h"
 #include "preload/function_info.h"
 #include "preload/host_memory.h"
+#include "preload/neighbours.h"
 #include "preload/peer_access.h"
+#include "preload/plain_memory.h"
 #include "preload/real_driver.h"
 #include "vmm/context_scope.h"
 
@@ -183,6 +185,7 @@ DeviceRuntime* Runtime::device_for_pool(CUcontext context, std::string* why) {
   device_settings.read_ahead_max = o.read_ahead_max;
   device_settings.read_ahead_share = o.read_ahead_share;
   device_settings.rows_ahead = o.rows_ahead;
+  device_settings.pressure = neighbours_of(*this, index);
   vmm::ReleaseSettings release_settings;
   release_settings.idle_timeout = o.idle_timeout;
   release_settings.restore_time = o.restore_time;
@@ -198,6 +201,12 @@ DeviceRuntime* Runtime::device_for_pool(CUcontext context, std::string* why) {
         vmm::EventLevel::kInfo,
         "the primary context has users that kvshim can't count: it is kept until the process ends");
   }
+  std::size_t free = 0, total = 0;
+  if (driver_.cuMemGetInfo_v2(&free, &total) == CUDA_SUCCESS) {
+    made->memory.limits().limit.store(o.limit.of(total));
+    made->memory.limits().reserve.store(o.reserve.of(total));
+  }
+  made->memory.limits().other_bytes.store(plain_bytes(index));
   pools_beside_peers(made->memory);
   made->start_threads();
   slot.store(made, std::memory_order_release);

@@ -11,6 +11,7 @@
 #include "observe/log.h"
 #include "preload/gate.h"
 #include "preload/launch.h"
+#include "preload/plain_memory.h"
 #include "preload/real_driver.h"
 #include "preload/runtime.h"
 #include "preload/status.h"
@@ -65,6 +66,7 @@ void in_forked_child() {
   log::abandon_after_fork();
   abandon_status_after_fork();
   abandon_launch_state_after_fork();
+  forget_plain_after_fork();
   tried.store(false);
 }
 

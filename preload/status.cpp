@@ -18,6 +18,7 @@
 #include "preload/allocation.h"
 #include "preload/kernel_decisions.h"
 #include "preload/membership.h"
+#include "preload/neighbours.h"
 #include "preload/runtime.h"
 #include "preload/unknown_kernels.h"
 
@@ -86,7 +87,16 @@ std::string device_json(Runtime& runtime, DeviceRuntime& device) {
          field("promotions", s.promotions.load()) + ", " +
          field("promoted_bytes", s.promoted_bytes.load()) + ", " +
          field("dropped_fills", s.dropped_fills.load()) + ", " +
-         field("dropped_fill_bytes", s.dropped_fill_bytes.load()) + "}";
+         field("dropped_fill_bytes", s.dropped_fill_bytes.load());
+  const vmm::Limits& limits = device.memory.limits();
+  out += ", " + field("limit", limits.limit.load()) + ", " +
+         field("reserve", limits.reserve.load()) + ", " +
+         field("other_bytes", limits.other_bytes.load()) + ", " +
+         field("given_bytes", s.given_bytes.load()) + ", " +
+         field("got_bytes", s.got_bytes.load()) + ", " +
+         field("needs_answered", s.needs_answered.load()) + ", " +
+         field("needs_unanswered", s.needs_unanswered.load()) + ", " +
+         field("limit_bytes", s.limit_bytes.load()) + "}";
   return out;
 }
 
@@ -188,6 +198,7 @@ void run() {
     tell_events(*runtime);
     finish_deferred_frees();
     update_memberships(*runtime, *status_path);
+    update_neighbours(*runtime);
     const auto now = std::chrono::steady_clock::now();
     if (status_path->empty() || now - written < std::chrono::seconds(1)) continue;
     std::string text = status_json(*runtime);
@@ -216,6 +227,7 @@ void start_status() noexcept {
 void summarize_at_exit() noexcept {
   Runtime* runtime = Runtime::get();
   if (runtime == nullptr || summarized.exchange(true)) return;
+  end_neighbours();
   end_memberships();
   try {
     tell_events(*runtime);
@@ -244,6 +256,7 @@ void summarize_at_exit() noexcept {
 }
 
 void abandon_status_after_fork() noexcept {
+  abandon_neighbours_after_fork();
   abandon_memberships_after_fork();
   started.store(false);
   summarized.store(false);

@@ -59,7 +59,7 @@
 namespace kvshim::segment {
 
 inline constexpr std::uint64_t kMagic = 0x4745534d4853564b;  // "KVSHMSEG" in memory
-inline constexpr std::uint32_t kLayoutVersion = 1;
+inline constexpr std::uint32_t kLayoutVersion = 2;
 inline constexpr std::size_t kRecords = 64;
 inline constexpr std::size_t kGroups = 16;
 

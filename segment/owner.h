@@ -27,6 +27,15 @@ struct NeighbourNeed {
   std::int64_t priority = 0;
 };
 
+/// A living neighbour, as it last said.
+struct NeighbourState {
+  std::size_t index = 0;  // of the record
+  std::uint64_t claim = 0;
+  Figures figures;
+  Settings settings;
+  Text<48> group;  // of its control
+};
+
 struct Answers {
   std::uint64_t count = 0;  // neighbours that have answered
   std::uint64_t bytes = 0;  // what they say they freed
@@ -88,6 +97,9 @@ class Owner {
 
   /// Needs of all living neighbours, oldest first.
   std::vector<NeighbourNeed> needs() const;
+  /// What all living neighbours say of themselves, by index. About a microsecond each;
+  /// a record that is being written all the time is left out.
+  std::vector<NeighbourState> states() const;
   /// Living records but our own.
   std::size_t neighbours() const;
   /// Tells the needy one that `freed` bytes (0: nothing to give) were freed for

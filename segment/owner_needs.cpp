@@ -126,6 +126,34 @@ std::vector<NeighbourNeed> Owner::needs() const {
   return found;
 }
 
+std::vector<NeighbourState> Owner::states() const {
+  std::lock_guard lock(mutex_);
+  std::vector<NeighbourState> found;
+  if (claim_.load() == 0) return found;
+  for (std::size_t i = 0; i < kRecords; ++i) {
+    const Record& record = segment_->records[i].record;
+    NeighbourState state;
+    state.index = i;
+    state.claim = record.claim.load(std::memory_order_acquire);
+    if (i == index_.load() || state.claim == 0) continue;
+    if (!read_whole(record.figures, &state.figures) ||
+        !read_whole(record.settings, &state.settings)) {
+      continue;
+    }
+    Control control;
+    std::uint64_t generation = 0;
+    if (read_whole(record.control, record_place(i, state.claim), &control, &generation)) {
+      state.group = control.group;
+    }
+    if (!locked_by_other(descriptor_.load(), record_lock(i)) ||
+        record.claim.load(std::memory_order_acquire) != state.claim) {
+      continue;
+    }
+    found.push_back(state);
+  }
+  return found;
+}
+
 std::size_t Owner::neighbours() const {
   std::lock_guard lock(mutex_);
   if (claim_.load() == 0) return 0;

@@ -31,19 +31,6 @@ DeviceMemory::DeviceMemory(const DriverApi& driver, Arena& arena, PoolTable& tab
       fault_staging_(driver, kStagingSlots),
       return_staging_(driver, kStagingSlots) {}
 
-// Under the lock: else memory released between the two figures counts as taken.
-CUresult DeviceMemory::memory_info(std::size_t* free, std::size_t* total) const {
-  std::lock_guard lock(mutex_);
-  const CUresult result = driver_.cuMemGetInfo_v2(free, total);
-  if (result != CUDA_SUCCESS) return result;
-  std::uint64_t full_size = 0;
-  for (const auto& [first, pool] : pools_) full_size += pool->granules * kGranuleBytes;
-  const PhysicalBytes& held = mapper_.physical();
-  const std::uint64_t without_pools = *free + held.device + held.zero;
-  *free = without_pools > full_size ? without_pools - full_size : 0;
-  return CUDA_SUCCESS;
-}
-
 CUresult DeviceMemory::allocate(std::size_t bytes, const std::string& group, CUcontext context,
                                 const PoolRecord** record) {
   std::lock_guard allocating(allocating_);

@@ -22,9 +22,11 @@
 #include "vmm/event_queue.h"
 #include "vmm/fronts.h"
 #include "vmm/host_store.h"
+#include "vmm/limits.h"
 #include "vmm/mapper.h"
 #include "vmm/pool.h"
 #include "vmm/pool_table.h"
+#include "vmm/pressure.h"
 #include "vmm/staging.h"
 #include "vmm/statistics.h"
 
@@ -36,6 +38,7 @@ struct DeviceSettings {
   double read_ahead_share = 0.25;       // of what was written (ReadAheadLimits)
   bool rows_ahead = true;               // rows made present before they are asked for
   int host_numa_node = 0;
+  Pressure* pressure = nullptr;         // other processes; null: none. Outlives the device
 };
 
 /// What the server tells a guard.
@@ -100,10 +103,33 @@ class DeviceMemory {
   /// At the end of the device's context, after all pools were freed: what would
   /// wait for cleared bits goes back to the arena (the bitmap ends, too).
   void give_addresses_back();
-  /// cuMemGetInfo as the engine would see it if its pools were plain
-  /// allocations: the driver's figure less what the pools don't hold (I10). The
-  /// device's context must be current.
+  /// cuMemGetInfo as the engine would see it if its pools and its neighbours' were
+  /// plain allocations, and the neighbours' were not there: the driver's figure less
+  /// what own pools don't hold, and what pools of neighbours hold (I10). Within the
+  /// limit in force, which then is the total. The device's context must be current.
   CUresult memory_info(std::size_t* free, std::size_t* total) const;
+
+  // --- room (device_memory_room.cpp) ----------------------------------------
+  /// What the operator allows; the thread that hears it writes it here.
+  Limits& limits() { return limits_; }
+  const Limits& limits() const { return limits_; }
+  /// Other processes; may be null.
+  Pressure* pressure() const { return settings_.pressure; }
+  /// Bytes that these granules (with `rows`, those of their siblings as well) need and
+  /// the GPU has no room for, so that neighbours could help. 0: there is room, or it is
+  /// the process's own limit that stands against it. `set_apart`: free bytes that are
+  /// somebody else's. The device's context must be current.
+  std::uint64_t lacking(std::span<const AbiRun> wanted, bool rows, std::uint64_t set_apart);
+  /// The same for parked contents that are to come back.
+  std::uint64_t lacking(std::uint64_t bytes, std::uint64_t set_apart);
+  /// Free memory of the GPU as the driver says it now; UINT64_MAX when it doesn't.
+  std::uint64_t gpu_free();
+  /// GPU memory that pools leave free for engines; 0 before the first pool.
+  std::uint64_t floor() const;
+  /// By how much the process is above its limit, of what pools could give back.
+  std::uint64_t over_limit() const;
+  /// What neighbours could get of the pools: what is above the reserve.
+  std::uint64_t spare() const;
 
   // --- faults (server thread) ---------------------------------------------
   /// With `rows`, the siblings of what is asked for become present as well: before
@@ -282,6 +308,8 @@ class DeviceMemory {
   CUresult create_for_fault(std::uint8_t order, bool must, CUmemGenericAllocationHandle* handle,
                             ExtentState* state);
   bool gpu_has_room(std::uint64_t bytes);
+  bool within_limit(std::uint64_t bytes) const;
+  void read_free_memory(std::uint64_t bytes);
   // swaps
   bool swap_piece(Pool& pool, const Piece& whole, const Piece& taken,
                   CUmemGenericAllocationHandle handle);
@@ -326,6 +354,7 @@ class DeviceMemory {
   const CUdevice device_;
   const CUcontext context_;
   const DeviceSettings settings_;
+  Limits limits_;
   const std::unique_ptr<DeviceKernels> kernels_;
   Statistics statistics_;
   EventQueue events_;

@@ -55,7 +55,7 @@ bool DeviceMemory::step_ahead(std::uint64_t finished_epoch) {
       return true;
     }
     for (Group& group : groups_) {
-      if (step_ahead_of(group)) {
+      if (!limits_.paused.load(std::memory_order_relaxed) && step_ahead_of(group)) {
         check("ahead");
         return true;
       }

@@ -2,7 +2,6 @@
 // extents. Runs in the server thread; only calls that return while the GPU is
 // busy are made here.
 #include <algorithm>
-#include <chrono>
 #include <numeric>
 #include <set>
 
@@ -12,12 +11,6 @@ namespace kvshim::vmm {
 namespace {
 
 constexpr std::uint64_t kMostPromotedAtOnce = std::uint64_t{192} << 20;
-
-std::uint64_t now_microseconds() {
-  return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(
-                                        std::chrono::steady_clock::now().time_since_epoch())
-                                        .count());
-}
 
 // Appends a run, joined to the last one when they touch.
 void add_run(std::vector<AbiRun>* runs, GranuleIndex first, std::uint32_t count) {
@@ -29,26 +22,6 @@ void add_run(std::vector<AbiRun>* runs, GranuleIndex first, std::uint32_t count)
 }
 
 }  // namespace
-
-// cuMemGetInfo takes about 18 us, a tenth of a fault: the figure is kept for
-// 50 ms and reduced by what is taken; near the floor for 1 ms, since a full GPU
-// is looked at for each extent of a row.
-bool DeviceMemory::gpu_has_room(std::uint64_t bytes) {
-  constexpr std::uint64_t kGoodFor = 50'000;
-  constexpr std::uint64_t kNear = std::uint64_t{1} << 30;
-  constexpr std::uint64_t kGoodForNear = 1'000;
-  const std::uint64_t now = now_microseconds();
-  const bool near = free_estimate_ < floor_ + bytes + kNear;
-  if (free_read_at_ == 0 || now - free_read_at_ > (near ? kGoodForNear : kGoodFor)) {
-    std::size_t free = 0, total = 0;
-    if (driver_.cuMemGetInfo_v2(&free, &total) != CUDA_SUCCESS) return true;  // let create decide
-    free_estimate_ = free;
-    free_read_at_ = now;
-  }
-  if (free_estimate_ < floor_ + bytes) return false;
-  free_estimate_ -= bytes;
-  return true;
-}
 
 // GPU memory above the floor; else host memory within the budget; else, when
 // the work at hand must have it, whatever there is: a slow page is better than
@@ -70,6 +43,11 @@ CUresult DeviceMemory::create_for_fault(std::uint8_t order, bool must,
                    "exact) and move to the GPU when there is room");
     }
     return CUDA_SUCCESS;
+  }
+  if (!within_limit(bytes) && statistics_.faults_over_limit.fetch_add(1) == 0) {
+    events_.push(EventLevel::kWarning,
+                 "the limit is reached and the host budget is full: what the engine writes takes "
+                 "GPU memory above the limit (options limit, host_budget)");
   }
   return room ? result : mapper_.create_device(order, handle);
 }

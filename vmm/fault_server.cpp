@@ -34,6 +34,11 @@ constexpr long kLongSleep = 500;
 constexpr auto kRecent = std::chrono::milliseconds(200);
 constexpr auto kSlow = std::chrono::milliseconds(1);
 
+// How long a fault waits for neighbours before it takes host memory, and how often
+// it looks meanwhile.
+constexpr auto kNeighbours = std::chrono::milliseconds(20);
+constexpr long kLook = 200;
+
 }  // namespace
 
 void FaultServer::start() {
@@ -83,6 +88,26 @@ void FaultServer::run() {
   }
 }
 
+// Without the memory's lock: other threads submit, free and release meanwhile.
+void FaultServer::wait_for_room(std::span<const AbiRun> wanted, bool rows) {
+  Pressure* const pressure = memory_.pressure();
+  if (pressure == nullptr || !pressure->anyone_else()) return;
+  const std::uint64_t bytes = memory_.lacking(wanted, rows, 0);
+  if (bytes == 0 || !pressure->ask(Lack::kFault, bytes)) return;
+  const auto end = Clock::now() + kNeighbours;
+  bool got = false;
+  while (!got && !stop_.requested() && Clock::now() < end) {
+    sleep_microseconds(kLook);
+    got = memory_.lacking(wanted, rows, pressure->needed_before_us()) == 0;
+    if (!got && pressure->refused_by_all()) break;
+  }
+  pressure->ended(Lack::kFault, got);
+  Statistics& statistics = memory_.statistics();
+  (got ? statistics.needs_answered : statistics.needs_unanswered)
+      .fetch_add(1, std::memory_order_relaxed);
+  if (got) statistics.got_bytes.fetch_add(bytes, std::memory_order_relaxed);
+}
+
 void FaultServer::serve(std::uint32_t ticket) {
   const auto begin = Clock::now();
   GuardChannel& channel = *memory_.kernels().channel();
@@ -92,8 +117,10 @@ void FaultServer::serve(std::uint32_t ticket) {
     answer = memory_.copied(finished_epoch_.load());
   } else {
     const std::uint32_t count = std::min(load(channel.wanted_count), kMaxWantedRuns);
-    answer = memory_.fault(std::span(channel.wanted, count), kind == RequestKind::kWantedRows,
-                           finished_epoch_.load());
+    const std::span<const AbiRun> wanted(channel.wanted, count);
+    const bool rows = kind == RequestKind::kWantedRows;
+    wait_for_room(wanted, rows);
+    answer = memory_.fault(wanted, rows, finished_epoch_.load());
   }
   const auto runs = std::min<std::size_t>(answer.runs.size(), kMaxAnswerRuns);
   const auto copies = std::min<std::size_t>(answer.copies.size(), kMaxCopies);

@@ -3,7 +3,9 @@
 
 #include <atomic>
 #include <chrono>
+#include <chrono>
 #include <cstdint>
+#include <span>
 
 #include "vmm/device_memory.h"
 #include "vmm/stop_flag.h"
@@ -31,6 +33,7 @@ class FaultServer {
   void run();
   void serve(std::uint32_t ticket);
   void tell_of_slow_fault(const FaultAnswer& answer, std::chrono::microseconds spent);
+  void wait_for_room(std::span<const AbiRun> wanted, bool rows);
   const DriverApi& driver_;
   DeviceMemory& memory_;
   SubmissionGate& gate_;

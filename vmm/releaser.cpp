@@ -49,9 +49,15 @@ void Releaser::run() {
   // Queries and allocations of this thread must not invalidate a capture.
   CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_RELAXED;
   driver_.cuThreadExchangeStreamCaptureMode(&mode);
+  auto next = Clock::now() + tick_;
   while (!stop_.requested()) {
-    std::this_thread::sleep_for(tick_);
-    if (!stop_.requested()) tick();
+    const auto left = next - Clock::now();
+    if (left > nanoseconds(0)) {
+      if (wakeup_.wait_for(left) && !stop_.requested()) give_what_is_wanted();
+      continue;
+    }
+    tick();
+    next = Clock::now() + tick_;
   }
 }
 
@@ -84,19 +90,16 @@ void Releaser::tick() {
       std::this_thread::sleep_for(std::chrono::microseconds(50));
     }
     memory_.make_slabs_ahead();
+    give_what_is_wanted();
     return;
   }
   idle_ += tick_;
+  give_what_is_wanted();
   if (!finished_) {
     // Not at every tick: a query of a busy stream is not free.
     const nanoseconds look = activity_lasts() && memory_.host_in_use() != 0 ? kQuiet : kLook;
     if (idle_ < std::min(settings_.idle_timeout, look)) return;
-    std::lock_guard closing(closer_);
-    if (!gate_.try_close(epoch)) return;
-    finished_ = quiescence_.finished();
-    gate_.open();
-    if (!finished_) return;
-    server_.all_finished(epoch);
+    if (!all_finished(epoch)) return;
   }
   if (idle_ < settings_.idle_timeout) {
     split_at_first_slots(epoch);
@@ -104,6 +107,7 @@ void Releaser::tick() {
     make_slabs(epoch);
     return;
   }
+  if (memory_.limits().paused.load(std::memory_order_relaxed)) return;
   if (!released_) {
     std::lock_guard working(working_);
     released_ = release(epoch);
@@ -114,6 +118,15 @@ void Releaser::tick() {
   } else if (settings_.disposable) {
     drop_expired(epoch);
   }
+}
+
+bool Releaser::all_finished(std::uint64_t epoch) {
+  std::lock_guard closing(closer_);
+  if (!gate_.try_close(epoch)) return false;
+  finished_ = quiescence_.finished();
+  gate_.open();
+  if (finished_) server_.all_finished(epoch);
+  return finished_;
 }
 
 // Where sequences will begin, so that their first faults needn't split 32 MiB.

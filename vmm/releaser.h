@@ -13,6 +13,7 @@
 #include "vmm/device_memory.h"
 #include "vmm/fault_server.h"
 #include "vmm/submission_gate.h"
+#include "vmm/wakeup.h"
 
 namespace kvshim::vmm {
 
@@ -39,6 +40,27 @@ class Releaser {
   /// Starts the thread (detached, for the life of the process).
   void start();
   void stop() { stop_.request_and_wait(); }
+
+  // --- what others want (any thread; releaser_giving.cpp) ---------------------
+  /// Looks at once whether memory is to be given: a limit was set, a neighbour asks.
+  void look_now() noexcept { wakeup_.wake(); }
+  /// Releases what is idle now, whatever the idle timeout says.
+  void release_now() noexcept {
+    release_requests_.fetch_add(1);
+    wakeup_.wake();
+  }
+  /// Nothing is under way that a changed limit or release_now() has asked for.
+  bool settled() const noexcept {
+    return release_requests_.load() == releases_done_.load() && !bringing_down_.load();
+  }
+  /// An allocation of the engine itself failed for want of `bytes`: idle contents of own
+  /// pools give way. 0: no longer.
+  void make_way_for(std::uint64_t bytes) noexcept {
+    plain_bytes_.store(bytes);
+    if (bytes != 0) wakeup_.wake();
+  }
+  /// False: all that could be had for it was given.
+  bool making_way() const noexcept { return plain_bytes_.load() != 0; }
 
   /// Called by a submitter before it enters the gate: brings back the most
   /// recently written parked extents, for at most restore_time. Cheap when
@@ -99,6 +121,25 @@ class Releaser {
   void split_at_first_slots(std::uint64_t epoch);
   void retire(std::uint64_t epoch);
 
+  // releaser_giving.cpp
+  enum class For { kNobody, kLimit, kOwnAllocation, kNeighbours };
+  struct Wanted {
+    std::uint64_t bytes = 0;
+    For whom = For::kNobody;
+  };
+  /// What a scan under `epoch` found idle, oldest last.
+  struct IdleContents {
+    std::uint64_t epoch = UINT64_MAX;
+    std::vector<ExtentName> zero, blocks;
+  };
+  Wanted wanted_now();
+  void give_what_is_wanted();
+  bool all_finished(std::uint64_t epoch);
+  bool give_some(std::uint64_t epoch, const Wanted& wanted, std::uint64_t* freed);
+  bool find_idle(std::uint64_t epoch);
+  void tell_given();
+  void wait_for_room(Clock::time_point end);
+
   // releaser_parking.cpp. False: interrupted.
   bool release(std::uint64_t epoch);
   bool find_nonzero(std::uint64_t epoch, std::span<const ExtentName> extents,
@@ -107,6 +148,8 @@ class Releaser {
                    std::uint64_t* freed);
   bool park(std::uint64_t epoch, std::span<const ExtentName> extents, std::uint64_t* parked,
             std::vector<ExtentName>* no_room, ParkTimes* times);
+  bool park_blocks(std::uint64_t epoch, std::deque<ExtentName> blocks, std::uint64_t* parked,
+                   std::vector<ExtentName>* no_room, ParkTimes* times);
   ParkBatch start_copies(std::uint64_t epoch, std::deque<ExtentName>* blocks,
                          std::vector<ExtentName>* no_room);
   bool swap_batch(std::uint64_t epoch, const ParkBatch& batch, std::uint64_t* parked);
@@ -159,6 +202,16 @@ class Releaser {
   std::atomic<double> return_rate_{0};       // bytes/ns of the last returns; 0: unknown
   std::uint64_t ticks_ = 0;
   std::uint64_t warned_no_room_ = 0;
+
+  Wakeup wakeup_;
+  std::atomic<std::uint64_t> release_requests_{0}, releases_done_{0};
+  std::atomic<std::uint64_t> plain_bytes_{0};  // that an allocation of the engine lacks
+  std::atomic<bool> bringing_down_{false};     // above the limit, and not yet tried in vain
+  IdleContents idle_contents_;
+  std::uint64_t nothing_left_epoch_ = UINT64_MAX;  // nothing more could be given ...
+  std::uint64_t nothing_left_until_ = 0;           // ... in own ticks
+  std::uint64_t given_untold_ = 0, brought_down_untold_ = 0, made_way_untold_ = 0;  // bytes
+  std::uint64_t told_tick_ = 0;
   StopFlag stop_;
 };
 

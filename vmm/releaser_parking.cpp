@@ -155,7 +155,13 @@ bool Releaser::swap_batch(std::uint64_t epoch, const ParkBatch& batch, std::uint
 bool Releaser::park(std::uint64_t epoch, std::span<const ExtentName> extents, std::uint64_t* parked,
                     std::vector<ExtentName>* no_room, ParkTimes* times) {
   const std::vector<ExtentName> plan = memory_.blocks_to_park(extents);
-  std::deque<ExtentName> blocks(plan.begin(), plan.end());
+  return park_blocks(epoch, std::deque<ExtentName>(plan.begin(), plan.end()), parked, no_room,
+                     times);
+}
+
+bool Releaser::park_blocks(std::uint64_t epoch, std::deque<ExtentName> blocks,
+                           std::uint64_t* parked, std::vector<ExtentName>* no_room,
+                           ParkTimes* times) {
   ParkBatch copied;
   bool undisturbed = true;
   auto now = Clock::now();
@@ -229,14 +235,17 @@ bool Releaser::release(std::uint64_t epoch) {
   std::uint64_t zero_bytes = 0, parked = 0, dropped = 0;
   bool complete = make_absent(epoch, zero, ProofOfAbsence::kZero, &zero_bytes);
   if (complete) retire(epoch);
-  if (complete && settings_.disposable) {
+  // Asked for by hand it may come before the timeout: nothing is idle enough to be
+  // dropped then.
+  const bool may_drop = settings_.disposable && idle_ >= settings_.idle_timeout;
+  if (complete && may_drop) {
     const std::uint64_t need = total_bytes(nonzero);
     const std::uint64_t room =
         memory_.host_budget() - std::min(memory_.host_budget(), memory_.host_in_use());
     if (need > room) complete = drop_parked_for(epoch, need - room);
   }
   complete = complete && park(epoch, nonzero, &parked, &no_room, &times);
-  if (complete && settings_.disposable && !no_room.empty()) {
+  if (complete && may_drop && !no_room.empty()) {
     const auto tails = std::stable_partition(no_room.begin(), no_room.end(),
                                              [](const ExtentName& e) { return !e.tail; });
     const std::vector<ExtentName> idle(no_room.begin(), tails);

@@ -135,6 +135,7 @@ void Releaser::restore() {
   const auto end = begin + settings_.restore_time;
   std::unique_lock working(working_, std::defer_lock);
   if (!wait_for_work_to_stop(working)) return;  // pages are served in place
+  if (restorable_.load()) wait_for_room(begin + settings_.restore_time / 2);
   std::lock_guard closing(closer_);
   if (!restorable_.load()) return;
   const std::uint64_t epoch = gate_.epoch();
@@ -169,6 +170,8 @@ bool Releaser::activity_lasts() const noexcept {
 // of hours must not fill the GPU again.
 void Releaser::return_in_quiet(std::uint64_t epoch) {
   if (memory_.host_in_use() == 0) return;
+  Pressure* const pressure = memory_.pressure();
+  if (pressure != nullptr && pressure->anyone_else() && pressure->anyone_asks()) return;
   std::unique_lock working(working_, std::try_to_lock);
   if (!working) return;
   std::vector<ExtentName> plan = memory_.blocks_to_return();
@@ -193,7 +196,14 @@ void Releaser::return_in_quiet(std::uint64_t epoch) {
                                .give_way = true});
       quiet_bytes_ += came;
       memory_.statistics().quiet_bytes.fetch_add(came, std::memory_order_relaxed);
-      if (came == 0) break;
+      if (came == 0) {
+        // For the next quiet moment: nobody waits for it.
+        if (pressure != nullptr && pressure->anyone_else() &&
+            memory_.lacking(kQuietAtLeast, 0) != 0) {
+          pressure->ask(Lack::kRestore, kQuietAtLeast);
+        }
+        break;
+      }
     }
     std::this_thread::sleep_for(std::chrono::microseconds(200));
   }

@@ -74,6 +74,13 @@ struct Statistics {
   std::atomic<std::uint64_t> released_zero_bytes{0};
   std::atomic<std::uint64_t> parked_bytes_total{0};
   std::atomic<std::uint64_t> dropped_bytes{0};  // by the user's rule
+  // With neighbours on the same GPU:
+  std::atomic<std::uint64_t> given_bytes{0};  // freed because a neighbour needed memory
+  std::atomic<std::uint64_t> got_bytes{0};    // asked for, and there after a wait
+  std::atomic<std::uint64_t> needs_answered{0};    // waits that ended with room
+  std::atomic<std::uint64_t> needs_unanswered{0};  // and without
+  std::atomic<std::uint64_t> limit_bytes{0};       // freed to stay within the limit
+  std::atomic<std::uint64_t> faults_over_limit{0};  // that neither limit nor host memory had room for
   std::atomic<std::uint64_t> dropped_fills{0};
   std::atomic<std::uint64_t> dropped_fill_bytes{0};
 };

@@ -1,0 +1,35 @@
+// The other processes on a GPU, through the shared segment: asking them for memory,
+// giving it to them, obeying who steers this process.
+#pragma once
+
+#include <cuda.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "vmm/pressure.h"
+
+namespace kvshim::preload {
+
+class Runtime;
+
+/// The neighbours on a device; null when the option `segment` is off. Never destroyed.
+vmm::Pressure* neighbours_of(const Runtime& runtime, CUdevice device);
+
+/// One pass of the housekeeping thread: where the process has become a member, a thread
+/// begins to listen to neighbours and tools.
+void update_neighbours(Runtime& runtime) noexcept;
+/// At exit: nobody listens any more. In a forked child: nobody does yet.
+void end_neighbours() noexcept;
+void abandon_neighbours_after_fork() noexcept;
+
+/// Bytes that neighbours' pools and caches hold on the device, also for a process that
+/// is no member (yet). Below a millisecond.
+std::uint64_t elastic_elsewhere(const Runtime& runtime, CUdevice device) noexcept;
+
+/// For an allocation of `bytes` that found no memory (no pool's): asks the neighbours and
+/// waits, at most a second, until that much is free. False when it isn't worth another
+/// try. The current context's device; not in a capture.
+bool neighbours_make_way(Runtime& runtime, CUdevice device, std::uint64_t bytes) noexcept;
+
+}  // namespace kvshim::preload

@@ -1,0 +1,92 @@
+#include "preload/plain_memory.h"
+
+#include <array>
+#include <atomic>
+#include <mutex>
+#include <new>
+#include <unordered_map>
+
+#include "preload/real_driver.h"
+#include "preload/runtime.h"
+
+namespace kvshim::preload {
+namespace {
+
+constexpr std::size_t kMostDevices = 64;
+
+struct Plain {
+  std::size_t bytes = 0;
+  CUcontext context = nullptr;
+  CUdevice device = 0;
+};
+struct Counted {
+  std::mutex mutex;
+  std::unordered_map<CUdeviceptr, Plain> allocations;
+  std::array<std::atomic<std::uint64_t>, kMostDevices> bytes{};
+};
+// Leaked: hooks run until the very end.
+std::atomic<Counted*>& counted() {
+  static std::atomic<Counted*> all{new Counted};
+  return all;
+}
+
+void tell_limits(CUdevice device, std::uint64_t bytes) {
+  const Runtime* runtime = Runtime::get();
+  DeviceRuntime* const known = runtime != nullptr ? runtime->device(device) : nullptr;
+  if (known != nullptr) known->memory.limits().other_bytes.store(bytes);
+}
+
+}  // namespace
+
+void count_plain(CUdeviceptr address, std::size_t bytes) noexcept {
+  Plain plain{bytes, nullptr, 0};
+  if (real().cuCtxGetCurrent(&plain.context) != CUDA_SUCCESS ||
+      real().cuCtxGetDevice(&plain.device) != CUDA_SUCCESS || plain.device < 0 ||
+      static_cast<std::size_t>(plain.device) >= kMostDevices) {
+    return;
+  }
+  try {
+    Counted& all = *counted().load();
+    std::lock_guard lock(all.mutex);
+    if (!all.allocations.try_emplace(address, plain).second) return;
+    const auto device = static_cast<std::size_t>(plain.device);
+    tell_limits(plain.device, all.bytes[device].fetch_add(bytes) + bytes);
+  } catch (const std::bad_alloc&) {
+  }
+}
+
+void uncount_plain(CUdeviceptr address) noexcept {
+  Counted& all = *counted().load();
+  std::lock_guard lock(all.mutex);
+  const auto it = all.allocations.find(address);
+  if (it == all.allocations.end()) return;
+  const Plain plain = it->second;
+  all.allocations.erase(it);
+  const auto device = static_cast<std::size_t>(plain.device);
+  tell_limits(plain.device, all.bytes[device].fetch_sub(plain.bytes) - plain.bytes);
+}
+
+void uncount_plain_of(CUcontext context) noexcept {
+  Counted& all = *counted().load();
+  std::lock_guard lock(all.mutex);
+  for (auto it = all.allocations.begin(); it != all.allocations.end();) {
+    if (it->second.context != context) {
+      ++it;
+      continue;
+    }
+    all.bytes[static_cast<std::size_t>(it->second.device)].fetch_sub(it->second.bytes);
+    it = all.allocations.erase(it);
+  }
+}
+
+std::uint64_t plain_bytes(CUdevice device) noexcept {
+  if (device < 0 || static_cast<std::size_t>(device) >= kMostDevices) return 0;
+  return counted().load()->bytes[static_cast<std::size_t>(device)].load();
+}
+
+// The parent's lock may be held by a thread that doesn't exist here.
+void forget_plain_after_fork() noexcept {
+  if (auto* const fresh = new (std::nothrow) Counted) counted().store(fresh);
+}
+
+}  // namespace kvshim::preload

@@ -1,0 +1,23 @@
+// GPU memory of this process that is no pool, as far as its allocations were seen: what
+// a limit counts beside the pools.
+#pragma once
+
+#include <cuda.h>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace kvshim::preload {
+
+/// A plain allocation of the current context's device succeeded, or is being freed (an
+/// address that was never counted changes nothing). Any thread; a hash table's time.
+void count_plain(CUdeviceptr address, std::size_t bytes) noexcept;
+void uncount_plain(CUdeviceptr address) noexcept;
+/// What a context takes along when it ends.
+void uncount_plain_of(CUcontext context) noexcept;
+/// Bytes of a device. Not in it: what the driver itself needs (contexts, modules,
+/// graphs), arrays, managed memory, and what a stream-ordered pool keeps in reserve.
+std::uint64_t plain_bytes(CUdevice device) noexcept;
+void forget_plain_after_fork() noexcept;
+
+}  // namespace kvshim::preload

@@ -1,0 +1,151 @@
+// How much there is: the GPU's free memory, the process's limit, and what an engine
+// is told of both.
+#include <algorithm>
+#include <chrono>
+
+#include "vmm/device_memory.h"
+
+namespace kvshim::vmm {
+namespace {
+
+std::uint64_t now_microseconds() {
+  return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(
+                                        std::chrono::steady_clock::now().time_since_epoch())
+                                        .count());
+}
+
+std::uint64_t less(std::uint64_t from, std::uint64_t what) { return from > what ? from - what : 0; }
+
+}  // namespace
+
+// --- what an engine is told -------------------------------------------------------
+
+// The driver's figure is read under the lock: else memory released between the two
+// figures counts as taken. What neighbours hold is theirs to change at any time: it is
+// read before and after, and again when it has changed in between. What remains: their
+// figures are up to 100 ms old, so what they took meanwhile counts as used (too little
+// is told), and what they gave back meanwhile counts twice (too much, at most the GPU's
+// size less own pools).
+CUresult DeviceMemory::memory_info(std::size_t* free, std::size_t* total) const {
+  constexpr int kTries = 4;
+  Pressure* const pressure = settings_.pressure;
+  std::uint64_t elsewhere = pressure != nullptr ? pressure->elastic_elsewhere() : 0;
+  std::uint64_t full_size = 0, without_pools = 0;
+  for (int i = 0; i < kTries; ++i) {
+    {
+      std::lock_guard lock(mutex_);
+      const CUresult result = driver_.cuMemGetInfo_v2(free, total);
+      if (result != CUDA_SUCCESS) return result;
+      full_size = 0;
+      for (const auto& [first, pool] : pools_) full_size += pool->granules * kGranuleBytes;
+      const PhysicalBytes& held = mapper_.physical();
+      without_pools = *free + held.device + held.zero;
+    }
+    if (pressure == nullptr) break;
+    const std::uint64_t again = pressure->elastic_elsewhere();
+    if (std::exchange(elsewhere, again) == again) break;
+  }
+  without_pools = std::min<std::uint64_t>(without_pools + elsewhere, *total);
+  if (const std::uint64_t limit = limits_.limit.load(); limit != 0) {
+    *total = std::min<std::uint64_t>(*total, limit);
+    without_pools = std::min(without_pools, less(*total, limits_.other_bytes.load()));
+  }
+  *free = less(without_pools, full_size);
+  return CUDA_SUCCESS;
+}
+
+// --- what a fault may take ----------------------------------------------------------
+
+// cuMemGetInfo takes about 18 us, a tenth of a fault: the figure is kept for
+// 50 ms and reduced by what is taken; near the floor for 1 ms, since a full GPU
+// is looked at for each extent of a row.
+void DeviceMemory::read_free_memory(std::uint64_t bytes) {
+  constexpr std::uint64_t kGoodFor = 50'000;
+  constexpr std::uint64_t kNear = std::uint64_t{1} << 30;
+  constexpr std::uint64_t kGoodForNear = 1'000;
+  const std::uint64_t now = now_microseconds();
+  const bool near = free_estimate_ < floor_ + bytes + kNear;
+  if (free_read_at_ != 0 && now - free_read_at_ <= (near ? kGoodForNear : kGoodFor)) return;
+  std::size_t free = 0, total = 0;
+  if (driver_.cuMemGetInfo_v2(&free, &total) == CUDA_SUCCESS) {
+    free_estimate_ = free;
+    free_read_at_ = now;
+  } else {
+    free_estimate_ = UINT64_MAX / 2;  // let create decide
+    free_read_at_ = 0;
+  }
+}
+
+bool DeviceMemory::within_limit(std::uint64_t bytes) const {
+  const std::uint64_t limit = limits_.limit.load(std::memory_order_relaxed);
+  if (limit == 0) return true;
+  const PhysicalBytes& held = mapper_.physical();
+  return held.device + held.zero + limits_.other_bytes.load(std::memory_order_relaxed) + bytes <=
+         limit;
+}
+
+bool DeviceMemory::gpu_has_room(std::uint64_t bytes) {
+  if (!within_limit(bytes)) return false;
+  read_free_memory(bytes);
+  if (free_estimate_ < floor_ + bytes) return false;
+  free_estimate_ -= bytes;
+  return true;
+}
+
+std::uint64_t DeviceMemory::lacking(std::span<const AbiRun> wanted, bool rows,
+                                    std::uint64_t set_apart) {
+  std::lock_guard lock(mutex_);
+  std::uint64_t bytes = 0;
+  for (const AbiRun& run : wanted) {
+    Pool* pool = pool_of_granule(run.first);
+    if (pool == nullptr) continue;
+    const std::uint32_t begin = run.first - pool->first;
+    const std::uint32_t end = std::min(begin + run.count, pool->granules);
+    const std::uint64_t copies = rows ? groups_[pool->group].pools.size() : 1;
+    for (std::uint32_t offset = begin; offset < end;) {
+      const auto it = pool->extent_at(offset);
+      const std::uint32_t next = std::min(end, it->first + order_granules(it->second.order));
+      if (it->second.state == ExtentState::kAbsent) {
+        bytes += copies * (next - offset) * kGranuleBytes;
+      } else if (it->second.state == ExtentState::kParked) {
+        bytes += copies * order_bytes(it->second.order);  // moves as a whole
+      }
+      offset = next;
+    }
+  }
+  if (bytes == 0 || !within_limit(bytes)) return 0;
+  read_free_memory(bytes + set_apart);
+  return free_estimate_ >= floor_ + bytes + set_apart ? 0 : bytes;
+}
+
+std::uint64_t DeviceMemory::lacking(std::uint64_t bytes, std::uint64_t set_apart) {
+  std::lock_guard lock(mutex_);
+  if (bytes == 0 || !within_limit(bytes)) return 0;
+  read_free_memory(bytes + set_apart);
+  return free_estimate_ >= floor_ + bytes + set_apart ? 0 : bytes;
+}
+
+std::uint64_t DeviceMemory::gpu_free() {
+  std::size_t free = 0, total = 0;
+  return driver_.cuMemGetInfo_v2(&free, &total) == CUDA_SUCCESS ? free : UINT64_MAX;
+}
+
+std::uint64_t DeviceMemory::floor() const {
+  std::lock_guard lock(mutex_);
+  return floor_;
+}
+
+std::uint64_t DeviceMemory::over_limit() const {
+  const std::uint64_t limit = limits_.limit.load();
+  if (limit == 0) return 0;
+  const PhysicalBytes held = physical();
+  return std::min(held.device, less(held.device + held.zero + limits_.other_bytes.load(), limit));
+}
+
+std::uint64_t DeviceMemory::spare() const {
+  const PhysicalBytes held = physical();
+  return std::min(held.device, less(held.device + held.zero + limits_.other_bytes.load(),
+                                    limits_.reserve.load()));
+}
+
+}  // namespace kvshim::vmm

@@ -1,0 +1,195 @@
+// Memory that is wanted back before the idle timeout: by a limit, by an allocation of
+// the engine itself, by neighbours. The same proofs as for every release: all work has
+// finished, nothing new came in, swaps under the closed gate only.
+#include <algorithm>
+#include <string>
+#include <thread>
+#include <utility>
+
+#include "vmm/context_scope.h"
+#include "vmm/releaser.h"
+
+namespace kvshim::vmm {
+namespace {
+
+using std::chrono::milliseconds;
+
+// A pool is quiet when nothing was submitted for so long: shorter pauses are those
+// between the steps of one request, and what is taken then is asked for at once.
+constexpr std::chrono::nanoseconds kQuiet = milliseconds(20);
+// What is parked in one go, before it is looked again whether it is still wanted.
+constexpr std::uint64_t kAtOnce = std::uint64_t{1} << 30;
+// When nothing more could be given it is tried again after so long, or after new work.
+constexpr std::chrono::nanoseconds kTryAgain = std::chrono::seconds(1);
+constexpr std::chrono::nanoseconds kTellEvery = std::chrono::seconds(1);
+
+std::string mebibytes(std::uint64_t bytes) { return std::to_string(bytes >> 20) + " MiB"; }
+
+}  // namespace
+
+// A limit is the operator's word and comes first; then the process's own needs.
+Releaser::Wanted Releaser::wanted_now() {
+  if (const std::uint64_t over = memory_.over_limit(); over != 0) return {over, For::kLimit};
+  if (const std::uint64_t plain = plain_bytes_.load(); plain != 0) {
+    const std::uint64_t free = memory_.gpu_free();
+    if (free < plain) return {plain - free, For::kOwnAllocation};
+  }
+  Pressure* const pressure = memory_.pressure();
+  if (pressure == nullptr || !pressure->anyone_else() || !pressure->anyone_asks()) return {};
+  const bool paused = memory_.limits().paused.load(std::memory_order_relaxed);
+  const auto idle = std::chrono::duration_cast<milliseconds>(idle_).count();
+  const std::uint64_t asked = pressure->asked_of_us({.gpu_free = memory_.gpu_free(),
+                                                     .floor = memory_.floor(),
+                                                     .spare = paused ? 0 : memory_.spare(),
+                                                     .idle_ms = static_cast<std::uint64_t>(idle)});
+  return asked != 0 ? Wanted{asked, For::kNeighbours} : Wanted{};
+}
+
+// Releasing thread. What can't be given now is refused at once, so that nobody waits
+// for it; the next tick looks again.
+void Releaser::give_what_is_wanted() {
+  const std::uint64_t requests = release_requests_.load();
+  const std::uint64_t epoch = gate_.epoch();
+  Wanted wanted = wanted_now();
+  const bool requested = requests != releases_done_.load();
+  bringing_down_.store(wanted.whom == For::kLimit);
+  if (wanted.bytes == 0 && !requested) return tell_given();
+  const bool at_once = requested || wanted.whom == For::kOwnAllocation;
+  if (epoch != seen_epoch_ && at_once) work_came(epoch);
+  const bool spent = wanted.whom != For::kOwnAllocation && nothing_left_epoch_ == epoch &&
+                     ticks_ < nothing_left_until_;
+  const bool quiet =
+      epoch == seen_epoch_ && (at_once || idle_ >= kQuiet) && (finished_ || all_finished(epoch));
+  std::uint64_t given = 0;
+  if (quiet && (requested || !spent)) {
+    std::unique_lock working(working_, std::try_to_lock);
+    if (!working) return;  // a restore or a free: the next tick
+    if (requested && release(epoch)) released_ = true;
+    bool undisturbed = true;
+    while (undisturbed && wanted.bytes != 0) {
+      std::uint64_t freed = 0;
+      undisturbed = give_some(epoch, wanted, &freed);
+      Statistics& statistics = memory_.statistics();
+      switch (wanted.whom) {
+        case For::kLimit:
+          statistics.limit_bytes.fetch_add(freed, std::memory_order_relaxed);
+          brought_down_untold_ += freed;
+          break;
+        case For::kOwnAllocation:
+          made_way_untold_ += freed;
+          break;
+        case For::kNeighbours:
+          statistics.given_bytes.fetch_add(freed, std::memory_order_relaxed);
+          given_untold_ += freed;
+          given += freed;
+          if (freed != 0) memory_.pressure()->gave(freed);
+          break;
+        case For::kNobody:
+          break;
+      }
+      if (undisturbed && freed == 0) {
+        plain_bytes_.store(0);
+        nothing_left_epoch_ = epoch;
+        nothing_left_until_ = ticks_ + static_cast<std::uint64_t>(kTryAgain / tick_);
+        break;
+      }
+      wanted = wanted_now();
+    }
+  }
+  if (wanted.whom == For::kNeighbours && given == 0) memory_.pressure()->gave(0);
+  bringing_down_.store(false);  // a busy process is brought down in its next quiet moment
+  releases_done_.store(requests);
+  tell_given();
+}
+
+// In the submitter's thread, for half of the time that coming back may take: a restore
+// asks only for what it could bring back in the rest of it.
+void Releaser::wait_for_room(Clock::time_point end) {
+  constexpr std::uint64_t kMost = std::uint64_t{256} << 20;
+  Pressure* const pressure = memory_.pressure();
+  if (pressure == nullptr || !pressure->anyone_else()) return;
+  const std::uint64_t bytes = std::min(memory_.host_in_use(), kMost);
+  ContextScope current(driver_, memory_.context());
+  if (memory_.lacking(bytes, 0) == 0 || !pressure->ask(Lack::kRestore, bytes)) return;
+  bool got = false;
+  while (!got && Clock::now() < end) {
+    std::this_thread::sleep_for(std::chrono::microseconds(100));
+    got = memory_.lacking(bytes, pressure->needed_before_us()) == 0;
+    if (!got && pressure->refused_by_all()) break;
+  }
+  pressure->ended(Lack::kRestore, got);
+  Statistics& statistics = memory_.statistics();
+  (got ? statistics.needs_answered : statistics.needs_unanswered)
+      .fetch_add(1, std::memory_order_relaxed);
+  if (got) statistics.got_bytes.fetch_add(bytes, std::memory_order_relaxed);
+}
+
+// Kept until new work comes: nothing changes contents without it, and every swap asks
+// whether the extent is still as it was named.
+bool Releaser::find_idle(std::uint64_t epoch) {
+  idle_contents_.epoch = UINT64_MAX;
+  idle_contents_.zero.clear();
+  const std::vector<ExtentName> resident = memory_.extents_in(ExtentState::kResident);
+  std::vector<ExtentName> nonzero;
+  if (!find_nonzero(epoch, resident, &idle_contents_.zero, &nonzero)) return false;
+  idle_contents_.blocks = memory_.blocks_to_park(nonzero);
+  idle_contents_.epoch = epoch;
+  return true;
+}
+
+// What is zero goes first, it costs nothing; then the least recently written. False:
+// interrupted by new work.
+bool Releaser::give_some(std::uint64_t epoch, const Wanted& wanted, std::uint64_t* freed) {
+  retire(epoch);
+  if (idle_contents_.epoch != epoch ||
+      (idle_contents_.zero.empty() && idle_contents_.blocks.empty())) {
+    if (!find_idle(epoch)) return false;
+  }
+  const std::uint64_t bytes = std::min(wanted.bytes, kAtOnce);
+  std::uint64_t chosen = 0;
+  std::vector<ExtentName> zero;
+  while (!idle_contents_.zero.empty() && chosen < bytes) {
+    zero.push_back(idle_contents_.zero.back());
+    chosen += zero.back().bytes();
+    idle_contents_.zero.pop_back();
+  }
+  if (!make_absent(epoch, zero, ProofOfAbsence::kZero, freed)) return false;
+  std::deque<ExtentName> blocks;
+  while (!idle_contents_.blocks.empty() && chosen < bytes) {
+    blocks.push_back(idle_contents_.blocks.back());
+    chosen += blocks.back().bytes();
+    idle_contents_.blocks.pop_back();
+  }
+  std::vector<ExtentName> no_room;
+  ParkTimes times;
+  std::uint64_t parked = 0;
+  bool undisturbed = park_blocks(epoch, std::move(blocks), &parked, &no_room, &times);
+  *freed += parked;
+  // The user's rule speaks of idle contents, and idle is what has outlasted the timeout:
+  // a short pause must not drop what a request still needs.
+  if (undisturbed && settings_.disposable && idle_ >= settings_.idle_timeout && !no_room.empty()) {
+    std::erase_if(no_room, [](const ExtentName& e) { return e.tail; });
+    undisturbed = make_absent(epoch, no_room, ProofOfAbsence::kDroppedByRule, freed);
+  }
+  retire(epoch);
+  return undisturbed;
+}
+
+// One line a second at most.
+void Releaser::tell_given() {
+  if (given_untold_ + brought_down_untold_ + made_way_untold_ == 0 ||
+      ticks_ - told_tick_ < static_cast<std::uint64_t>(kTellEvery / tick_)) {
+    return;
+  }
+  const auto tell = [this](std::uint64_t* bytes, const char* why) {
+    if (const std::uint64_t freed = std::exchange(*bytes, 0); freed != 0) {
+      memory_.events().push(EventLevel::kInfo, "freed " + mebibytes(freed) + why);
+    }
+  };
+  tell(&given_untold_, " for neighbours that need memory");
+  tell(&brought_down_untold_, " to stay within the limit");
+  tell(&made_way_untold_, " for an allocation of this process");
+  told_tick_ = ticks_;
+}
+
+}  // namespace kvshim::vmm
