@@ -74,7 +74,7 @@ struct Figures {
   std::uint64_t promotions = 0, restored_bytes = 0;
   std::uint64_t dropped_fills = 0, dropped_fill_bytes = 0;
   std::uint64_t unknown_kernels = 0;
-  std::uint64_t idle_ms = 0;  // since work reached a pool of this GPU
+  std::uint64_t idle_ms = 0;      // since work reached a pool of this GPU
   std::uint64_t given_bytes = 0;  // freed because a neighbour needed memory
   std::uint64_t got_bytes = 0;    // asked for, and there after a wait
   std::uint64_t needs_answered = 0, needs_unanswered = 0;  // waits that ended with room, without

@@ -59,9 +59,17 @@ Owner::~Owner() {
   if (segment_ != nullptr) munmap(segment_, sizeof(Segment));
 }
 
+bool Owner::safe() const noexcept {
+  const int file = descriptor_.load(std::memory_order_acquire);
+  if (file < 0) return true;  // zeros are there by then
+  const FileState state = state_of(file);
+  return state.open && state.identity == FileIdentity{device_.load(), inode_.load()} &&
+         state.size == static_cast<std::int64_t>(sizeof(Segment));
+}
+
 Record* Owner::own() const noexcept {
   const std::uint64_t claim = claim_.load(std::memory_order_acquire);
-  if (claim == 0) return nullptr;
+  if (claim == 0 || !safe()) return nullptr;
   Record& record = segment_->records[index_.load(std::memory_order_relaxed)].record;
   return record.claim.load(std::memory_order_acquire) == claim ? &record : nullptr;
 }
@@ -86,6 +94,9 @@ bool Owner::take_record(Segment& segment, int file, std::size_t index, std::uint
     record.claim.store(claim, std::memory_order_release);
   }
   index_.store(index, std::memory_order_relaxed);
+  // A ring before this moment was another's; one after it must not look like the last one
+  // heard on another bell.
+  bell_seen_.store(record.bell.load() - 1, std::memory_order_relaxed);
   claim_.store(claim, std::memory_order_release);
   return true;
 }
@@ -262,6 +273,7 @@ void Owner::detach() noexcept {
   }
   leave_descriptor();
   claim_.store(0);
+  if (segment_ != nullptr) replace_by_zeros(segment_);
 }
 
 void Owner::abandon_after_fork() noexcept {

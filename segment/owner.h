@@ -51,9 +51,11 @@ struct Tick {
 /// Thread-safe; one mutex of this process, held for microseconds, never across
 /// a wait. Makes no driver call. A living Owner works on when its file is
 /// deleted, truncated or spoilt, or when the host closes its descriptors:
-/// tick() notices and attaches anew. Accesses between such an event and the
-/// next tick reach the old memory (harmless), or for a truncated file, raise
-/// SIGBUS: call tick() at least every 100 ms.
+/// tick() notices and attaches anew. Until then it acts as one without
+/// neighbours: every call but control_generation() and group_generation() looks
+/// at the file's size first (fstat), so that a truncated one raises SIGBUS only in
+/// the microsecond after that look; those two are safe from the next tick on.
+/// Call tick() at least every 100 ms.
 class Owner {
  public:
   /// Opens or makes the segment of `uuid` in `folder` (empty: /dev/shm) and takes
@@ -107,7 +109,8 @@ class Owner {
   bool answer(const NeighbourNeed& need, std::uint64_t freed) noexcept;
 
   /// Waits until somebody rings (a tool changed the control, a neighbour posted
-  /// or answered), at most `timeout`. True: rung since the last wait returned.
+  /// or answered), at most `timeout`. True: rung since the last wait returned,
+  /// or joined (anew) since.
   /// One thread at a time; stop it with wake().
   bool wait(std::chrono::nanoseconds timeout) noexcept;
   /// Ends a wait of this process.
@@ -137,6 +140,9 @@ class Owner {
   std::string damage() const;
   void refresh_control(Tick* said);
   void clear_dead(Tick* said);
+  /// Whether the memory can be touched: the file has its full size, or is out of use.
+  bool safe() const noexcept;
+  /// Null: detached, robbed, or not safe.
   Record* own() const noexcept;
   Control control_locked(std::uint64_t* generation);
 

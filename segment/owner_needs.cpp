@@ -1,5 +1,6 @@
 // What tools say to this process, and what processes ask of each other.
 #include <algorithm>
+#include <thread>
 
 #include "segment/bell.h"
 #include "segment/file_lock.h"
@@ -11,6 +12,7 @@ namespace {
 
 // A waiter must find out by itself that the memory under its word was replaced.
 constexpr std::chrono::nanoseconds kLongestSleep = std::chrono::seconds(1);
+constexpr std::chrono::nanoseconds kUnsafeSleep = std::chrono::milliseconds(20);
 
 }  // namespace
 
@@ -41,7 +43,7 @@ Control Owner::control(std::uint64_t* generation) {
 std::vector<Control> Owner::group_controls() {
   std::lock_guard lock(mutex_);
   std::vector<Control> controls;
-  if (claim_.load() == 0) return controls;
+  if (claim_.load() == 0 || !safe()) return controls;
   const std::string own_group = control_.group.str();
   for (std::size_t j = 0; j < kGroups; ++j) {
     Control read;
@@ -97,7 +99,7 @@ Answers Owner::answers() const noexcept {
 std::vector<NeighbourNeed> Owner::needs() const {
   std::lock_guard lock(mutex_);
   std::vector<NeighbourNeed> found;
-  if (claim_.load() == 0) return found;
+  if (claim_.load() == 0 || !safe()) return found;
   const int file = descriptor_.load();
   for (std::size_t i = 0; i < kRecords; ++i) {
     const Record& record = segment_->records[i].record;
@@ -129,7 +131,7 @@ std::vector<NeighbourNeed> Owner::needs() const {
 std::vector<NeighbourState> Owner::states() const {
   std::lock_guard lock(mutex_);
   std::vector<NeighbourState> found;
-  if (claim_.load() == 0) return found;
+  if (claim_.load() == 0 || !safe()) return found;
   for (std::size_t i = 0; i < kRecords; ++i) {
     const Record& record = segment_->records[i].record;
     NeighbourState state;
@@ -156,7 +158,7 @@ std::vector<NeighbourState> Owner::states() const {
 
 std::size_t Owner::neighbours() const {
   std::lock_guard lock(mutex_);
-  if (claim_.load() == 0) return 0;
+  if (claim_.load() == 0 || !safe()) return 0;
   std::size_t living = 0;
   for (std::size_t i = 0; i < kRecords; ++i) {
     if (i != index_.load() && segment_->records[i].record.claim.load() != 0 &&
@@ -169,7 +171,7 @@ std::size_t Owner::neighbours() const {
 
 bool Owner::answer(const NeighbourNeed& need, std::uint64_t freed) noexcept {
   std::lock_guard lock(mutex_);
-  if (claim_.load() == 0 || need.index >= kRecords) return false;
+  if (claim_.load() == 0 || need.index >= kRecords || !safe()) return false;
   Record& record = segment_->records[need.index].record;
   Need now;
   if (record.claim.load() != need.claim || !read_whole(record.need, &now) ||
@@ -185,6 +187,13 @@ bool Owner::answer(const NeighbourNeed& need, std::uint64_t freed) noexcept {
 bool Owner::wait(std::chrono::nanoseconds timeout) noexcept {
   const auto deadline = std::chrono::steady_clock::now() + timeout;
   for (;;) {
+    const auto left = std::chrono::duration_cast<std::chrono::nanoseconds>(
+        deadline - std::chrono::steady_clock::now());
+    if (!safe()) {  // until the tick has seen to it
+      if (left <= std::chrono::nanoseconds(0)) return false;
+      std::this_thread::sleep_for(std::min(left, kUnsafeSleep));
+      continue;
+    }
     HalfWord& bell = segment_->records[index_.load(std::memory_order_relaxed)].record.bell;
     const std::uint32_t now = bell.load(std::memory_order_acquire);
     const std::uint32_t seen = bell_seen_.load(std::memory_order_relaxed);
@@ -192,14 +201,13 @@ bool Owner::wait(std::chrono::nanoseconds timeout) noexcept {
       bell_seen_.store(now, std::memory_order_relaxed);
       return true;
     }
-    const auto left = deadline - std::chrono::steady_clock::now();
     if (left <= std::chrono::nanoseconds(0)) return false;
-    wait_bell(bell, seen, std::min<std::chrono::nanoseconds>(left, kLongestSleep));
+    wait_bell(bell, seen, std::min(left, kLongestSleep));
   }
 }
 
 void Owner::wake() noexcept {
-  ring_bell(segment_->records[index_.load(std::memory_order_relaxed)].record.bell);
+  if (safe()) ring_bell(segment_->records[index_.load(std::memory_order_relaxed)].record.bell);
 }
 
 }  // namespace kvshim::segment

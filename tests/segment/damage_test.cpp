@@ -73,8 +73,32 @@ TEST_F(DamageTest, AReplacedFileIsJoined) {
 
 TEST_F(DamageTest, ATruncatedFileIsNotTouchedAndMadeAgain) {
   ASSERT_EQ(truncate(path().c_str(), 0), 0);
-  // No access before the tick; SIGBUS would end this program.
+  // SIGBUS would end this program.
+  one_->publish({}, {});
+  Figures figures;
+  figures.resident = 32;
+  one_->publish(figures, {});
+  one_->post_need(33, NeedKind::kFault);
+  EXPECT_EQ(one_->control().limit, 31u);
+  EXPECT_TRUE(one_->group_controls().empty());
+  EXPECT_TRUE(two_->needs().empty());
+  EXPECT_TRUE(two_->states().empty());
+  EXPECT_EQ(two_->neighbours(), 0u);
+  EXPECT_EQ(one_->answers().count, 0u);
+  EXPECT_FALSE(two_->answer({}, 1));
+  one_->wake();
+  EXPECT_FALSE(two_->wait(std::chrono::milliseconds(30)));
   expect_recovered();
+}
+
+TEST_F(DamageTest, ATruncationWakesAWaiterOnceItIsRepaired) {
+  two_->wait(std::chrono::milliseconds(0));
+  std::thread waiting([&] { EXPECT_TRUE(two_->wait(std::chrono::seconds(10))); });
+  ASSERT_EQ(truncate(path().c_str(), 0), 0);
+  one_->tick();
+  two_->tick();
+  one_->post_need(1, NeedKind::kFault);  // rings
+  waiting.join();
 }
 
 TEST_F(DamageTest, AfterTheTickATruncatedFilesMemoryIsHarmless) {

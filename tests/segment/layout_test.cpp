@@ -11,11 +11,11 @@ namespace {
 // The layout is a contract between processes: whoever changes one of these
 // must change kLayoutVersion too.
 TEST(LayoutTest, IsTheOneThatTheVersionStandsFor) {
-  EXPECT_EQ(kLayoutVersion, 1u);
+  EXPECT_EQ(kLayoutVersion, 2u);
   EXPECT_EQ(sizeof(Segment), 270336u);
-  EXPECT_EQ(sizeof(Record), 2176u);
+  EXPECT_EQ(sizeof(Record), 2240u);
   EXPECT_EQ(sizeof(Identity), 1264u);
-  EXPECT_EQ(sizeof(Figures), 240u);
+  EXPECT_EQ(sizeof(Figures), 272u);
   EXPECT_EQ(sizeof(Settings), 64u);
   EXPECT_EQ(sizeof(Need), 32u);
   EXPECT_EQ(sizeof(Control), 104u);

@@ -113,9 +113,9 @@ TEST_F(LifeTest, AForkedChildDoesNotKeepItsParentsRecord) {
     return pause();
   });
   pid_t grandchild = 0;
+  close(ends[1]);  // the other end is the child alone
   ASSERT_EQ(read(ends[0], &grandchild, sizeof(grandchild)), static_cast<ssize_t>(sizeof(pid_t)));
   close(ends[0]);
-  close(ends[1]);
   const pid_t pid = parent.pid();
   EXPECT_TRUE(live(pid));
   parent.kill();
@@ -138,9 +138,9 @@ TEST_F(LifeTest, AnExecutedProgramDoesNotKeepItsParentsRecord) {
     return pause();
   });
   pid_t program = 0;
+  close(ends[1]);  // the other end is the child alone
   ASSERT_EQ(read(ends[0], &program, sizeof(program)), static_cast<ssize_t>(sizeof(pid_t)));
   close(ends[0]);
-  close(ends[1]);
   const pid_t pid = parent.pid();
   parent.kill();
   // The kernel lets the parent go on a moment before it closes the child's descriptors.

@@ -74,6 +74,7 @@ TEST_F(OwnerTest, AnOrderlyEndLeavesAFreeRecord) {
   auto owner = join();
   owner->post_need(100, NeedKind::kFault);
   owner->detach();
+  owner->wait(std::chrono::milliseconds(0));
   EXPECT_FALSE(owner->attached());
   EXPECT_TRUE(snapshot().records.empty());
   owner->detach();

@@ -15,6 +15,8 @@
 namespace kvshim::segment {
 namespace {
 
+const std::string kOther = "version " + std::to_string(kLayoutVersion + 1);
+
 class SegmentFileTest : public SegmentTest {
  protected:
   std::string aside() const { return path() + ".bad"; }
@@ -119,8 +121,8 @@ TEST_F(SegmentFileTest, OneOfAnotherGpuIsSetAside) {
 TEST_F(SegmentFileTest, AnotherVersionThatNobodyUsesIsSetAside) {
   make_valid_one();
   overwrite_header_word(2, 0x0000004000000000u + kLayoutVersion + 1);
-  EXPECT_NE(read_all(folder_)[0].error.find("version 2"), std::string::npos);
-  expect_set_aside("version 2");
+  EXPECT_NE(read_all(folder_)[0].error.find(kOther), std::string::npos);
+  expect_set_aside(kOther);
 }
 
 TEST_F(SegmentFileTest, AnotherVersionThatSomebodyUsesIsLeftAlone) {
@@ -131,7 +133,7 @@ TEST_F(SegmentFileTest, AnotherVersionThatSomebodyUsesIsLeftAlone) {
   EXPECT_NE(refusal().find("another version"), std::string::npos);
   EXPECT_FALSE(exists(aside()));
   close(user);
-  expect_set_aside("version 2");
+  expect_set_aside(kOther);
 }
 
 TEST_F(SegmentFileTest, ATruncatedOneIsSetAsideAndReportedToTools) {
