@@ -43,8 +43,8 @@
 //
 // The file is allocated as a whole when it is made, so that a full /dev/shm is
 // an error then and not a SIGBUS later. Nobody of ours ever shrinks it. If
-// somebody else does, touching it raises SIGBUS until the next tick has seen
-// it (Owner::tick, at most 100 ms) and put other memory in its place.
+// somebody else does, members see it before they touch it (Owner::safe), and the
+// next tick (at most 100 ms) puts other memory in its place.
 #pragma once
 
 #include <array>
