@@ -137,11 +137,11 @@ class Neighbours final : public vmm::Pressure {
     return before;
   }
 
-  bool refused_by_all() noexcept override {
+  Answers answers() noexcept override {
     const segment::Owner* const owner = membership_of(device_);
-    if (owner == nullptr) return true;
-    const segment::Answers answers = owner->answers();
-    return answers.bytes == 0 && answers.count >= others_.load();
+    if (owner == nullptr) return {0, true};
+    const segment::Answers said = owner->answers();
+    return {said.bytes, said.bytes == 0 && said.count >= others_.load()};
   }
 
   void ended(Lack lack, bool got) noexcept override {

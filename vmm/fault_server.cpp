@@ -8,6 +8,8 @@
 #include <chrono>
 #include <thread>
 
+#include "vmm/room_wait.h"
+
 namespace kvshim::vmm {
 namespace {
 
@@ -33,11 +35,6 @@ constexpr long kShortSleep = 5;
 constexpr long kLongSleep = 500;
 constexpr auto kRecent = std::chrono::milliseconds(200);
 constexpr auto kSlow = std::chrono::milliseconds(1);
-
-// How long a fault waits for neighbours before it takes host memory, and how often
-// it looks meanwhile.
-constexpr auto kNeighbours = std::chrono::milliseconds(20);
-constexpr long kLook = 200;
 
 }  // namespace
 
@@ -93,19 +90,13 @@ void FaultServer::wait_for_room(std::span<const AbiRun> wanted, bool rows) {
   Pressure* const pressure = memory_.pressure();
   if (pressure == nullptr || !pressure->anyone_else()) return;
   const std::uint64_t bytes = memory_.lacking(wanted, rows, 0);
-  if (bytes == 0 || !pressure->ask(Lack::kFault, bytes)) return;
-  const auto end = Clock::now() + kNeighbours;
-  bool got = false;
-  while (!got && !stop_.requested() && Clock::now() < end) {
-    sleep_microseconds(kLook);
-    got = memory_.lacking(wanted, rows, pressure->needed_before_us()) == 0;
-    if (!got && pressure->refused_by_all()) break;
-  }
-  pressure->ended(Lack::kFault, got);
-  Statistics& statistics = memory_.statistics();
-  (got ? statistics.needs_answered : statistics.needs_unanswered)
-      .fetch_add(1, std::memory_order_relaxed);
-  if (got) statistics.got_bytes.fetch_add(bytes, std::memory_order_relaxed);
+  if (bytes == 0) return;
+  vmm::wait_for_room(
+      *pressure, Lack::kFault, bytes, {},
+      [&](std::uint64_t set_apart) {
+        return !stop_.requested() && memory_.lacking(wanted, rows, set_apart) != 0;
+      },
+      memory_.statistics());
 }
 
 void FaultServer::serve(std::uint32_t ticket) {

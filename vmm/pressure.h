@@ -39,8 +39,12 @@ class Pressure {
   /// Bytes that neighbours need more urgently than this process (higher priority, or as
   /// high and asked earlier): what becomes free is theirs first.
   virtual std::uint64_t needed_before_us() noexcept = 0;
-  /// Every neighbour has answered the need in force, and nobody gave anything.
-  virtual bool refused_by_all() noexcept = 0;
+  /// What was said to the need in force.
+  struct Answers {
+    std::uint64_t bytes = 0;      // freed for it so far
+    bool refused_by_all = false;  // every neighbour has answered, and nobody gave anything
+  };
+  virtual Answers answers() noexcept = 0;
   /// The end of a wait: there was room in the end, or there was none.
   virtual void ended(Lack lack, bool got) noexcept = 0;
 

@@ -138,6 +138,7 @@ class Releaser {
   bool give_some(std::uint64_t epoch, const Wanted& wanted, std::uint64_t* freed);
   bool find_idle(std::uint64_t epoch);
   void tell_given();
+  void tell_needy(std::uint64_t freed);
   void wait_for_room(Clock::time_point end);
 
   // releaser_parking.cpp. False: interrupted.
@@ -212,6 +213,8 @@ class Releaser {
   std::uint64_t nothing_left_until_ = 0;           // ... in own ticks
   std::uint64_t given_untold_ = 0, brought_down_untold_ = 0, made_way_untold_ = 0;  // bytes
   std::uint64_t told_tick_ = 0;
+  bool giving_ = false;           // to neighbours, just now
+  std::uint64_t needy_told_ = 0;  // bytes
   StopFlag stop_;
 };
 

@@ -3,11 +3,11 @@
 // finished, nothing new came in, swaps under the closed gate only.
 #include <algorithm>
 #include <string>
-#include <thread>
 #include <utility>
 
 #include "vmm/context_scope.h"
 #include "vmm/releaser.h"
+#include "vmm/room_wait.h"
 
 namespace kvshim::vmm {
 namespace {
@@ -68,6 +68,8 @@ void Releaser::give_what_is_wanted() {
     bool undisturbed = true;
     while (undisturbed && wanted.bytes != 0) {
       std::uint64_t freed = 0;
+      needy_told_ = 0;
+      giving_ = wanted.whom == For::kNeighbours;
       undisturbed = give_some(epoch, wanted, &freed);
       Statistics& statistics = memory_.statistics();
       switch (wanted.whom) {
@@ -82,7 +84,7 @@ void Releaser::give_what_is_wanted() {
           statistics.given_bytes.fetch_add(freed, std::memory_order_relaxed);
           given_untold_ += freed;
           given += freed;
-          if (freed != 0) memory_.pressure()->gave(freed);
+          tell_needy(freed);
           break;
         case For::kNobody:
           break;
@@ -96,6 +98,7 @@ void Releaser::give_what_is_wanted() {
       wanted = wanted_now();
     }
   }
+  giving_ = false;
   if (wanted.whom == For::kNeighbours && given == 0) memory_.pressure()->gave(0);
   bringing_down_.store(false);  // a busy process is brought down in its next quiet moment
   releases_done_.store(requests);
@@ -110,18 +113,19 @@ void Releaser::wait_for_room(Clock::time_point end) {
   if (pressure == nullptr || !pressure->anyone_else()) return;
   const std::uint64_t bytes = std::min(memory_.host_in_use(), kMost);
   ContextScope current(driver_, memory_.context());
-  if (memory_.lacking(bytes, 0) == 0 || !pressure->ask(Lack::kRestore, bytes)) return;
-  bool got = false;
-  while (!got && Clock::now() < end) {
-    std::this_thread::sleep_for(std::chrono::microseconds(100));
-    got = memory_.lacking(bytes, pressure->needed_before_us()) == 0;
-    if (!got && pressure->refused_by_all()) break;
-  }
-  pressure->ended(Lack::kRestore, got);
-  Statistics& statistics = memory_.statistics();
-  (got ? statistics.needs_answered : statistics.needs_unanswered)
-      .fetch_add(1, std::memory_order_relaxed);
-  if (got) statistics.got_bytes.fetch_add(bytes, std::memory_order_relaxed);
+  if (memory_.lacking(bytes, 0) == 0) return;
+  const auto left = end - Clock::now();
+  vmm::wait_for_room(
+      *pressure, Lack::kRestore, bytes, {left, left},
+      [&](std::uint64_t set_apart) { return memory_.lacking(bytes, set_apart) != 0; },
+      memory_.statistics());
+}
+
+// What was freed of this round; they wait for as long as it goes on.
+void Releaser::tell_needy(std::uint64_t freed) {
+  if (!giving_ || freed <= needy_told_) return;
+  memory_.pressure()->gave(freed - needy_told_);
+  needy_told_ = freed;
 }
 
 // Kept until new work comes: nothing changes contents without it, and every swap asks
@@ -154,6 +158,8 @@ bool Releaser::give_some(std::uint64_t epoch, const Wanted& wanted, std::uint64_
     idle_contents_.zero.pop_back();
   }
   if (!make_absent(epoch, zero, ProofOfAbsence::kZero, freed)) return false;
+  retire(epoch);
+  tell_needy(*freed);
   std::deque<ExtentName> blocks;
   while (!idle_contents_.blocks.empty() && chosen < bytes) {
     blocks.push_back(idle_contents_.blocks.back());
@@ -162,9 +168,7 @@ bool Releaser::give_some(std::uint64_t epoch, const Wanted& wanted, std::uint64_
   }
   std::vector<ExtentName> no_room;
   ParkTimes times;
-  std::uint64_t parked = 0;
-  bool undisturbed = park_blocks(epoch, std::move(blocks), &parked, &no_room, &times);
-  *freed += parked;
+  bool undisturbed = park_blocks(epoch, std::move(blocks), freed, &no_room, &times);
   // The user's rule speaks of idle contents, and idle is what has outlasted the timeout:
   // a short pause must not drop what a request still needs.
   if (undisturbed && settings_.disposable && idle_ >= settings_.idle_timeout && !no_room.empty()) {

@@ -175,6 +175,7 @@ bool Releaser::park_blocks(std::uint64_t epoch, std::deque<ExtentName> blocks,
     undisturbed = swap_batch(epoch, copied, parked);
     spent(&times->swap);
     if (undisturbed) retire(epoch);
+    tell_needy(*parked);
     spent(&times->retire);
     if (next.prepared.empty()) {  // what came after the last swap disturbs nothing
       undisturbed = undisturbed && blocks.empty();

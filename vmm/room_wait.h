@@ -1,0 +1,25 @@
+// Waiting until neighbours have given what was asked of them.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+
+#include "vmm/pressure.h"
+#include "vmm/statistics.h"
+
+namespace kvshim::vmm {
+
+struct RoomWait {
+  /// Ends when nobody has given anything for so long ...
+  std::chrono::nanoseconds patience = std::chrono::milliseconds(20);
+  /// ... and after so long in any case.
+  std::chrono::nanoseconds longest = std::chrono::milliseconds(200);
+};
+
+/// Asks for `bytes` and waits while `lacking` (told how many free bytes are somebody
+/// else's; no locks are held) holds and it is worth it. Counts. True: there is room.
+bool wait_for_room(Pressure& pressure, Lack lack, std::uint64_t bytes, const RoomWait& wait,
+                   const std::function<bool(std::uint64_t)>& lacking, Statistics& statistics);
+
+}  // namespace kvshim::vmm
