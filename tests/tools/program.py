@@ -14,7 +14,7 @@ LIBRARY = BUILD / "preload" / "libkvshim.so"
 MEMBER = BUILD / "tests" / "tools" / "kvshim_segment_member"
 ENGINE = BUILD / "tests" / "engine" / "kvshim_engine"
 SIMULATOR = BUILD / "tests" / "simulator"
-SANITIZED = bool(os.environ.get("KVSHIM_TEST_SANITIZER_RUNTIME"))
+SANITIZED = bool(os.environ.get("KVSHIM_TEST_SANITIZED"))
 GIB = 1 << 30
 MIB = 1 << 20
 
