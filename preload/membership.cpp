@@ -1,5 +1,7 @@
 #include "preload/membership.h"
 
+#include <time.h>
+
 #include <algorithm>
 #include <array>
 #include <atomic>
@@ -23,6 +25,8 @@ using std::chrono::milliseconds;
 
 constexpr std::size_t kMostDevices = 64;
 constexpr milliseconds kPublishEvery{100};
+// Whatever it costs: neighbours count with the figures.
+constexpr milliseconds kPublishAtLeastEvery{1000};
 constexpr milliseconds kRetryEvery{10000};
 constexpr milliseconds kCountKernelsEvery{1000};
 constexpr int kCostShare = 200;  // 0.5 %
@@ -32,7 +36,8 @@ constexpr milliseconds kLongestPass{1000};
 // Of one device; all but the atomics belongs to the housekeeping thread.
 struct Membership {
   std::atomic<segment::Owner*> owner{nullptr};  // leaked: others may hold it
-  std::atomic<bool> wanted{false};  // without a pool
+  std::atomic<bool> wanted{false};              // without a pool
+  std::atomic<bool> heard{false};               // in_force is new
   std::mutex mutex;
   InForce in_force;  // under mutex
   Clock::time_point next_join{}, next_figures{}, last_pass{}, kernels_counted{};
@@ -51,6 +56,13 @@ Membership& membership(std::size_t device) {
   Membership* expected = nullptr;
   if (slot.compare_exchange_strong(expected, made.get())) return *made.release();
   return *expected;
+}
+
+// Of this thread: time in which it waits for a lock costs nobody anything.
+std::chrono::nanoseconds processor_time() {
+  timespec now{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return std::chrono::seconds(now.tv_sec) + std::chrono::nanoseconds(now.tv_nsec);
 }
 
 bool valid(CUdevice device) {
@@ -224,12 +236,14 @@ void update(Membership& member, Runtime& runtime, CUdevice index, const std::str
   tell(owner->tick());
   measure_idleness(member, device);
   const Clock::time_point start = Clock::now();
-  if (start < member.next_figures) return;
+  if (start < member.next_figures && !member.heard.exchange(false)) return;
+  const auto spent = processor_time();
   publish(member, runtime, index);
-  const auto cost = Clock::now() - start;
-  member.next_figures = start + std::max<Clock::duration>(
+  const auto cost = processor_time() - spent;
+  member.next_figures = start + std::clamp<Clock::duration>(
+                                    cost * kCostShare,
                                     // The pass itself comes every 100 ms, not to the microsecond.
-                                    kPublishEvery / 2, cost * kCostShare);
+                                    kPublishEvery / 2, kPublishAtLeastEvery);
 }
 
 }  // namespace
@@ -270,6 +284,7 @@ void set_in_force(CUdevice device, const InForce& in_force) noexcept {
     Membership& member = membership(static_cast<std::size_t>(device));
     std::lock_guard lock(member.mutex);
     member.in_force = in_force;
+    member.heard.store(true);
   } catch (...) {
   }
 }

@@ -47,6 +47,12 @@ constexpr milliseconds kListen{50}, kListenClosely{4};
 // A word that can't be obeyed at once (the process is busy) is acknowledged all the same.
 constexpr milliseconds kObeyedWithin{500};
 
+// What is answered is whole granules, so that its lowest bits can carry words: how many
+// have begun to give, and how many have nothing (more).
+constexpr std::uint64_t kWords = std::uint64_t{1} << 21;
+constexpr std::uint64_t kBegun = 1;
+constexpr std::uint64_t kRefusal = std::uint64_t{1} << 11;
+
 NeedSeen::Kind kind_of(segment::NeedKind kind) {
   switch (kind) {
     case segment::NeedKind::kRestore:
@@ -141,7 +147,9 @@ class Neighbours final : public vmm::Pressure {
     const segment::Owner* const owner = membership_of(device_);
     if (owner == nullptr) return {0, true};
     const segment::Answers said = owner->answers();
-    return {said.bytes, said.bytes == 0 && said.count >= others_.load()};
+    const std::uint64_t begun = said.bytes % kRefusal;
+    return {said.bytes - said.bytes % kWords + begun,
+            said.bytes % kWords / kRefusal >= others_.load()};
   }
 
   void ended(Lack lack, bool got) noexcept override {
@@ -190,6 +198,12 @@ class Neighbours final : public vmm::Pressure {
     }
   }
 
+  void begins_to_give() noexcept override {
+    segment::Owner* const owner = membership_of(device_);
+    if (owner == nullptr) return;
+    for (const segment::NeighbourNeed& need : owner->needs()) owner->answer(need, kBegun);
+  }
+
   void gave(std::uint64_t bytes) noexcept override {
     segment::Owner* const owner = membership_of(device_);
     if (owner == nullptr) return;
@@ -199,7 +213,7 @@ class Neighbours final : public vmm::Pressure {
         Refused& last = refused_[need.index];
         if (last.claim == need.claim && last.serial == need.need.serial) continue;
         last = {need.claim, need.need.serial};
-        owner->answer(need, 0);
+        owner->answer(need, kRefusal);
       }
       return;
     }
@@ -207,7 +221,7 @@ class Neighbours final : public vmm::Pressure {
               [](const auto& a, const auto& b) { return served_before(seen(a), seen(b)); });
     for (const segment::NeighbourNeed& need : needs) {
       const std::uint64_t part = std::min(bytes, need.need.bytes);
-      if (part != 0) owner->answer(need, part);
+      if (part >= kWords) owner->answer(need, part & ~(kWords - 1));
       bytes -= part;
     }
   }

@@ -41,8 +41,8 @@ class Pressure {
   virtual std::uint64_t needed_before_us() noexcept = 0;
   /// What was said to the need in force.
   struct Answers {
-    std::uint64_t bytes = 0;      // freed for it so far
-    bool refused_by_all = false;  // every neighbour has answered, and nobody gave anything
+    std::uint64_t bytes = 0;      // freed for it so far, and one for each who has begun
+    bool refused_by_all = false;  // nobody has anything to give (any more)
   };
   virtual Answers answers() noexcept = 0;
   /// The end of a wait: there was room in the end, or there was none.
@@ -53,6 +53,9 @@ class Pressure {
   /// Bytes that this process is to give now: by the rules of priority and idleness, what
   /// living neighbours need and the GPU's free memory doesn't cover; at most `spare`.
   virtual std::uint64_t asked_of_us(const Giver& us) noexcept = 0;
+  /// Looking for idle contents and copying them takes its time: those who wait are told
+  /// that it has begun.
+  virtual void begins_to_give() noexcept = 0;
   /// `bytes` were freed; 0: nothing can be given now, so nobody need wait for it.
   virtual void gave(std::uint64_t bytes) noexcept = 0;
 };

@@ -70,6 +70,7 @@ void Releaser::give_what_is_wanted() {
       std::uint64_t freed = 0;
       needy_told_ = 0;
       giving_ = wanted.whom == For::kNeighbours;
+      if (giving_ && given == 0) memory_.pressure()->begins_to_give();
       undisturbed = give_some(epoch, wanted, &freed);
       Statistics& statistics = memory_.statistics();
       switch (wanted.whom) {
@@ -116,7 +117,7 @@ void Releaser::wait_for_room(Clock::time_point end) {
   if (memory_.lacking(bytes, 0) == 0) return;
   const auto left = end - Clock::now();
   vmm::wait_for_room(
-      *pressure, Lack::kRestore, bytes, {left, left},
+      *pressure, Lack::kRestore, bytes, {left, left, left},
       [&](std::uint64_t set_apart) { return memory_.lacking(bytes, set_apart) != 0; },
       memory_.statistics());
 }

@@ -20,7 +20,7 @@ bool wait_for_room(Pressure& pressure, Lack lack, std::uint64_t bytes, const Roo
     if (!got && answers.refused_by_all) break;
     if (answers.bytes > given) {
       given = answers.bytes;
-      end = std::min(Clock::now() + wait.patience, begin + wait.longest);
+      end = std::min(Clock::now() + wait.between, begin + wait.longest);
     }
   }
   pressure.ended(lack, got);

@@ -11,10 +11,12 @@
 namespace kvshim::vmm {
 
 struct RoomWait {
-  /// Ends when nobody has given anything for so long ...
+  /// Ends when nobody has begun to give for so long, ...
   std::chrono::nanoseconds patience = std::chrono::milliseconds(20);
-  /// ... and after so long in any case.
-  std::chrono::nanoseconds longest = std::chrono::milliseconds(200);
+  /// when those who have begun have given nothing more for so long, ...
+  std::chrono::nanoseconds between = std::chrono::milliseconds(250);
+  /// and after so long in any case.
+  std::chrono::nanoseconds longest = std::chrono::seconds(1);
 };
 
 /// Asks for `bytes` and waits while `lacking` (told how many free bytes are somebody

@@ -30,6 +30,7 @@ class FakePressure final : public Pressure {
     const std::uint64_t bytes = wanted.load(), done = given.load();
     return std::min(bytes > done ? bytes - done : 0, us.spare);
   }
+  void begins_to_give() noexcept override { begun.fetch_add(1); }
   void gave(std::uint64_t bytes) noexcept override {
     given.fetch_add(bytes);
     if (bytes == 0) refusals.fetch_add(1);
@@ -40,7 +41,7 @@ class FakePressure final : public Pressure {
   std::atomic<std::uint64_t> asked_for{0}, asks{0}, ended_with{0}, ended_without{0};
   std::atomic<Lack> last_lack{Lack::kFault};
   /// What neighbours want of this process, and what they got.
-  std::atomic<std::uint64_t> wanted{0}, given{0}, refusals{0}, idle_ms{0};
+  std::atomic<std::uint64_t> wanted{0}, given{0}, refusals{0}, begun{0}, idle_ms{0};
   std::function<void(std::uint64_t)> on_ask;  // set before anything runs
 };
 

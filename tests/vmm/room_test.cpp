@@ -191,7 +191,7 @@ class Waits : public ::testing::Test {
  protected:
   std::chrono::nanoseconds wait(const std::function<bool(std::uint64_t)>& lacking) {
     const auto begin = std::chrono::steady_clock::now();
-    got_ = wait_for_room(neighbours_, Lack::kFault, kMiB, {50ms, 10s}, lacking, statistics_);
+    got_ = wait_for_room(neighbours_, Lack::kFault, kMiB, {50ms, 200ms, 10s}, lacking, statistics_);
     return std::chrono::steady_clock::now() - begin;
   }
   FakePressure neighbours_;
