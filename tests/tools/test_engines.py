@@ -68,6 +68,17 @@ class Engines(Case):
             self.assertRegex(screen, rf"(?m)^[AB] +{pid} kvshim_eng")
         self.assertLessEqual(max(map(len, screen.splitlines())), 80)
 
+    def test_an_engine_acknowledges_what_it_is_told(self):
+        engine = self.engine("--layers", 2, "--pool-size", "128MiB", "--bursts", 1, "--idle", 60)
+        self.wait_for(lambda: self.processes().get(engine.pid))
+        self.assertIn("; acknowledged after ", self.kvshim("limit", engine.pid, "50%", "--wait", "20"))
+        self.assertEqual(self.processes()[engine.pid]["limit_bytes"], 2 * GIB)
+        self.kvshim("pause", engine.pid, "--wait", "20")
+        self.assertTrue(self.processes()[engine.pid]["paused"])
+        self.kvshim("resume", engine.pid, "--wait", "20")
+        self.kvshim("limit", engine.pid, "none", "--wait", "20")
+        self.assertIsNone(self.processes()[engine.pid]["limit_bytes"])
+
     def test_explain_names_pools_and_kernels_with_reasons(self):
         engine = self.engine("--layers", 3, "--pool-size", "64MiB", "--bursts", 1, "--idle", 60,
                              "--unknown")

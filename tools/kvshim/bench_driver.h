@@ -8,16 +8,17 @@
 namespace kvshim::cli {
 
 /// Names as the driver exports them.
-#define KVSHIM_BENCH_FUNCTIONS(X)                                                             \
-  X(cuInit)                                                                                   \
-  X(cuDriverGetVersion)                                                                       \
-  X(cuDeviceGetCount)                                                                         \
-  X(cuDeviceGet)                                                                              \
-  X(cuDeviceGetName) X(cuDeviceGetAttribute) X(cuDevicePrimaryCtxRetain) X(cuCtxSetCurrent)   \
-      X(cuGetErrorName) X(cuMemAddressReserve) X(cuMemAddressFree) X(cuMemCreate) X(cuMemMap) \
-          X(cuMemSetAccess) X(cuMemUnmap) X(cuMemRelease) X(cuMemGetInfo) X(cuMemAlloc)       \
-              X(cuMemFree) X(cuMemsetD8Async) X(cuMemcpyDtoDAsync) X(cuStreamCreate)          \
-                  X(cuStreamSynchronize) X(cuStreamDestroy) X(cuDevicePrimaryCtxRelease)
+#define KVSHIM_BENCH_FUNCTIONS(X)                                                              \
+  X(cuInit)                                                                                    \
+  X(cuDriverGetVersion)                                                                        \
+  X(cuDeviceGetCount)                                                                          \
+  X(cuDeviceGet)                                                                               \
+  X(cuDeviceGetName)                                                                           \
+  X(cuDeviceGetAttribute) X(cuDevicePrimaryCtxRetain) X(cuCtxSetCurrent) X(cuGetErrorName)     \
+      X(cuMemAddressReserve) X(cuMemAddressFree) X(cuMemCreate) X(cuMemMap) X(cuMemSetAccess)  \
+          X(cuMemUnmap) X(cuMemRelease) X(cuMemGetInfo) X(cuMemAlloc) X(cuMemFree)             \
+              X(cuMemsetD8Async) X(cuMemcpyDtoDAsync) X(cuStreamCreate) X(cuStreamSynchronize) \
+                  X(cuStreamDestroy) X(cuDevicePrimaryCtxRelease)
 
 struct BenchDriver {
 #define KVSHIM_BENCH_MEMBER(name) decltype(&::name) name = nullptr;

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 #include <thread>
@@ -174,6 +175,14 @@ std::string describe_change(const Target& target, const segment::ControlChange& 
                             const Acknowledgement& answer) {
   return target.label + ": " + what_was_said(change, target.record->control) + "; " +
          acknowledgement_text(answer);
+}
+
+std::string describe_shortly(const Target& target, const segment::ControlChange& change,
+                             const Acknowledgement& answer) {
+  std::string text = std::to_string(target.record->identity.pid) + ": " +
+                     what_was_said(change, target.record->control) + "; " + name_of(answer.state);
+  if (answer.state != State::kHeard) return text;
+  return text + " after " + std::to_string(std::lround(answer.milliseconds)) + " ms";
 }
 
 Exit run_control(const Invocation& invocation) {

@@ -31,4 +31,9 @@ Acknowledgement change_control(const Target& target, const segment::ControlChang
 std::string describe_change(const Target& target, const segment::ControlChange& change,
                             const Acknowledgement& answer);
 
+/// The same in few words, for one line of 80 columns: "1619: limit 20.0 GiB (was
+/// none); acknowledged after 4 ms".
+std::string describe_shortly(const Target& target, const segment::ControlChange& change,
+                             const Acknowledgement& answer);
+
 }  // namespace kvshim::cli

@@ -1,6 +1,7 @@
 #include "tools/kvshim/metrics_text.h"
 
 #include <array>
+#include <cmath>
 #include <cstdio>
 #include <functional>
 #include <string_view>
@@ -31,6 +32,10 @@ std::string with_labels(const std::string& name, const Labels& labels) {
 
 std::string number(double value) {
   std::array<char, 40> text{};
+  if (value == std::floor(value) && std::abs(value) < 1e15) {
+    std::snprintf(text.data(), text.size(), "%.0f", value);
+    return text.data();
+  }
   std::snprintf(text.data(), text.size(), "%.17g", value);
   // The shortest text that reads back as the same number.
   for (int digits = 1; digits < 17; ++digits) {

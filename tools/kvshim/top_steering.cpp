@@ -24,7 +24,7 @@ std::string steer_process(const TopSession& session, TopSession::Request request
     change.release_now = true;
   }
   const Acknowledgement answer = change_control(target, change, kLongest);
-  return describe_change(target, change, answer);
+  return describe_shortly(target, change, answer);
 }
 
 }  // namespace
