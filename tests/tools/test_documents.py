@@ -48,6 +48,11 @@ class Manual(Case):
         for code, meaning in codes:
             self.assertIn(f".B {code}\n{meaning}\n", page)
 
+    def test_the_page_has_the_same_exit_codes(self):
+        codes = re.findall(r"(?m)^  (\d+) +(.+)$", self.kvshim("--help").partition("Exit codes:")[2])
+        page = (SOURCE / "docs" / "cli.md").read_text().partition("## Exit codes")[2]
+        self.assertEqual(re.findall(r"(?m)^\| (\d+) \| (.+) \|$", page), codes)
+
     def test_tells_every_option_of_kvwrap(self):
         page = (SOURCE / "docs" / "man" / "kvwrap.1").read_text().replace("\\-", "-")
         text = subprocess.run([str(KVWRAP), "--help"], capture_output=True, text=True, timeout=60,
