@@ -25,7 +25,7 @@ class Engines(Case):
         config.write_text(RULES.format(folder=self.folder, segments=self.segments))
         env = self.environment(
             KVSHIM_CONFIG=config, LD_LIBRARY_PATH=SIMULATOR,
-            KVSHIM_SIM_GPU=f"tools-{os.getpid()}-{self.id()}", KVSHIM_SIM_MEMORY=4 * GIB,
+            KVSHIM_SIM_GPU=self.folder / "gpu", KVSHIM_SIM_MEMORY=4 * GIB,
             LD_PRELOAD=":".join(filter(None, [os.environ.get("KVSHIM_TEST_SANITIZER_RUNTIME"),
                                               str(LIBRARY)])))
         for name in ("KVSHIM_SEGMENT_DIR", "KVSHIM_STATUS_DIR"):
