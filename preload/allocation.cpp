@@ -109,7 +109,14 @@ CUresult press_for(Runtime& runtime, CUdevice index, std::uint64_t bytes, Alloca
     log::warning("an allocation of " + mebibytes(bytes) +
                  " of this process failed: pools gave what is idle, and that was not enough");
   } else {
-    log::info("pools gave way to an allocation of " + mebibytes(bytes) + " of this process");
+    static std::atomic<std::int64_t> quiet_until{0};
+    const std::string line = "pools gave way to an allocation of " + mebibytes(bytes);
+    if (now() < quiet_until.load()) {
+      log::debug(line);
+    } else {
+      quiet_until.store(now() + std::chrono::steady_clock::duration(kAfterFailure).count());
+      log::info(line + " of this process");
+    }
   }
   return result;
 }

@@ -126,6 +126,7 @@ class Releaser {
   struct Wanted {
     std::uint64_t bytes = 0;
     For whom = For::kNobody;
+    std::uint64_t most = UINT64_MAX;  // not a byte more: what lies above the reserve
   };
   /// What a scan under `epoch` found idle, oldest last.
   struct IdleContents {

@@ -37,12 +37,14 @@ Releaser::Wanted Releaser::wanted_now() {
   Pressure* const pressure = memory_.pressure();
   if (pressure == nullptr || !pressure->anyone_else() || !pressure->anyone_asks()) return {};
   const bool paused = memory_.limits().paused.load(std::memory_order_relaxed);
+  const std::uint64_t spare = paused ? 0 : memory_.spare();
   const auto idle = std::chrono::duration_cast<milliseconds>(idle_).count();
-  const std::uint64_t asked = pressure->asked_of_us({.gpu_free = memory_.gpu_free(),
-                                                     .floor = memory_.floor(),
-                                                     .spare = paused ? 0 : memory_.spare(),
-                                                     .idle_ms = static_cast<std::uint64_t>(idle)});
-  return asked != 0 ? Wanted{asked, For::kNeighbours} : Wanted{};
+  const std::uint64_t asked =
+      pressure->asked_of_us({.gpu_free = memory_.gpu_free(),
+                             .floor = memory_.floor(),
+                             .spare = spare,
+                             .idle_ms = static_cast<std::uint64_t>(idle)});
+  return asked != 0 ? Wanted{asked, For::kNeighbours, spare} : Wanted{};
 }
 
 // Releasing thread. What can't be given now is refused at once, so that nobody waits
@@ -153,7 +155,10 @@ bool Releaser::give_some(std::uint64_t epoch, const Wanted& wanted, std::uint64_
   const std::uint64_t bytes = std::min(wanted.bytes, kAtOnce);
   std::uint64_t chosen = 0;
   std::vector<ExtentName> zero;
-  while (!idle_contents_.zero.empty() && chosen < bytes) {
+  const auto wants = [&](const std::vector<ExtentName>& from) {
+    return !from.empty() && chosen < bytes && from.back().bytes() <= wanted.most - chosen;
+  };
+  while (wants(idle_contents_.zero)) {
     zero.push_back(idle_contents_.zero.back());
     chosen += zero.back().bytes();
     idle_contents_.zero.pop_back();
@@ -162,7 +167,7 @@ bool Releaser::give_some(std::uint64_t epoch, const Wanted& wanted, std::uint64_
   retire(epoch);
   tell_needy(*freed);
   std::deque<ExtentName> blocks;
-  while (!idle_contents_.blocks.empty() && chosen < bytes) {
+  while (wants(idle_contents_.blocks)) {
     blocks.push_back(idle_contents_.blocks.back());
     chosen += blocks.back().bytes();
     idle_contents_.blocks.pop_back();
