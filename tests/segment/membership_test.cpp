@@ -217,5 +217,25 @@ TEST_F(MembershipTest, ATruncatedFileKillsNobodyThatLooksInTime) {
   EXPECT_TRUE(shows(child.pid()));
 }
 
+TEST_F(MembershipTest, WhatIsSetForAGroupHoldsForItsMembersOnly) {
+  setenv("KVSHIM_GROUP", "tenant", 1);
+  const Child member(engine);
+  unsetenv("KVSHIM_GROUP");
+  const Child stranger(engine);
+  ASSERT_TRUE(shows(member.pid()) && shows(stranger.pid()));
+  ControlChange change;
+  change.limit = 100 * kMiB;
+  change.reserve = 30 * kMiB;
+  change.priority = 4;
+  ASSERT_EQ(set_group_control(snapshot(), "tenant", change), "");
+  EXPECT_TRUE(shows(member.pid(), [](const RecordSnapshot& record) {
+    return record.settings.limit == 100 * kMiB && record.settings.reserve == 30 * kMiB &&
+           record.settings.priority == 4;
+  }));
+  EXPECT_TRUE(shows(stranger.pid(), [](const RecordSnapshot& record) {
+    return record.settings.limit == 0 && record.settings.reserve == 0 && record.control_heard();
+  }));
+}
+
 }  // namespace
 }  // namespace kvshim::segment
