@@ -319,8 +319,9 @@ class Neighbours final : public vmm::Pressure {
       requests += group.release_requests;
     }
     vmm::Limits& limits = device.memory.limits();
-    const bool changed =
-        generation != obeyed_ || limits.limit.load() != limit || limits.paused.load() != now.paused;
+    const bool changed = generation != obeyed_ || limits.limit.load() != limit ||
+                         limits.reserve.load() != now.reserve ||
+                         limits.paused.load() != now.paused || priority_.load() != now.priority;
     limits.limit.store(limit);
     limits.reserve.store(now.reserve);
     limits.paused.store(now.paused);

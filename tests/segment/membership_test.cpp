@@ -232,6 +232,12 @@ TEST_F(MembershipTest, WhatIsSetForAGroupHoldsForItsMembersOnly) {
     return record.settings.limit == 100 * kMiB && record.settings.reserve == 30 * kMiB &&
            record.settings.priority == 4;
   }));
+  change = {};
+  change.priority = 5;
+  ASSERT_EQ(set_group_control(snapshot(), "tenant", change), "");
+  EXPECT_TRUE(shows(member.pid(), [](const RecordSnapshot& record) {
+    return record.settings.priority == 5;
+  }));
   EXPECT_TRUE(shows(stranger.pid(), [](const RecordSnapshot& record) {
     return record.settings.limit == 0 && record.settings.reserve == 0 && record.control_heard();
   }));
