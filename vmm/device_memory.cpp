@@ -80,7 +80,7 @@ CUresult DeviceMemory::allocate(std::size_t bytes, const std::string& group, CUc
     // Of every order, now: a later fault on a full GPU could not have them.
     for (unsigned order = 0; order < kOrders && result == CUDA_SUCCESS; ++order) {
       CUmemGenericAllocationHandle zero = 0;
-      result = mapper_.zero_handle(order, &zero);
+      result = mapper_.zero_handle(Mapper::zero_order(order), &zero);
     }
     if (result == CUDA_SUCCESS) result = mapper_.map_zero(arena_.address(*first), pieces);
     if (result == CUDA_SUCCESS) {

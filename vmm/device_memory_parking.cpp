@@ -11,11 +11,13 @@ namespace {
 // A parked extent that is written is copied as a whole by the guard, and so are its
 // siblings; a fault copies at most this much at once (kMostPromotedAtOnce), and what
 // is beyond it is written and read in place until a quiet moment. So a row of merged
-// extents stays within it: 16 MiB for 12 pools, 32 MiB for up to 6.
+// extents stays within it: 8 MiB for 24 pools, 32 MiB for up to 6.
 constexpr std::uint64_t kRowCopiedByAFault = std::uint64_t{192} << 20;
-// But at least 16 MiB: with 8 MiB the driver's calls take longer than the copies (38
-// GB/s measured for rows of 2 MiB). Where writing goes on, extents aren't merged.
-constexpr std::uint8_t kLeastMerged = 3;
+// But at least 8 MiB: for smaller ones the driver's calls take longer than the copies.
+// In groups of more than 24 pools a row is more than a fault copies anyway. Larger
+// ones are no faster to park: mapping host memory costs the driver 12 to 25 us for each
+// MiB (measured), whatever the extents' size.
+constexpr std::uint8_t kLeastMerged = 2;
 
 bool newer(const ExtentName& a, const ExtentName& b) { return a.written > b.written; }
 

@@ -110,13 +110,25 @@ CUresult Mapper::unmap(CUdeviceptr address, std::size_t bytes) {
   return driver_.cuMemUnmap(address, bytes);
 }
 
+CUresult Mapper::map_zero_piece(CUdeviceptr address, unsigned order) {
+  const unsigned mapped = zero_order(order);
+  CUmemGenericAllocationHandle zero = 0;
+  const CUresult result = zero_handle(mapped, &zero);
+  if (result != CUDA_SUCCESS) return result;
+  const CUdeviceptr end = address + order_bytes(order);
+  for (CUdeviceptr at = address; at < end; at += order_bytes(mapped)) {
+    const CUresult one = map(at, mapped, zero, false);
+    if (one == CUDA_SUCCESS) continue;
+    if (at != address) unmap(address, at - address);
+    return one;
+  }
+  return CUDA_SUCCESS;
+}
+
 CUresult Mapper::map_zero(CUdeviceptr pool_address, std::span<const Piece> pieces) {
   for (std::size_t i = 0; i < pieces.size(); ++i) {
-    CUmemGenericAllocationHandle zero = 0;
-    CUresult result = zero_handle(pieces[i].order, &zero);
-    if (result == CUDA_SUCCESS) {
-      result = map(pool_address + pieces[i].offset * kGranuleBytes, pieces[i].order, zero, false);
-    }
+    const CUresult result =
+        map_zero_piece(pool_address + pieces[i].offset * kGranuleBytes, pieces[i].order);
     if (result == CUDA_SUCCESS) continue;
     while (i-- > 0) {
       unmap(pool_address + pieces[i].offset * kGranuleBytes, order_bytes(pieces[i].order));

@@ -89,7 +89,6 @@ void Releaser::tick() {
     while (!stop_.requested() && memory_.release_some_retired()) {
       std::this_thread::sleep_for(std::chrono::microseconds(50));
     }
-    memory_.make_slabs_ahead();
     give_what_is_wanted();
     return;
   }
@@ -155,8 +154,9 @@ bool Releaser::wait_for_stream(Poll poll) {
   }
 }
 
-// Pinning delays the creation of handles in other threads (facts): for a part of
-// the time only, and not beside new work.
+// Pinning delays the creation of handles and the engine's own driver calls in other
+// threads (facts; measured in faults and launches): for a part of the time only, and
+// never beside work.
 void Releaser::make_slabs(std::uint64_t epoch) {
   const auto end = Clock::now() + tick_ / 2;
   while (!interrupted(epoch) && memory_.make_slabs_ahead() && Clock::now() < end) continue;

@@ -230,7 +230,7 @@ TEST_F(AheadTest, SplittingWhereSequencesBeginSparesTheFirstFaultIt) {
     EXPECT_EQ(bench_.extent_granules(layer, 256), 1u);
     EXPECT_EQ(bench_.extent_granules(layer, 257), 1u);
     EXPECT_EQ(bench_.extent_granules(layer, 258), 2u);
-    EXPECT_EQ(bench_.extent_granules(layer, 264), 8u);
+    EXPECT_EQ(bench_.extent_granules(layer, 260), 4u);
     EXPECT_EQ(bench_.extent_granules(layer, 272), 16u);
     EXPECT_FALSE(bench_.writable(layer, 256));
   }

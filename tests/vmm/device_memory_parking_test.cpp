@@ -73,7 +73,7 @@ TEST(BlocksTest, AWrittenRowOfAGroupIsNoMoreThanAFaultCopies) {
     RowsBench bench(layers, 33);
     bench.park_merged();
     const std::uint64_t row = layers * bench.extent_granules(bench.layers[0], 0) * kGranuleBytes;
-    if (layers <= 12) {
+    if (layers <= 24) {
       EXPECT_LE(row, 192 * kMiB);
       EXPECT_GT(row * 2, std::min<std::uint64_t>(192, layers * 32) * kMiB) << "and no smaller";
       // All of it is promoted at once by a write to one granule.
@@ -84,7 +84,7 @@ TEST(BlocksTest, AWrittenRowOfAGroupIsNoMoreThanAFaultCopies) {
       EXPECT_EQ(bench.memory->copied().kind, AnswerKind::kPresent);
       EXPECT_EQ(bench.memory->physical().device - device, row);
     } else {
-      EXPECT_EQ(row, layers * 16 * kMiB) << "smaller blocks would cost more calls than copies";
+      EXPECT_EQ(row, layers * 8 * kMiB) << "smaller blocks would cost more calls than copies";
     }
     bench.expect_contents();
   }
@@ -247,11 +247,11 @@ struct Calls {
 TEST(ParkingCostTest, MovesOfRowsTakeFewCalls) {
   RowsBench bench(24, 64);
   while (bench.memory->make_slabs_ahead()) continue;
-  const double blocks_of_16_mib = static_cast<double>(bench.bytes()) / (16 << 20);
+  const double blocks_of_8_mib = static_cast<double>(bench.bytes()) / (8 << 20);
   const Calls parking(bench.driver);
   bench.park_merged();
   EXPECT_EQ(bench.memory->physical().device, 0u);
-  EXPECT_LE(static_cast<double>(parking.of(Call::cuMemMap)), 1.3 * blocks_of_16_mib);
+  EXPECT_LE(static_cast<double>(parking.of(Call::cuMemMap)), 1.2 * blocks_of_8_mib);
   EXPECT_EQ(parking.of(Call::cuMemSetAccess), parking.of(Call::cuMemMap));
   EXPECT_EQ(parking.of(Call::cuMemUnmap), parking.of(Call::cuMemMap));
   EXPECT_EQ(parking.of(Call::cuMemCreate), 0u);
@@ -259,16 +259,16 @@ TEST(ParkingCostTest, MovesOfRowsTakeFewCalls) {
 
   const Calls returning(bench.driver);
   bench.bring_back(bench.memory->blocks_to_return());
-  EXPECT_EQ(static_cast<double>(returning.of(Call::cuMemMap)), 2 * blocks_of_16_mib);
-  EXPECT_EQ(static_cast<double>(returning.of(Call::cuMemUnmap)), 2 * blocks_of_16_mib);
-  EXPECT_EQ(static_cast<double>(returning.of(Call::cuMemCreate)), blocks_of_16_mib);
+  EXPECT_EQ(static_cast<double>(returning.of(Call::cuMemMap)), 2 * blocks_of_8_mib);
+  EXPECT_EQ(static_cast<double>(returning.of(Call::cuMemUnmap)), 2 * blocks_of_8_mib);
+  EXPECT_EQ(static_cast<double>(returning.of(Call::cuMemCreate)), blocks_of_8_mib);
   EXPECT_EQ(returning.of(Call::cuMemRelease), 0u);
   bench.expect_contents();
 
   // Once they have come back in larger extents, parking is cheaper still.
   const Calls again(bench.driver);
   bench.park_merged();
-  EXPECT_EQ(static_cast<double>(again.of(Call::cuMemRelease)), blocks_of_16_mib);
+  EXPECT_EQ(static_cast<double>(again.of(Call::cuMemRelease)), blocks_of_8_mib);
   bench.expect_contents();
 }
 

@@ -50,6 +50,19 @@ TEST_F(MapperTest, OneZeroHandleServesAllPiecesOfAnOrderReadOnly) {
   EXPECT_EQ(driver_.mapped(base_ + 33 * kGranuleBytes), Mapped::kHole);
 }
 
+// One handle of 16 MiB less in each process with pools.
+TEST_F(MapperTest, APieceOf16MiBIsMappedAsTwo) {
+  const Piece pieces[] = {{8, 3}};
+  ASSERT_EQ(mapper_.map_zero(base_, pieces), CUDA_SUCCESS);
+  EXPECT_EQ(mapper_.physical().zero, order_bytes(2));
+  for (std::uint32_t offset = 8; offset < 16; ++offset) {
+    EXPECT_EQ(driver_.mapped(base_ + offset * kGranuleBytes), Mapped::kReadOnly);
+  }
+  EXPECT_EQ(driver_.mapped(base_ + 16 * kGranuleBytes), Mapped::kHole);
+  EXPECT_EQ(mapper_.unmap(base_ + 8 * kGranuleBytes, order_bytes(3)), CUDA_SUCCESS);
+  EXPECT_EQ(driver_.mapped(base_ + 8 * kGranuleBytes), Mapped::kHole);
+}
+
 TEST_F(MapperTest, AFailedMapLeavesNothingMapped) {
   CUmemGenericAllocationHandle handle = 0;
   ASSERT_EQ(mapper_.create_device(0, &handle), CUDA_SUCCESS);
@@ -62,7 +75,7 @@ TEST_F(MapperTest, AFailedMapLeavesNothingMapped) {
 }
 
 TEST_F(MapperTest, MapZeroUnmapsWhatItMappedWhenALaterPieceFails) {
-  const Piece pieces[] = {{0, 4}, {16, 3}, {24, 2}};
+  const Piece pieces[] = {{0, 4}, {16, 3}, {24, 0}};
   for (const Call call : {Call::cuMemCreate, Call::cuMemMap, Call::cuMemSetAccess}) {
     driver_.fail(call, 3, CUDA_ERROR_OUT_OF_MEMORY);
     EXPECT_EQ(mapper_.map_zero(base_, pieces), CUDA_ERROR_OUT_OF_MEMORY);
