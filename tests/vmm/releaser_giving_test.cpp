@@ -103,6 +103,10 @@ TEST_F(GivingTest, TheReserveIsNeverGiven) {
   neighbours_.wanted.store(kGiB);
   ASSERT_TRUE(comes_down_to(3));
   stays_as_it_is();
+  // Nor a part of it: what lies above it is less than the smallest piece.
+  bench_.memory->limits().reserve.fetch_sub(kMiB);
+  neighbours_.wanted.fetch_add(kGiB);
+  stays_as_it_is();
 }
 
 TEST_F(GivingTest, APausedProcessGivesNothing) {
