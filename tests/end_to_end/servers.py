@@ -24,7 +24,7 @@ class Server:
             line = process.stdout.readline()
         if not line:
             raise RuntimeError(process.communicate()[1])
-        self.socket = socket.create_connection(("127.0.0.1", int(line.rsplit(":", 1)[1])), 60)
+        self.socket = socket.create_connection(("127.0.0.1", int(line.rsplit(":", 1)[1])), 600)
         self.lines = self.socket.makefile("rw")
 
     def ask(self, number):
@@ -47,7 +47,8 @@ class Server:
     def close(self):
         self.socket.close()
         self.process.kill()
-        self.process.communicate()
+        errors = self.process.communicate()[1]
+        assert "WARNING: ThreadSanitizer" not in errors, errors[:20000]
 
 
 class Servers(Case):
