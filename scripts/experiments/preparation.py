@@ -94,7 +94,7 @@ def make_settings(arguments, plan, work):
 
 def prepare_vllm(arguments, settings):
     """Unpacks vLLM and writes the models, all at the same time."""
-    site = pathlib.Path(arguments.site) if arguments.site or arguments.archive else None
+    site = pathlib.Path(arguments.site) if arguments.site else None
     if arguments.archive and not site:
         site = pathlib.Path("/root/v/site")
     settings.site = site
