@@ -113,8 +113,9 @@ CUresult submit_pinned(const ExecState& state, SubmitRef submit) {
 
 void add_touched(Accesses* touched, const Accesses& more) {
   for (const Access& access : more) {
-    const bool known = std::any_of(touched->begin(), touched->end(),
-                                   [&](const Access& other) { return contains(other, access); });
+    const bool known = std::any_of(touched->begin(), touched->end(), [&](const Access& other) {
+      return contains(other, access) && (access.stays_in_written || !other.stays_in_written);
+    });
     if (!known) touched->push_back(access);
   }
 }

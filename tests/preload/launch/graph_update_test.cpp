@@ -1,4 +1,6 @@
 // Executables that are updated, or whose nodes are changed.
+#include <algorithm>
+
 #include "tests/preload/launch/graph_fixture.h"
 
 namespace kvshim::preload::testing {
@@ -63,6 +65,24 @@ TEST_F(Graph, ANodeChangedInAGuardedExecutableIsPinned) {
             (AccessList{{{kPoolBase, kPoolBytes, false}, {other, kPoolBytes, false}}}));
   hook_cuGraphExecKernelNodeSetParams_v2(exec, nullptr, &params);  // covered already
   EXPECT_EQ(gate().pins.size(), 1u);
+}
+
+TEST_F(Graph, ANodeThatReadsAnywhereFromNowOnIsNotTakenForOneThatDoesnt) {
+  CUgraphExec exec = instantiate(captured_writer());
+  const auto reads_anywhere = [](const Access& access) {
+    return !access.writes && !access.stays_in_written;
+  };
+  std::vector<Access> reach = launched_reach(exec);
+  EXPECT_TRUE(std::none_of(reach.begin(), reach.end(), reads_anywhere));
+  CUDA_MEMCPY3D copy{};
+  copy.srcMemoryType = copy.dstMemoryType = CU_MEMORYTYPE_DEVICE;
+  copy.srcDevice = kPoolBase;
+  copy.dstDevice = kElsewhere;
+  copy.WidthInBytes = 4096;
+  copy.Height = copy.Depth = 1;
+  ASSERT_EQ(hook_cuGraphExecMemcpyNodeSetParams(exec, nullptr, &copy, nullptr), CUDA_SUCCESS);
+  reach = launched_reach(exec);
+  EXPECT_TRUE(std::any_of(reach.begin(), reach.end(), reads_anywhere));
 }
 
 TEST_F(Graph, AFailedChangeKeepsNoPin) {
