@@ -133,7 +133,8 @@ CUresult put_in_front(DeviceRuntime& device, StreamRef stream, std::span<const v
   if (!written.empty()) result = device.memory.kernels().launch_fixed_guard(handle, written);
   if (result == CUDA_SUCCESS && linear != nullptr) {
     for (std::uint32_t i = 0; i < linear->destinations; ++i) {
-      device.memory.note_first_slot(linear->destination[i].base);
+      const vmm::LinearDestination& to = linear->destination[i];
+      device.memory.note_first_slots(to.base, (linear->block - 1) * to.slot_stride + to.length);
     }
     result = device.memory.kernels().launch_linear_guard(handle, *linear);
   }

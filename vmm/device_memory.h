@@ -149,9 +149,10 @@ class DeviceMemory {
   /// and of which nothing vouches that it doesn't: until all work up to `epoch`
   /// (the gate's) has finished, absent extents are swapped behind guards only.
   void reads_anywhere(std::span<const AbiRun> runs, std::uint64_t epoch);
-  /// A known writer's first slot, which readers may look at without it having been
-  /// written (padding, vLLM's null block). Any thread; cheap when it is known.
-  void note_first_slot(CUdeviceptr address);
+  /// A known writer's first block of slots, which readers may look at without it
+  /// having been written (padding, vLLM's null block). Any thread; cheap when its
+  /// address is known.
+  void note_first_slots(CUdeviceptr address, std::uint64_t bytes);
   /// One step (about a swap) of making rows present that sequences of faults will
   /// reach next. Server thread. False: nothing to do for now. `finished_epoch`: all
   /// work up to it has finished.

@@ -22,17 +22,20 @@ void DeviceMemory::reads_anywhere(std::span<const AbiRun> runs, std::uint64_t ep
   if (meets_absent) reads_anywhere_epoch_ = std::max(reads_anywhere_epoch_, epoch);
 }
 
-void DeviceMemory::note_first_slot(CUdeviceptr address) {
+void DeviceMemory::note_first_slots(CUdeviceptr address, std::uint64_t bytes) {
   std::lock_guard noting(first_slots_mutex_);
   if (known_first_slots_.contains(address)) return;
   std::lock_guard lock(mutex_);
   Pool* pool = pool_of_granule(arena_.granule(address));
   if (pool == nullptr) return;
   known_first_slots_.insert(address);
-  const std::uint32_t offset = arena_.granule(address) - pool->first;
-  Group& group = groups_[pool->group];
-  auto& slots = group.first_slots;
-  if (std::find(slots.begin(), slots.end(), offset) == slots.end()) slots.push_back(offset);
+  auto& slots = groups_[pool->group].first_slots;
+  for (const AbiRun& run : granule_runs(address, std::max<std::uint64_t>(bytes, 1))) {
+    for (std::uint32_t i = 0; i < run.count; ++i) {
+      const std::uint32_t offset = run.first + i - pool->first;
+      if (std::find(slots.begin(), slots.end(), offset) == slots.end()) slots.push_back(offset);
+    }
+  }
 }
 
 // Two places may be looked at though nothing was written there: a writer's first

@@ -129,6 +129,8 @@ bool Releaser::wait_for_work_to_stop(std::unique_lock<std::mutex>& working) {
 // own rate, it would cost its whole transfer again at each step of a decode, which
 // has no quiet moment; copied, it costs that once.
 void Releaser::restore() {
+  // The thread may be capturing, or another one: queries must not spoil that.
+  RelaxedCaptureScope relaxed(driver_);
   // A release under way shares the stream and would be in the way of a free.
   Interruption interruption(*this);
   const auto begin = Clock::now();
@@ -143,7 +145,6 @@ void Releaser::restore() {
   SubmissionGate::OpenAtEnd open(gate_);
   restorable_.store(false);
   if (!quiescence_.finished()) return;
-  RelaxedCaptureScope relaxed(driver_);
   ContextScope current(driver_, memory_.context());
   const std::vector<ExtentName> plan = memory_.blocks_to_return();
   std::span<const ExtentName> blocks(plan);

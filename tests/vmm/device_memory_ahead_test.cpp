@@ -78,14 +78,21 @@ TEST_F(AheadTest, AReaderOfPresentPagesForbidsNothing) {
 
 // Padding of a batch reads the first block though nobody may have written it.
 TEST_F(AheadTest, AFirstSlotIsNeverInAHole) {
-  bench_.memory->note_first_slot(bench_.address(layers_[0], 10) + 4096);
+  bench_.memory->note_first_slots(bench_.address(layers_[0], 10) + 4096, 4096);
+  write_in_sequence(8, 2);
+  EXPECT_EQ(steps(), 0u);
+  EXPECT_FALSE(bench_.writable(layers_[0], 10));
+}
+
+TEST_F(AheadTest, AFirstBlockOverTwoGranulesIsInNoHole) {
+  bench_.memory->note_first_slots(bench_.address(layers_[0], 10) - 2048, 4096);
   write_in_sequence(8, 2);
   EXPECT_EQ(steps(), 0u);
   EXPECT_FALSE(bench_.writable(layers_[0], 10));
 }
 
 TEST_F(AheadTest, AnAbsentExtentThatHoldsAFirstSlotStaysWhole) {
-  bench_.memory->note_first_slot(bench_.address(layers_[0], 500));
+  bench_.memory->note_first_slots(bench_.address(layers_[0], 500), 4096);
   write_in_sequence(494, 2);  // 496 to 511 is one absent extent
   EXPECT_EQ(bench_.extent_granules(layers_[0], 496), 16u);
   EXPECT_EQ(steps(), 0u);
@@ -99,7 +106,7 @@ TEST_F(AheadTest, TheEndOfAPoolIsLeftToGuards) {
 }
 
 TEST_F(AheadTest, AnotherPoolAtTheSameAddressHasFirstSlotsOfItsOwn) {
-  bench_.memory->note_first_slot(bench_.address(layers_[0], 10));
+  bench_.memory->note_first_slots(bench_.address(layers_[0], 10), 4096);
   const CUdeviceptr base = layers_[0]->base;
   for (const PoolRecord*& layer : layers_) {
     ASSERT_EQ(bench_.memory->free(layer->base), CUDA_SUCCESS);
@@ -181,7 +188,7 @@ TEST_F(FollowingRowTest, ARowThatAReaderMayLookAtIsMadeBeforeTheAnswer) {
 }
 
 TEST_F(FollowingRowTest, ARowWithAFirstSlotIsMadeBeforeTheAnswer) {
-  bench_.memory->note_first_slot(bench_.address(layers_[0], 40));
+  bench_.memory->note_first_slots(bench_.address(layers_[0], 40), 4096);
   ask(0, 40);
   EXPECT_TRUE(bench_.writable(layers_[2], 40));
   EXPECT_FALSE(bench_.writable(layers_[2], kV + 40)) << "V has no first slot there";
@@ -222,7 +229,7 @@ TEST_F(AheadTest, ARangeThatAReaderMayLookAtNeedsItsGuard) {
 }
 
 TEST_F(AheadTest, SplittingWhereSequencesBeginSparesTheFirstFaultIt) {
-  bench_.memory->note_first_slot(bench_.address(layers_[0], 256));
+  bench_.memory->note_first_slots(bench_.address(layers_[0], 256), 4096);
   std::size_t splits = 0;
   while (bench_.memory->split_at_first_slots()) ++splits;
   EXPECT_EQ(splits, layers_.size());
@@ -237,7 +244,7 @@ TEST_F(AheadTest, SplittingWhereSequencesBeginSparesTheFirstFaultIt) {
 }
 
 TEST_F(AheadTest, AFailedSplitLeavesTheExtentWhole) {
-  bench_.memory->note_first_slot(bench_.address(layers_[0], 256));
+  bench_.memory->note_first_slots(bench_.address(layers_[0], 256), 4096);
   bench_.driver.fail(Call::cuMemSetAccess, 1, CUDA_ERROR_OUT_OF_MEMORY);
   EXPECT_FALSE(bench_.memory->split_at_first_slots());
   EXPECT_EQ(bench_.extent_granules(layers_[0], 256), 16u);

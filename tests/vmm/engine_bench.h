@@ -38,6 +38,11 @@ class StreamsFinished final : public Quiescence {
   explicit StreamsFinished(const DriverApi& driver) : driver_(driver) {}
   bool finished() override {
     std::lock_guard lock(mutex_);
+    CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_RELAXED;
+    if (driver_.cuThreadExchangeStreamCaptureMode(&mode) == CUDA_SUCCESS) {
+      always_relaxed_ = always_relaxed_ && mode == CU_STREAM_CAPTURE_MODE_RELAXED;
+      driver_.cuThreadExchangeStreamCaptureMode(&mode);
+    }
     for (CUstream stream : streams_) {
       if (driver_.cuStreamQuery(stream) != CUDA_SUCCESS) return false;
     }
@@ -47,10 +52,16 @@ class StreamsFinished final : public Quiescence {
     std::lock_guard lock(mutex_);
     streams_.push_back(stream);
   }
+  /// Otherwise a query spoils the captures of the program.
+  bool always_relaxed() const {
+    std::lock_guard lock(mutex_);
+    return always_relaxed_;
+  }
 
  private:
+  bool always_relaxed_ = true;
   const DriverApi& driver_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::vector<CUstream> streams_;
 };
 
@@ -68,6 +79,7 @@ class EngineBench : public MemoryBench {
     if (releaser != nullptr) releaser->stop();
     for (CUstream one : streams_) EXPECT_TRUE(driver.drain(one));
     server.stop();
+    EXPECT_TRUE(quiescence.always_relaxed());
     if (!::testing::Test::HasFailure()) expect_bits_right();
   }
 
