@@ -236,6 +236,10 @@ void DeviceMemory::pin(std::span<const AbiRun> runs) {
 
 bool DeviceMemory::all_present(std::span<const AbiRun> runs) const {
   std::lock_guard lock(mutex_);
+  return all_present_locked(runs);
+}
+
+bool DeviceMemory::all_present_locked(std::span<const AbiRun> runs) const {
   for (const AbiRun& run : runs) {
     Pool* pool = pool_of_granule(run.first);
     if (pool == nullptr) continue;

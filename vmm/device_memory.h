@@ -150,7 +150,7 @@ class DeviceMemory {
   /// (the gate's) has finished, absent extents are swapped behind guards only.
   void reads_anywhere(std::span<const AbiRun> runs, std::uint64_t epoch);
   /// A known writer's first block of slots, which readers may look at without it
-  /// having been written (padding, vLLM's null block). Any thread; cheap when its
+  /// having been written (what the padding of a batch names). Any thread; cheap when its
   /// address is known.
   void note_first_slots(CUdeviceptr address, std::uint64_t bytes);
   /// One step (about a swap) of making rows present that sequences of faults will
@@ -338,7 +338,13 @@ class DeviceMemory {
   bool absent_can_be_swapped(std::uint64_t finished_epoch) const {
     return reads_anywhere_epoch_ <= finished_epoch;
   }
+  bool all_present_locked(std::span<const AbiRun> runs) const;
+  bool holds_first_slot(const Pool& pool, const Piece& piece) const;
   bool may_be_read_unwritten(const Pool& pool, const Piece& absent) const;
+  /// kNothing: all of the piece is present, or its rest is left to guards.
+  enum class Ahead : std::uint8_t { kNothing, kMade, kNoRoom };
+  /// Makes the first absent extent of the piece present.
+  Ahead make_next_present(Pool& pool, const Piece& piece, std::vector<AbiRun>* made);
   bool step_ahead_of(Group& group);
   bool row_can_follow(const Row& row, std::optional<std::uint64_t> finished_epoch) const;
   void let_row_follow(const Row& row);

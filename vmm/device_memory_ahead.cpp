@@ -9,17 +9,7 @@ namespace kvshim::vmm {
 
 void DeviceMemory::reads_anywhere(std::span<const AbiRun> runs, std::uint64_t epoch) {
   std::lock_guard lock(mutex_);
-  const bool meets_absent = std::any_of(runs.begin(), runs.end(), [&](const AbiRun& run) {
-    Pool* pool = pool_of_granule(run.first);
-    if (pool == nullptr) return false;
-    const std::uint32_t begin = run.first - pool->first;
-    const std::uint32_t end = std::min(begin + run.count, pool->granules);
-    for (auto it = pool->extent_at(begin); it != pool->extents.end() && it->first < end; ++it) {
-      if (!it->second.present()) return true;
-    }
-    return false;
-  });
-  if (meets_absent) reads_anywhere_epoch_ = std::max(reads_anywhere_epoch_, epoch);
+  if (!all_present_locked(runs)) reads_anywhere_epoch_ = std::max(reads_anywhere_epoch_, epoch);
 }
 
 void DeviceMemory::note_first_slots(CUdeviceptr address, std::uint64_t bytes) {
@@ -42,11 +32,15 @@ void DeviceMemory::note_first_slots(CUdeviceptr address, std::uint64_t bytes) {
 // slots, and a pool's last granule, whose end an allocator may have handed to
 // tensors of which nothing is known.
 bool DeviceMemory::may_be_read_unwritten(const Pool& pool, const Piece& absent) const {
-  const std::uint32_t end = absent.offset + order_granules(absent.order);
-  if (end >= pool.granules) return true;
+  return absent.offset + order_granules(absent.order) >= pool.granules ||
+         holds_first_slot(pool, absent);
+}
+
+bool DeviceMemory::holds_first_slot(const Pool& pool, const Piece& piece) const {
+  const std::uint32_t end = piece.offset + order_granules(piece.order);
   const auto& slots = groups_[pool.group].first_slots;
   return std::any_of(slots.begin(), slots.end(),
-                     [&](std::uint32_t slot) { return slot >= absent.offset && slot < end; });
+                     [&](std::uint32_t slot) { return slot >= piece.offset && slot < end; });
 }
 
 bool DeviceMemory::step_ahead(std::uint64_t finished_epoch) {
@@ -116,27 +110,34 @@ void DeviceMemory::let_row_follow(const Row& row) {
   look_ahead_.store(true, std::memory_order_relaxed);
 }
 
+DeviceMemory::Ahead DeviceMemory::make_next_present(Pool& pool, const Piece& piece,
+                                                    std::vector<AbiRun>* made) {
+  const std::uint32_t end = std::min(piece.offset + order_granules(piece.order), pool.granules);
+  for (std::uint32_t offset = piece.offset; offset < end;) {
+    const auto it = pool.extent_at(offset);
+    const Piece extent{it->first, it->second.order};
+    if (!it->second.present()) {
+      if (may_be_read_unwritten(pool, extent)) return Ahead::kNothing;
+      const bool done = make_present(pool, offset, piece.order, Need::kIfRoom, made);
+      return done ? Ahead::kMade : Ahead::kNoRoom;
+    }
+    offset = extent.offset + order_granules(extent.order);
+  }
+  return Ahead::kNothing;
+}
+
 bool DeviceMemory::step_following_row() {
+  std::vector<AbiRun> made;
   while (!following_rows_.empty()) {
     FollowingRow& row = following_rows_.front();
     const std::vector<Pool*>& pools = groups_[row.group].pools;
     for (; row.left != 0 && !pools.empty(); --row.left, ++row.next) {
-      Pool& pool = *pools[row.next % pools.size()];
       for (const Piece& piece : row.pieces) {
-        const std::uint32_t end =
-            std::min(piece.offset + order_granules(piece.order), pool.granules);
-        for (std::uint32_t offset = piece.offset; offset < end;) {
-          const auto it = pool.extent_at(offset);
-          const Piece extent{it->first, it->second.order};
-          std::vector<AbiRun> made;
-          if (!it->second.present()) {
-            if (may_be_read_unwritten(pool, extent)) break;
-            if (make_present(pool, offset, piece.order, Need::kIfRoom, &made)) return true;
-            following_rows_.clear();  // no room: each layer asks for itself
-            return false;
-          }
-          offset = extent.offset + order_granules(extent.order);
-        }
+        const Ahead result = make_next_present(*pools[row.next % pools.size()], piece, &made);
+        if (result == Ahead::kNothing) continue;
+        // No room: each layer asks for itself.
+        if (result == Ahead::kNoRoom) following_rows_.clear();
+        return result == Ahead::kMade;
       }
     }
     following_rows_.erase(following_rows_.begin());
@@ -147,28 +148,17 @@ bool DeviceMemory::step_following_row() {
 // The bits stay clear: the guard that reaches the row asks, is answered at once,
 // and the sequence is seen to go on.
 bool DeviceMemory::step_ahead_of(Group& group) {
+  std::vector<AbiRun> made;
   while (const std::optional<Piece> piece =
              group.fronts.ahead(read_ahead_limits(), holding(group))) {
     for (Pool* pool : group.pools) {
-      const std::uint32_t end =
-          std::min(piece->offset + order_granules(piece->order), pool->granules);
-      for (std::uint32_t offset = piece->offset; offset < end;) {
-        const auto it = pool->extent_at(offset);
-        const Piece extent{it->first, it->second.order};
-        if (!it->second.present()) {
-          if (may_be_read_unwritten(*pool, extent)) break;
-          std::vector<AbiRun> made;
-          if (make_present(*pool, offset, piece->order, Need::kIfRoom, &made)) {
-            for (const AbiRun& run : made) {
-              statistics_.granules_ahead.fetch_add(run.count, std::memory_order_relaxed);
-            }
-            return true;
-          }
-          group.fronts.ahead_done(piece->offset);
-          return false;
-        }
-        offset = extent.offset + order_granules(extent.order);
+      const Ahead result = make_next_present(*pool, *piece, &made);
+      if (result == Ahead::kNothing) continue;
+      if (result == Ahead::kNoRoom) group.fronts.ahead_done(piece->offset);
+      for (const AbiRun& run : made) {
+        statistics_.granules_ahead.fetch_add(run.count, std::memory_order_relaxed);
       }
+      return result == Ahead::kMade;
     }
     group.fronts.ahead_done(piece->offset);
   }
@@ -248,11 +238,7 @@ bool DeviceMemory::split_absent(Pool& pool, std::uint32_t offset) {
 }
 
 bool DeviceMemory::near_front(const Pool& pool, const Piece& block) const {
-  const Group& group = groups_[pool.group];
-  const std::uint32_t end = block.offset + order_granules(block.order);
-  return group.fronts.near_newest(block) ||
-         std::any_of(group.first_slots.begin(), group.first_slots.end(),
-                     [&](std::uint32_t slot) { return slot >= block.offset && slot < end; });
+  return groups_[pool.group].fronts.near_newest(block) || holds_first_slot(pool, block);
 }
 
 }  // namespace kvshim::vmm

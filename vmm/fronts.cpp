@@ -71,13 +71,6 @@ bool Fronts::advance_if_expected(const Piece& piece) {
   return true;
 }
 
-void Fronts::begin_at(std::uint32_t offset) {
-  const bool known =
-      std::any_of(fronts_.begin(), fronts_.end(), [&](const Front& f) { return f.end == offset; });
-  if (known || fronts_.size() == kMostFronts) return;
-  fronts_.insert(fronts_.begin(), Front{offset, 0, false, false, false, std::nullopt});
-}
-
 void Fronts::reset_sequences() {
   for (Front& front : fronts_) front = Front{front.end, 0, false, false, false, std::nullopt};
 }

@@ -38,8 +38,6 @@ class Fronts {
   /// The same for a piece that was present already; false, and nothing is done,
   /// when no front expected it.
   bool advance_if_expected(const Piece& piece);
-  /// A place where a sequence will begin; nothing when one is known to go on there.
-  void begin_at(std::uint32_t offset);
   /// Idleness: the fronts stay, but nothing is taken ahead until faults come in
   /// sequence again.
   void reset_sequences();
@@ -51,7 +49,6 @@ class Fronts {
   /// one until ahead_done(), then none until the front has moved.
   std::optional<Piece> ahead(const ReadAheadLimits& limits, const GroupHolding& holding);
   void ahead_done(std::uint32_t offset);
-  std::size_t size() const { return fronts_.size(); }
 
  private:
   struct Front {
