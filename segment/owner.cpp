@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <thread>
 
 #include "segment/bell.h"
 #include "segment/file_lock.h"
@@ -16,8 +17,21 @@ namespace kvshim::segment {
 namespace {
 
 constexpr std::chrono::milliseconds kControlPatience{200};
-constexpr std::uint64_t kSweepEvery = 1'000'000'000;  // ns
-constexpr std::uint64_t kRetryEvery = 5'000'000'000;  // ns
+constexpr std::uint64_t kSweepEvery = 1'000'000'000;     // ns
+constexpr std::uint64_t kRetryEvery = 5'000'000'000;     // ns
+constexpr std::chrono::milliseconds kUsersPatience{50};  // for one fstat
+
+/// Counts the calling thread among those who look at the descriptor without the mutex.
+class DescriptorUse {
+ public:
+  explicit DescriptorUse(std::atomic<int>& users) : users_(users) { users_.fetch_add(1); }
+  ~DescriptorUse() { users_.fetch_sub(1); }
+  DescriptorUse(const DescriptorUse&) = delete;
+  DescriptorUse& operator=(const DescriptorUse&) = delete;
+
+ private:
+  std::atomic<int>& users_;
+};
 
 std::uint64_t new_claim() {
   std::uint64_t claim = 0;
@@ -60,7 +74,10 @@ Owner::~Owner() {
 }
 
 bool Owner::safe() const noexcept {
-  const int file = descriptor_.load(std::memory_order_acquire);
+  const DescriptorUse use(descriptor_users_);
+  // Sequentially consistent, as the count is: either we find it gone or its closer
+  // finds us.
+  const int file = descriptor_.load();
   if (file < 0) return true;  // zeros are there by then
   const FileState state = state_of(file);
   return state.open && state.identity == FileIdentity{device_.load(), inode_.load()} &&
@@ -140,14 +157,22 @@ bool Owner::join(Tick* said, std::string* why) {
 }
 
 // Closes the descriptor unless the host has closed it and the number is
-// another file's by now.
+// another file's by now, or somebody who looks at it doesn't come to an end (then
+// it stays open, without its lock). Without a descriptor nobody checks the file's
+// size before touching it: the memory is zeros before that.
 void Owner::leave_descriptor() noexcept {
+  if (segment_ != nullptr) replace_by_zeros(segment_);
   const int file = descriptor_.exchange(-1);
   if (file < 0) return;
   const FileState state = state_of(file);
   if (!state.open || state.identity != FileIdentity{device_.load(), inode_.load()}) return;
   // A copy in a child that was made past our fork handler doesn't keep it then.
   if (claim_.load() != 0) unlock(file, record_lock(index_.load()));
+  const auto end = std::chrono::steady_clock::now() + kUsersPatience;
+  while (descriptor_users_.load() != 0) {
+    if (std::chrono::steady_clock::now() > end) return;
+    std::this_thread::yield();
+  }
   close(file);
 }
 
@@ -192,12 +217,8 @@ Tick Owner::tick() {
       clear_dead(&said);
       return said;
     }
-    if (problem != "this process has closed its descriptor") {
-      leave_descriptor();
-      replace_by_zeros(segment_);
-      claim_.store(0);
-    }
     leave_descriptor();
+    if (problem != "this process has closed its descriptor") claim_.store(0);
   } else if (monotonic_ns() - tried_ns_ < kRetryEvery) {
     return said;
   }
@@ -209,7 +230,7 @@ Tick Owner::tick() {
     told_.clear();
     return said;
   }
-  replace_by_zeros(segment_);
+  if (segment_ != nullptr) replace_by_zeros(segment_);  // open_segment may have failed
   claim_.store(0);
   if (why != told_) {
     told_ = why;
@@ -273,7 +294,6 @@ void Owner::detach() noexcept {
   }
   leave_descriptor();
   claim_.store(0);
-  if (segment_ != nullptr) replace_by_zeros(segment_);
 }
 
 void Owner::abandon_after_fork() noexcept {

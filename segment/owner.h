@@ -155,6 +155,8 @@ class Owner {
   Segment* segment_ = nullptr;
   /// For locking only (file_lock.h). Read in a forked child: atomics.
   std::atomic<int> descriptor_{-1};
+  /// Threads between loading descriptor_ without mutex_ and their last use of it.
+  mutable std::atomic<int> descriptor_users_{0};
   std::atomic<std::uint64_t> device_{0}, inode_{0};
   std::atomic<std::size_t> index_{0};
   std::atomic<std::uint64_t> claim_{0};  // 0: detached

@@ -17,6 +17,7 @@ using std::chrono::nanoseconds;
 // When nothing was submitted for so long it is looked whether all has finished.
 constexpr nanoseconds kLook = milliseconds(50);
 constexpr nanoseconds kQuiet = milliseconds(20);
+constexpr std::chrono::seconds kQueryPatience{1};  // for a driver that refuses to say
 
 nanoseconds tick_for(nanoseconds idle_timeout) {
   return std::clamp<nanoseconds>(idle_timeout / 10, milliseconds(1), milliseconds(20));
@@ -142,10 +143,18 @@ void Releaser::split_at_first_slots(std::uint64_t epoch) {
 // Polls: the calling thread must not be stuck in the driver. Not ended by a
 // stop: what the stream still touches must keep its mappings.
 bool Releaser::wait_for_stream(Poll poll) {
+  Clock::time_point gives_up{};
   for (;;) {
     const CUresult state = driver_.cuStreamQuery(memory_.kernels().stream());
     if (state == CUDA_SUCCESS) return true;
-    if (state != CUDA_ERROR_NOT_READY) return false;
+    // A refused query says nothing of the work: its buffers and pages may be in use.
+    // Only a context that has failed refuses for ever, and there nothing runs.
+    if (state != CUDA_ERROR_NOT_READY) {
+      if (gives_up == Clock::time_point{}) gives_up = Clock::now() + kQueryPatience;
+      if (Clock::now() > gives_up) return false;
+    } else {
+      gives_up = {};
+    }
     if (poll == Poll::kSpin) {
       std::this_thread::yield();
     } else {
