@@ -83,10 +83,7 @@ class MemoryBench {
                      bool rows = true) {
     FaultAnswer answer = fault(pool, offset, count, rows);
     if (answer.kind != AnswerKind::kCopyFirst) return answer;
-    for (const AbiCopy& copy : answer.copies) {
-      std::memcpy(reinterpret_cast<void*>(copy.destination),
-                  reinterpret_cast<const void*>(copy.source), copy.bytes);
-    }
+    for (const AbiCopy& each : answer.copies) copy(each);
     return memory->copied();
   }
 
