@@ -21,6 +21,7 @@ import sys
 HERE = pathlib.Path(__file__).resolve().parent
 TABLE = HERE / "entry_points.def"
 PASSED = HERE / "passed_through.def"
+NVML = HERE / "nvml_entry_points.def"
 
 ROLES = {
     "kManage": "manage",
@@ -169,7 +170,8 @@ def write_exports(args):
     out += [f"    reinterpret_cast<void*>(&::{name})," for name, _, _, _ in rows]
     out += ["};", "}  // namespace kvshim::preload", ""]
     args.cpp.write_text("\n".join(out))
-    names = [name for name, _, _, _ in rows] + ["dlsym"] + args.also
+    nvml = [name for name, _, _ in macro_rows(NVML, "KVSHIM_NVML_ANSWERED", 3)]
+    names = [name for name, _, _, _ in rows] + nvml + ["dlsym"] + args.also
     args.map.write_text("{\n  global:\n" + "".join(f"    {n};\n" for n in names) + "  local: *;\n};\n")
 
 

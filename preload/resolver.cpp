@@ -12,6 +12,7 @@
 #include "preload/exports.h"
 #include "preload/hooks.h"
 #include "preload/newer_generation.h"
+#include "preload/nvml_library.h"
 #include "preload/real_dlsym.h"
 #include "preload/real_driver.h"
 #include "preload/shim.h"
@@ -68,17 +69,22 @@ extern "C" {
 /// prefix would not do: cudnnCreate looked up by cuDNN's own loader ended in a
 /// recursion in one peer.
 __attribute__((visibility("hidden"))) int kvshim_dlsym_concerns(const char* name) noexcept {
-  return kvshim::preload::entry_point_named(name) >= 0 ? 1 : 0;
+  return kvshim::preload::entry_point_named(name) >= 0 || kvshim::preload::nvml_row_named(name) >= 0
+             ? 1
+             : 0;
 }
 
 /// dlsym of such a name on a real handle. Swapped only when what was found is the
-/// real driver's function: a library of the same names (a stub, another preload)
+/// real driver's (or NVML's) function: a library of the same names (a stub, another preload)
 /// stays what it is.
 __attribute__((visibility("hidden"))) void* kvshim_dlsym_swapped(void* handle,
                                                                  const char* name) noexcept {
   namespace preload = kvshim::preload;
   void* function = preload::real_dlsym(handle, name);
   if (function == nullptr) return nullptr;
+  if (const int row = preload::nvml_row_named(name); row >= 0) {
+    return function == preload::real_nvml_function(row) ? preload::kNvmlWrappers[row] : function;
+  }
   const int row = preload::entry_point_named(name);
   if (function != preload::real_function_of_row(row)) return function;
   return preload::kExportedWrappers[row];
@@ -106,8 +112,8 @@ dlsym:
   jbe 1f
   testq %rsi, %rsi
   je 1f
-  cmpb $0x63, (%rsi)            # "cu..." only; anything else costs no call
-  jne 1f
+  cmpb $0x63, (%rsi)            # "cu..." and "nv..." only; anything else costs no call
+  jne 4f
   cmpb $0x75, 1(%rsi)
   je 3f
 1:
@@ -148,6 +154,12 @@ dlsym:
   testl %eax, %eax
   je 1b
   jmp kvshim_dlsym_swapped
+4:
+  cmpb $0x6e, (%rsi)
+  jne 1b
+  cmpb $0x76, 1(%rsi)
+  je 3b
+  jmp 1b
   .cfi_endproc
   .size dlsym, . - dlsym
 )");

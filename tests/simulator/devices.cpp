@@ -154,3 +154,14 @@ CUresult api::cuDeviceCanAccessPeer(int* can, CUdevice device, CUdevice) {
 }
 
 }  // namespace kvshim::simulator
+
+// For a stand-in of NVML, which needs neither cuInit nor a context (tests/nvml).
+extern "C" __attribute__((visibility("default"))) void kvshim_simulator_gpu(unsigned char* uuid,
+                                                                            std::size_t* free,
+                                                                            std::size_t* total) {
+  CUuuid bytes{};
+  kvshim::simulator::api::cuDeviceGetUuid_v2(&bytes, 0);
+  std::memcpy(uuid, bytes.bytes, sizeof bytes.bytes);
+  *free = kvshim::simulator::GpuMemory::instance().free_bytes();
+  *total = kvshim::simulator::GpuMemory::instance().total();
+}

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "observe/log.h"
+#include "preload/nvml_view.h"
 
 namespace kvshim::preload {
 
@@ -14,6 +15,15 @@ std::atomic<bool> active{false};
 void shim_after_cuinit(CUresult result) noexcept {
   if (result == CUDA_SUCCESS) shim_detail::active.store(true);
 }
+
+// NVML's answers have tests of their own (tests/preload/nvml).
+template <class Memory>
+int answer_nvml(int (*function)(NvmlDevice, Memory*), NvmlDevice device, Memory* memory) noexcept {
+  return function(device, memory);
+}
+#define KVSHIM_NVML_ANSWERED(name, memory, note) \
+  template int answer_nvml<memory>(int (*)(NvmlDevice, memory*), NvmlDevice, memory*) noexcept;
+#include "preload/nvml_entry_points.def"
 
 }  // namespace kvshim::preload
 
