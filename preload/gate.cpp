@@ -146,6 +146,13 @@ void before_capture(StreamRef stream) noexcept {
   }
 }
 
+void before_wait(std::optional<StreamRef> stream) noexcept {
+  if (gate_detail::arena_bytes.load(std::memory_order_relaxed) == 0) return;
+  if (const Runtime* runtime = Runtime::get()) {
+    for (DeviceRuntime* device : runtime->devices()) device->streams.before_wait(stream);
+  }
+}
+
 // Nothing is kept while a stream captures: an event recorded before is still
 // the newest fact about its executed work.
 void after_capture(StreamRef) noexcept {}

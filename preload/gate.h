@@ -160,6 +160,11 @@ void remember_argument(std::uint64_t address) noexcept;
 void before_stream_destroy(CUstream stream) noexcept;
 void before_capture(StreamRef stream) noexcept;
 void after_capture(StreamRef stream) noexcept;
+/// Before a call by which `stream` (none: any stream) may come to wait for a host thread
+/// or for another stream: the end of its pool work gets an event in front of the wait, so
+/// that who has to wait for that work doesn't wait for the rest as well. At most two
+/// driver calls, none where an event is there already.
+void before_wait(std::optional<StreamRef> stream) noexcept;
 void before_context_destroy(CUcontext context) noexcept;
 
 /// `wait` waits for all work of the context (null: the current one). What is lost

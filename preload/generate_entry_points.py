@@ -58,7 +58,7 @@ NAMED_ONE_BY_ONE = re.compile(
     r"|^cuGraph.*(SetParams|Update|SetEnabled|NodeSetAttribute|CopyAttributes)"
     r"|TensorMap|^cuTexObjectCreate|^cuTexRef(SetAddress|GetAddress|SetArray|SetMipmappedArray)(_|2D|$)"
     r"|^cuSurf(Object|Ref)(Create|SetArray)|^cuMulticast(Bind|Unbind|Create|Add)"
-    r"|WriteValue|WaitValue|BatchMemOp|Decompress|Mapped|MapResources|MapArray|SetMapFlags"
+    r"|WriteValue|WaitValue|WaitEvent|BatchMemOp|Decompress|Mapped|MapResources|MapArray|SetMapFlags"
     r"|ExternalSemaphores|^cuStream(AddCallback|AttachMem|Destroy)|GetGlobal|GetManaged"
     r"|GetUnifiedFunction|^cuGetProcAddress|^cuCtx(Create|Destroy|Detach|.*PeerAccess|FromGreen)"
     r"|^cuDevicePrimaryCtx(Retain|Release|Reset)|^cuGreenCtx(Create|Destroy)$"

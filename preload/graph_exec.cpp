@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "preload/graph_capture.h"
+#include "preload/graph_waits.h"
 #include "preload/handle_table.h"
 #include "preload/never_destroyed.h"
 
@@ -38,6 +39,9 @@ struct ExecRecord {
   std::atomic<bool> known{false};  // false: reaches nothing
   std::mutex mutex;                // never held across a driver call
   std::shared_ptr<const ExecState> state;
+  /// Until its graph was looked at: those made before the first pool never were.
+  std::atomic<bool> waits{true};
+  std::atomic<CUstream> launched_in{nullptr};  // last; the explicit handle
 };
 
 using ExecTable = HandleTable<ExecRecord>;
@@ -63,6 +67,25 @@ bool exchange_state(CUgraphExec exec, std::shared_ptr<const ExecState>* state) n
   record->state.swap(*state);
   record->known.store(record->state != nullptr, std::memory_order_release);
   return true;
+}
+
+/// The handle's record starts anew with an executable; `waits` is taken for the worst.
+void note_waits(CUgraphExec exec, bool waits) noexcept {
+  // Without a record it counts as one that waits.
+  ExecRecord* const record = waits ? table().find(exec) : table().find_or_add(exec);
+  if (record == nullptr) return;
+  record->waits.store(waits, std::memory_order_relaxed);
+  record->launched_in.store(nullptr, std::memory_order_relaxed);
+}
+
+/// Whether its launch may make the stream wait for anybody else. A launch also comes
+/// after the executable's launch before, in whatever stream that was.
+bool waits_in(CUgraphExec exec, StreamRef stream) noexcept {
+  ExecRecord* const record = table().find(exec);
+  if (record == nullptr) return true;
+  const CUstream now = stream.explicit_handle();
+  const CUstream before = record->launched_in.exchange(now, std::memory_order_relaxed);
+  return record->waits.load(std::memory_order_relaxed) || (before != nullptr && before != now);
 }
 
 void unpin_all(const std::vector<PinId>& pins) noexcept {
@@ -164,13 +187,16 @@ CUresult instantiate_graph(CUgraph graph, unsigned long long flags, CUgraphExec*
     auto state = std::make_shared<ExecState>();
     state->pin_all = device_launch;
     PinsUntilKept pins(state.get());
+    bool waits = true;
     if (any_pool_ever() && graph != nullptr) {
       if (const CUresult result = prepare(graph, state.get()); result != CUDA_SUCCESS) {
         return result;
       }
+      waits = graph_waits(graph);
     }
     const CUresult result = submit_pinned(*state, submit);
     if (result != CUDA_SUCCESS || exec == nullptr) return result;
+    note_waits(*exec, waits);
     // Also when it reaches nothing: the handle may have had a state before.
     std::shared_ptr<const ExecState> exchanged;
     if (!state->empty()) exchanged = state;
@@ -250,7 +276,11 @@ CUresult graph_exec_detail::add_to_exec(CUgraphExec exec, bool loses_guard, bool
 CUresult launch_exec(StreamRef stream, CUgraphExec exec, SubmitRef submit) noexcept {
   if (!any_pool_ever()) return submit();
   const std::shared_ptr<const ExecState> state = state_of(exec);
-  if (state == nullptr || state->touched.empty()) return submit();
+  const bool waits = waits_in(exec, stream);
+  if (state == nullptr || state->touched.empty()) {
+    if (waits) before_wait(stream);
+    return submit();
+  }
   // In a capture the nodes are copied; this executable's pins don't cover the copy.
   if (!state->pins.empty() && any_capture()) capture_gets_unguarded_work(stream);
   try {
@@ -261,6 +291,7 @@ CUresult launch_exec(StreamRef stream, CUgraphExec exec, SubmitRef submit) noexc
 }
 
 void exec_destroyed(CUgraphExec exec) noexcept {
+  note_waits(exec, true);
   std::shared_ptr<const ExecState> exchanged;
   if (exchange_state(exec, &exchanged) && exchanged != nullptr) unpin_all(exchanged->pins);
 }

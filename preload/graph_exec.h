@@ -31,7 +31,8 @@ CUresult change_exec(CUgraphExec exec, CUgraphNode node, bool guarded, Add&& add
                      SubmitRef submit) noexcept;
 
 /// cuGraphLaunch, also into a capture, where it becomes a child graph node. An
-/// executable that reaches no pool goes straight to the driver; no lock then.
+/// executable that reaches no pool goes straight to the driver; no lock then, unless its
+/// launch may make the stream wait (graph_waits.h): that is told to the gate before.
 CUresult launch_exec(StreamRef stream, CUgraphExec exec, SubmitRef submit) noexcept;
 
 /// After the real destruction.

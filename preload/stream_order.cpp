@@ -22,7 +22,9 @@ constexpr std::size_t kMostCaptures = 64;
 
 // With several streams at work each submission is followed by an event: one that
 // is recorded when it is needed would also wait for unrelated work submitted
-// meanwhile. After this many submissions in a row one stream is taken to be alone.
+// meanwhile. After this many submissions in a row one stream is taken to be alone;
+// an event is then recorded before the stream is made to wait (before_wait), since
+// what it waits for may be what another stream's thread does next.
 constexpr unsigned kInARow = 64;
 
 }  // namespace
@@ -196,6 +198,31 @@ void StreamOrder::before_capture(StreamRef stream) {
   }
   Stream* const known = find(stream, false);
   if (known != nullptr && known->unfinished && !known->event_is_newest) record(*known);
+}
+
+// Of two streams the one waits for the other without having been told to when the
+// legacy stream comes between them, which waits for all blocking ones, and they for it.
+bool StreamOrder::may_come_after(const Stream& stream, StreamRef other) {
+  const CUstream handle = other.explicit_handle();
+  if (stream.handle == handle) return true;
+  const auto blocking = [](CUstream one) {
+    if (one == CU_STREAM_PER_THREAD || one == CU_STREAM_LEGACY) return true;
+    unsigned flags = 0;
+    const auto get_flags = real().cuStreamGetFlags;
+    return get_flags == nullptr || get_flags(one, &flags) != CUDA_SUCCESS ||
+           (flags & CU_STREAM_NON_BLOCKING) == 0;
+  };
+  return blocking(handle) && blocking(stream.handle);
+}
+
+// All other streams were followed by an event when their last successor came.
+void StreamOrder::before_wait(std::optional<StreamRef> stream) {
+  std::lock_guard lock(mutex_);
+  if (last_ == nullptr || last_->dead || !last_->unfinished || last_->event_is_newest) return;
+  if (last_->thread != 0 && last_->thread != this_thread()) return;  // not ours to name
+  if (stream && !may_come_after(*last_, *stream)) return;
+  std::uint64_t capture = 0;
+  if (!capturing({last_->handle}, &capture)) record(*last_);
 }
 
 // Whether the end of the stream's work can be told after its destruction.

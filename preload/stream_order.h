@@ -10,6 +10,7 @@
 #include <list>
 #include <map>
 #include <mutex>
+#include <optional>
 
 #include "preload/gate.h"
 #include "vmm/driver.h"
@@ -48,6 +49,8 @@ class StreamOrder final : public vmm::Quiescence {
   bool before_destroy(CUstream stream);
   /// Also before a stream waits for an event (it may join a capture by that).
   void before_capture(StreamRef stream);
+  /// Also of streams that carry no pool work; `stream` as in the gate's before_wait().
+  void before_wait(std::optional<StreamRef> stream);
   void before_context_destroy(CUcontext context);
 
   /// Destroyed streams whose work nothing can be asked about: how many there were
@@ -84,6 +87,7 @@ class StreamOrder final : public vmm::Quiescence {
   CUcontext context_of(CUstream handle) const;
   CUresult record(Stream& stream);
   bool record_end(Stream& stream);
+  static bool may_come_after(const Stream& stream, StreamRef other);
   CUresult order_in_capture(const Stream& now, std::uint64_t capture);
   void submitted_in_capture(const Stream& now, std::uint64_t capture);
   void forget(const CaptureEnd& end);

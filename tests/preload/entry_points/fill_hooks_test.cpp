@@ -94,32 +94,77 @@ TEST_F(FillHooks, SyncMemopsPoolsAreWaitedFor) {
   hook_cuPointerSetAttribute(&off, CU_POINTER_ATTRIBUTE_SYNC_MEMOPS, kPool);
 }
 
-TEST_F(FillHooks, StreamWordsAreFourOrEightBytes) {
+TEST_F(FillHooks, WrittenStreamWordsAreFourOrEightBytes) {
   hook_cuStreamWriteValue32_v2(kStream, kPool, 1, 0);
-  hook_cuStreamWaitValue64_v2_ptsz(kStream, kPool + 8, 1, 0);
+  hook_cuStreamWriteValue64_v2_ptsz(kStream, kPool + 8, 1, 0);
   hook_cuStreamWriteValue64(kStream, kOther, 1, 0);
   ASSERT_EQ(notes().work.size(), 2u);
   EXPECT_EQ(notes().work[0].accesses[0].bytes, 4u);
   EXPECT_TRUE(notes().work[0].accesses[0].writes);
   EXPECT_EQ(notes().work[1].accesses[0].bytes, 8u);
-  EXPECT_FALSE(notes().work[1].accesses[0].writes);
   EXPECT_EQ(notes().work[1].flavor, StreamFlavor::kPerThread);
 }
 
+TEST_F(FillHooks, EveryWaitForAWordIsToldToTheGateFirst) {
+  hook_cuStreamWaitValue32(kStream, kOther, 1, 0);
+  hook_cuStreamWaitValue32_ptsz(kStream, kOther, 1, 0);
+  hook_cuStreamWaitValue32_v2(kStream, kOther, 1, 0);
+  hook_cuStreamWaitValue32_v2_ptsz(kStream, kOther, 1, 0);
+  hook_cuStreamWaitValue64(kStream, kOther, 1, 0);
+  hook_cuStreamWaitValue64_ptsz(kStream, kOther, 1, 0);
+  hook_cuStreamWaitValue64_v2(kStream, kOther, 1, 0);
+  hook_cuStreamWaitValue64_v2_ptsz(kStream, kOther, 1, 0);
+  ASSERT_EQ(notes().calls.size(), 16u);
+  for (std::size_t i = 0; i < notes().calls.size(); i += 2) {
+    EXPECT_EQ(notes().calls[i].name, "before_wait");
+    EXPECT_NE(notes().calls[i + 1].name, "before_wait");
+  }
+  EXPECT_THAT(notes().work, IsEmpty());
+}
+
+// Were it pool work, pool work that writes the word would be ordered behind the wait.
+TEST_F(FillHooks, APoolWhoseWordIsAwaitedEscapesAndTheWaitIsNoPoolWork) {
+  hook_cuStreamWaitValue64_v2_ptsz(kStream, kPool + 8, 1, 0);
+  EXPECT_THAT(notes().escaped, ElementsAre(kPool + 8));
+  EXPECT_THAT(notes().work, IsEmpty());
+  EXPECT_THAT(notes().names(), ElementsAre("before_wait", "cuStreamWaitValue64_v2_ptsz"));
+  EXPECT_TRUE(notes().calls[1].retried);
+}
+
 TEST_F(FillHooks, BatchedStreamWordsNameOnlyPools) {
-  std::array<CUstreamBatchMemOpParams, 4> operations = {};
+  std::array<CUstreamBatchMemOpParams, 3> operations = {};
   operations[0].writeValue = {CU_STREAM_MEM_OP_WRITE_VALUE_64, kPool, {.value64 = 1}, 0, 0};
   operations[1].writeValue = {CU_STREAM_MEM_OP_WRITE_VALUE_32, kOther, {.value = 1}, 0, 0};
-  operations[2].waitValue = {CU_STREAM_MEM_OP_WAIT_VALUE_32, kPool + 64, {.value = 1}, 0, 0};
-  operations[3].flushRemoteWrites = {CU_STREAM_MEM_OP_FLUSH_REMOTE_WRITES, 0};
-  hook_cuStreamBatchMemOp_v2(kStream, 4, operations.data(), 0);
+  operations[2].flushRemoteWrites = {CU_STREAM_MEM_OP_FLUSH_REMOTE_WRITES, 0};
+  hook_cuStreamBatchMemOp_v2(kStream, 3, operations.data(), 0);
   ASSERT_EQ(notes().work.size(), 1u);
-  ASSERT_EQ(notes().work[0].accesses.size(), 2u);
+  ASSERT_EQ(notes().work[0].accesses.size(), 1u);
   EXPECT_TRUE(notes().work[0].accesses[0].writes);
   EXPECT_EQ(notes().work[0].accesses[0].bytes, 8u);
-  EXPECT_EQ(notes().work[0].accesses[1].address, kPool + 64);
   hook_cuStreamBatchMemOp(kStream, 1, &operations[1], 0);
   EXPECT_EQ(notes().work.size(), 1u);
+  EXPECT_THAT(notes().names(), ElementsAre("cuStreamBatchMemOp_v2", "cuStreamBatchMemOp"));
+}
+
+TEST_F(FillHooks, ABatchWithOneWaitIsAWait) {
+  std::array<CUstreamBatchMemOpParams, 3> operations = {};
+  operations[0].writeValue = {CU_STREAM_MEM_OP_WRITE_VALUE_64, kPool, {.value64 = 1}, 0, 0};
+  operations[1].waitValue = {CU_STREAM_MEM_OP_WAIT_VALUE_32, kOther, {.value = 1}, 0, 0};
+  operations[2].waitValue = {CU_STREAM_MEM_OP_WAIT_VALUE_32, kPool + 64, {.value = 1}, 0, 0};
+  const auto waits = [&](CUresult (*hook)(CUstream, unsigned, CUstreamBatchMemOpParams*, unsigned),
+                         const char* name) {
+    hook(kStream, 3, operations.data(), 0);
+    EXPECT_THAT(notes().work, IsEmpty());
+    EXPECT_THAT(notes().escaped, ElementsAre(kPool, kPool + 64));
+    ASSERT_EQ(notes().waited_for.size(), 2u);
+    EXPECT_TRUE(notes().waited_for[0].writes);
+    EXPECT_THAT(notes().names(), ElementsAre("before_wait", name));
+    fakes::reset();
+  };
+  waits(hook_cuStreamBatchMemOp, "cuStreamBatchMemOp");
+  waits(hook_cuStreamBatchMemOp_ptsz, "cuStreamBatchMemOp_ptsz");
+  waits(hook_cuStreamBatchMemOp_v2, "cuStreamBatchMemOp_v2");
+  waits(hook_cuStreamBatchMemOp_v2_ptsz, "cuStreamBatchMemOp_v2_ptsz");
 }
 
 }  // namespace

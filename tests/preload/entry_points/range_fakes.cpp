@@ -176,6 +176,22 @@ CUresult retry_over_holes(SubmitRef call) {
   return call();
 }
 
+CUresult retry_while_absent(std::span<const Access> ranges, SubmitRef call) {
+  for (const Access& range : ranges) fakes::notes().waited_for.push_back(range);
+  const fakes::Inside inside(&fakes::retries);
+  return call();
+}
+
+CUresult escape(StreamRef, CUdeviceptr address, const std::string&) {
+  fakes::notes().escaped.push_back(address);
+  return CUDA_SUCCESS;
+}
+
+// In the list of calls, so that its place among them is seen.
+void before_wait(std::optional<StreamRef> stream) noexcept {
+  fakes::notes().calls.push_back({"before_wait", {fakes::word_of(stream->handle)}, false, false});
+}
+
 PinId pin(std::span<const Access> ranges, CUresult* result) {
   for (const Access& range : ranges) fakes::notes().pinned.push_back(range);
   *result = CUDA_SUCCESS;

@@ -43,6 +43,8 @@ struct Notes {
   std::vector<std::pair<const void*, std::size_t>> payloads;
   std::vector<std::uint64_t> remembered;
   std::vector<Access> pinned;
+  std::vector<std::uint64_t> escaped;
+  std::vector<Access> waited_for;  // by retry_while_absent()
   std::vector<PinId> unpinned;
   std::vector<std::string> log;
   std::vector<CUDA_MEMCPY2D> copies_2d;

@@ -96,6 +96,9 @@ void note_unknown_kernel(const char* name, const std::string& words, std::size_t
 void before_stream_destroy(CUstream) noexcept { g_gate.calls.push_back("before stream destroy"); }
 void before_capture(StreamRef) noexcept { g_gate.calls.push_back("before capture"); }
 void after_capture(StreamRef) noexcept { g_gate.calls.push_back("after capture"); }
+void before_wait(std::optional<StreamRef> stream) noexcept {
+  g_gate.waits.push_back(stream ? stream->handle : nullptr);
+}
 CUresult wait_for_context(CUcontext, SubmitRef wait) noexcept { return wait(); }
 void before_context_destroy(CUcontext context) noexcept {
   g_gate.destroyed_contexts.push_back(context);

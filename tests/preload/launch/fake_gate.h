@@ -42,6 +42,7 @@ struct FakeGate {
   std::vector<std::uint64_t> remembered;
   std::vector<Unknown> unknown;
   std::vector<CUcontext> destroyed_contexts;
+  std::vector<CUstream> waits;  // that before_wait() was told of
   std::vector<std::string> calls;  // life cycle calls, in order
 
   const PoolView& add_pool(std::uint64_t base, std::size_t bytes);

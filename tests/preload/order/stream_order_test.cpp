@@ -231,6 +231,76 @@ TEST_F(StreamOrderTest, EachThreadsDefaultStreamIsRecordedByThatThread) {
   EXPECT_TRUE(order_.finished());
 }
 
+/// The only stream for so long that its work is followed by events no more.
+class AloneTest : public StreamOrderTest {
+ protected:
+  AloneTest() {
+    for (int i = 0; i < 100; ++i) before_ = submit(a_);
+  }
+  // Something on the stream that is no pool work and may wait for anything.
+  int wait_on(CUstream stream) {
+    order_.before_wait(StreamRef{stream});
+    return driver_.work(stream);
+  }
+  int before_ = 0;
+};
+
+TEST_F(AloneTest, NobodyElsesPoolWorkComesAfterItsLaterWait) {
+  const int wait = wait_on(a_);
+  const int other = submit(b_);
+  EXPECT_TRUE(driver_.ordered(before_, other));
+  EXPECT_FALSE(driver_.ordered(wait, other));
+  EXPECT_FALSE(driver_.ordered(wait, submit(c_)));
+}
+
+TEST_F(AloneTest, OneEventIsEnoughForAnyNumberOfWaits) {
+  wait_on(a_);
+  const unsigned calls = driver_.calls;
+  wait_on(a_);
+  EXPECT_EQ(driver_.calls, calls);
+  submit(a_);
+  wait_on(a_);
+  EXPECT_EQ(driver_.calls, calls + 1) << "the event is there already, it is only recorded anew";
+}
+
+TEST_F(AloneTest, AnotherStreamsWaitCostsNothing) {
+  const unsigned calls = driver_.calls;
+  wait_on(b_);
+  EXPECT_EQ(driver_.calls, calls);
+}
+
+TEST_F(AloneTest, AWaitOfAllStreamsIsItsWaitAsWell) {
+  order_.before_wait(std::nullopt);
+  const int wait = driver_.work(a_);
+  EXPECT_FALSE(driver_.ordered(wait, submit(b_)));
+}
+
+// The legacy stream lies between any two blocking ones.
+TEST_F(AloneTest, ABlockingStreamsWaitIsEveryBlockingStreams) {
+  driver_.streams.at(a_).flags = driver_.streams.at(b_).flags = 0;
+  wait_on(b_);
+  const int later = driver_.work(a_);
+  EXPECT_FALSE(driver_.ordered(later, submit(c_)));
+}
+
+TEST_F(AloneTest, NothingIsRecordedInACapture) {
+  driver_.record_result = CUDA_ERROR_UNKNOWN;
+  order_.before_capture({a_});
+  driver_.record_result = CUDA_SUCCESS;
+  driver_.begin_capture(a_);
+  wait_on(a_);
+  EXPECT_TRUE(driver_.events.empty() || driver_.events.begin()->second.after.empty());
+  driver_.end_capture(a_);
+}
+
+TEST_F(AloneTest, FinishedWorkNeedsNoEvent) {
+  for (int piece = 1; piece <= before_; ++piece) driver_.finish(piece);
+  ASSERT_TRUE(order_.finished());
+  const unsigned calls = driver_.calls;
+  wait_on(a_);
+  EXPECT_EQ(driver_.calls, calls);
+}
+
 TEST_F(StreamOrderTest, NullHandlesMeanTheLegacyStreamOrTheThreadsOwn) {
   EXPECT_EQ(StreamRef{}.explicit_handle(), CU_STREAM_LEGACY);
   EXPECT_EQ((StreamRef{nullptr, StreamFlavor::kPerThread}).explicit_handle(), CU_STREAM_PER_THREAD);
