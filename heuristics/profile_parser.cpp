@@ -1,133 +1,16 @@
-// TOML to profile data. Everything of toml++ stays in this file.
-#include <toml++/toml.h>
-
-#include <algorithm>
-#include <initializer_list>
+// TOML to profile data. Everything of toml++ stays here and in toml_reader.h.
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
 #include <utility>
+#include <vector>
 
 #include "heuristics/profile_data.h"
+#include "heuristics/toml_reader.h"
 
 namespace kvshim::heuristics {
 namespace {
-
-// Collects errors with their place and offers checked access to tables.
-class Reader {
- public:
-  Reader(std::string source, std::vector<std::string>* errors)
-      : source_(std::move(source)), errors_(errors) {}
-
-  void error(const toml::node& where, const std::string& message) {
-    error(where.source(), message);
-  }
-  void error(const toml::source_region& where, const std::string& message) {
-    errors_->push_back(source_ + ":" + std::to_string(where.begin.line) + ":" +
-                       std::to_string(where.begin.column) + ": " + message);
-  }
-  void only_keys(const toml::table& table, std::initializer_list<std::string_view> known) {
-    for (const auto& [key, node] : table) {
-      if (std::find(known.begin(), known.end(), key.str()) == known.end()) {
-        error(key.source(), "unknown key \"" + std::string(key.str()) + "\"");
-      }
-    }
-  }
-  std::string text(const toml::table& table, std::string_view key, bool required = false) {
-    const toml::node* node = table.get(key);
-    if (node == nullptr) {
-      if (required) error(table, "\"" + std::string(key) + "\" is missing");
-      return {};
-    }
-    if (const auto* value = node->as_string()) return value->get();
-    error(*node, "\"" + std::string(key) + "\" must be a string");
-    return {};
-  }
-  bool flag(const toml::table& table, std::string_view key, bool otherwise = false) {
-    const toml::node* node = table.get(key);
-    if (node == nullptr) return otherwise;
-    if (const auto* value = node->as_boolean()) return value->get();
-    error(*node, "\"" + std::string(key) + "\" must be true or false");
-    return otherwise;
-  }
-  std::int64_t integer(const toml::table& table, std::string_view key, std::int64_t otherwise,
-                       std::int64_t least) {
-    const toml::node* node = table.get(key);
-    if (node == nullptr) return otherwise;
-    const auto* value = node->as_integer();
-    if (value != nullptr && value->get() >= least) return value->get();
-    error(*node,
-          "\"" + std::string(key) + "\" must be an integer of at least " + std::to_string(least));
-    return otherwise;
-  }
-  Pattern pattern(const toml::table& table, std::string_view key, bool* present = nullptr,
-                  bool required = false) {
-    const std::string expression = text(table, key, required);
-    if (present != nullptr) *present = !expression.empty();
-    if (expression.empty()) return {};
-    std::string problem;
-    Pattern result = Pattern::compile(expression, &problem);
-    if (!problem.empty()) error(*table.get(key), problem);
-    return result;
-  }
-  std::vector<std::size_t> offsets(const toml::table& table, std::string_view key,
-                                   std::size_t multiple) {
-    std::vector<std::size_t> result;
-    const toml::node* node = table.get(key);
-    if (node == nullptr) return result;
-    const toml::array* list = node->as_array();
-    if (list == nullptr) {
-      error(*node, "\"" + std::string(key) + "\" must be an array of integers");
-      return result;
-    }
-    for (const toml::node& item : *list) {
-      const auto* value = item.as_integer();
-      if (value == nullptr || value->get() < 0 || value->get() > 4096 ||
-          static_cast<std::size_t>(value->get()) % multiple != 0) {
-        error(item, "must be a multiple of " + std::to_string(multiple) + " from 0 to 4096");
-        continue;
-      }
-      result.push_back(static_cast<std::size_t>(value->get()));
-    }
-    return result;
-  }
-  // Calls `take` for each table of the array of tables `key`.
-  template <class F>
-  void each_table(const toml::table& table, std::string_view key, const F& take) {
-    const toml::node* node = table.get(key);
-    if (node == nullptr) return;
-    const toml::array* list = node->as_array();
-    if (list == nullptr) {
-      error(*node, "\"" + std::string(key) + "\" must be written as [[" + std::string(key) + "]]");
-      return;
-    }
-    for (const toml::node& item : *list) {
-      if (const toml::table* entry = item.as_table()) {
-        take(*entry);
-      } else {
-        error(item, "must be a table");
-      }
-    }
-  }
-  template <class F>
-  void each_text(const toml::table& table, std::string_view key, const F& take) {
-    const toml::node* node = table.get(key);
-    if (node == nullptr) return;
-    const toml::array* list = node->as_array();
-    if (list == nullptr) {
-      error(*node, "\"" + std::string(key) + "\" must be an array of strings");
-      return;
-    }
-    for (const toml::node& item : *list) {
-      if (const auto* value = item.as_string()) {
-        take(item, value->get());
-      } else {
-        error(item, "must be a string");
-      }
-    }
-  }
-
- private:
-  std::string source_;
-  std::vector<std::string>* errors_;
-};
 
 std::optional<ParameterSpec> parse_parameter(const std::string& text) {
   ParameterSpec spec;
@@ -164,7 +47,7 @@ std::optional<ParameterSpec> parse_parameter(const std::string& text) {
 
 class KernelParser {
  public:
-  KernelParser(Reader* reader, const toml::table& table) : reader_(*reader), table_(table) {}
+  KernelParser(TomlReader* reader, const toml::table& table) : reader_(*reader), table_(table) {}
 
   KernelEntry parse(const std::string& profile) {
     reader_.only_keys(table_, {"name", "match", "role", "stays_in_written", "parameters", "require",
@@ -362,12 +245,12 @@ class KernelParser {
     });
   }
 
-  Reader& reader_;
+  TomlReader& reader_;
   const toml::table& table_;
   KernelEntry entry_;
 };
 
-TypeLayout parse_layout(Reader& reader, const toml::table& table, const std::string& profile) {
+TypeLayout parse_layout(TomlReader& reader, const toml::table& table, const std::string& profile) {
   reader.only_keys(table,
                    {"name", "type", "sizes", "words", "words_from_end", "read_only_words",
                     "read_only_words_from_end", "count", "const_argument", "read_only", "live"});
@@ -391,7 +274,7 @@ TypeLayout parse_layout(Reader& reader, const toml::table& table, const std::str
   return layout;
 }
 
-PoolEvidence parse_evidence(Reader& reader, const toml::table& table, bool pool) {
+PoolEvidence parse_evidence(TomlReader& reader, const toml::table& table, bool pool) {
   reader.only_keys(table, {"name", "python_innermost", "python", "python_not", "native", "process",
                            "min_size", "equal_in_a_row", "role"});
   PoolEvidence evidence;
@@ -414,7 +297,7 @@ PoolEvidence parse_evidence(Reader& reader, const toml::table& table, bool pool)
   return evidence;
 }
 
-Obstacle parse_obstacle(Reader& reader, const toml::table& table) {
+Obstacle parse_obstacle(TomlReader& reader, const toml::table& table) {
   reader.only_keys(table, {"name", "command_line", "environment", "environment_value", "process",
                            "leaves_pools", "effect", "remedy"});
   Obstacle obstacle;
@@ -439,7 +322,7 @@ Obstacle parse_obstacle(Reader& reader, const toml::table& table) {
 std::optional<Profile> parse_profile(const std::string& text, const std::string& source,
                                      std::vector<std::string>* errors) {
   const std::size_t errors_before = errors->size();
-  Reader reader(source, errors);
+  TomlReader reader(source, errors);
   const toml::parse_result parsed = toml::parse(text);
   if (!parsed) {
     reader.error(parsed.error().source(), std::string(parsed.error().description()));
