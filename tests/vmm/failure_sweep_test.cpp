@@ -117,11 +117,13 @@ const Operation kOperations[] = {
        }
        w.bench.memory->release_retired();
      }},
-    {"Slabs", [](World& w) { while (w.bench.memory->make_slabs_ahead()) continue; }},
+    {"Slabs",
+     [](World& w) {
+       while (w.bench.memory->make_slabs_ahead()) continue;
+     }},
 };
 
-class FailureSweepTest
-    : public ::testing::TestWithParam<std::tuple<std::size_t, std::size_t>> {};
+class FailureSweepTest : public ::testing::TestWithParam<std::tuple<std::size_t, std::size_t>> {};
 
 TEST_P(FailureSweepTest, NothingIsLostWhereverItFails) {
   const Fault& fault = kFaults[std::get<0>(GetParam())];
