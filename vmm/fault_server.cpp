@@ -81,7 +81,9 @@ void FaultServer::run() {
     }
     if (memory_.step_ahead(finished_epoch_.load())) continue;
     if (now - last_fault < kSpin) continue;
-    sleep_microseconds(now - last_entry < kRecent ? kShortSleep : kLongSleep);
+    sleep_microseconds(now - last_entry >= kRecent ? kLongSleep
+                       : now - last_fault < kClump ? kShortSleep
+                                                   : kMediumSleep);
   }
 }
 

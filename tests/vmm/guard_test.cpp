@@ -124,6 +124,39 @@ TEST_F(GuardTest, ADestinationOverTwoGranulesNeedsBoth) {
   EXPECT_EQ(present(pool), (Granules{0, 1, 4})) << "the last byte decides";
 }
 
+// What is looked up quickly is what fits in 32 bits, for K and V.
+TEST_F(GuardTest, NumbersBeyond32BitsAreNotCutOff) {
+  const PoolRecord* pool = bench_.pool(5 * kGiB);
+  guard(simple({0}, pool));
+  const std::vector<std::int64_t> slots = {std::int64_t{1} << 32};  // cut off: slot 0
+  LinearWrite write = simple(slots, pool);
+  write.block = 1;
+  write.destination[0] = {pool->base, (std::uint64_t{1} << 32) + 1, 0, 1,
+                          pool->base, pool->base + pool->mapped_bytes};
+  guard(write);  // (2^32 + 1) * 2^32 is 4 GiB modulo 2^64
+  EXPECT_EQ(present(pool), (Granules{0, 2048}));
+  write.block = std::uint64_t{1} << 33;
+  write.destination[0].slot_stride = kGranuleBytes;
+  const std::vector<std::int64_t> in_first_block = {7};
+  write.slots = reinterpret_cast<std::uint64_t>(in_first_block.data());
+  guard(write);
+  EXPECT_EQ(present(pool), (Granules{0, 7, 2048}));
+}
+
+TEST_F(GuardTest, EachDestinationOfASlotIsLookedAt) {
+  const PoolRecord* pool = bench_.pool(128 * kMiB);
+  const std::vector<std::int64_t> slots = {0};
+  LinearWrite write = simple(slots, pool);
+  for (std::uint32_t destinations = 1; destinations <= kMaxDestinations; ++destinations) {
+    const std::uint32_t d = destinations - 1;
+    write.destinations = destinations;
+    write.destination[d] = write.destination[0];
+    write.destination[d].base = pool->base + d * 4 * kGranuleBytes;
+    guard(write);
+    EXPECT_TRUE(bench_.bit(bench_.granule(pool, d * 4))) << d;
+  }
+}
+
 TEST_F(GuardTest, ServesKAndVAndSeveralPools) {
   const PoolRecord* k = bench_.pool(128 * kMiB, "k");
   const PoolRecord* v = bench_.pool(128 * kMiB, "v");

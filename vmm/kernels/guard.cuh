@@ -67,6 +67,54 @@ KVSHIM_DEVICE void each_destination(const GuardContext& context, const LinearWri
   }
 }
 
+constexpr std::uint32_t kUsualDestinations = 2;  // K and V
+
+// True: everything that this thread's slots write is present. False: not known, for
+// what is rare (a piece over two granules, numbers beyond 32 bits, what lies outside
+// its pool) is left to each_destination(). Nearly every launch ends here, between two
+// kernels that wait for it: no branch but the loop, and the bitmap words of K and V
+// are both asked for before either is looked at.
+KVSHIM_DEVICE bool surely_present(const GuardContext& context, const LinearWrite& write) {
+  const std::uint32_t block_slots = static_cast<std::uint32_t>(write.block);
+  if (write.block != block_slots || write.destinations > kUsualDestinations) return false;
+  const std::uint32_t step = env::thread_count();
+  bool sure = true;
+  for (std::uint32_t i = env::thread_index(); i < write.count; i += step) {
+    const std::int64_t slot =
+        write.slot_bytes == 4
+            ? static_cast<std::int64_t>(reinterpret_cast<const std::int32_t*>(write.slots)[i])
+            : static_cast<std::int64_t>(reinterpret_cast<const long long*>(write.slots)[i]);
+    const bool skipped = slot < write.skip_below;
+    const std::uint32_t small = static_cast<std::uint32_t>(slot);
+    const bool is_small = slot == static_cast<std::int64_t>(small);
+    const std::uint32_t block = small / block_slots;
+    const std::uint32_t within = small - block * block_slots;
+    std::uint32_t words[kUsualDestinations];
+    std::uint32_t bits[kUsualDestinations];
+    bool fits = is_small;
+    KVSHIM_UNROLL
+    for (std::uint32_t d = 0; d < kUsualDestinations; ++d) {
+      const LinearDestination& to = write.destination[d];
+      const bool none = d >= write.destinations || to.length == 0;
+      const std::uint64_t begin = to.base + block * to.block_stride + within * to.slot_stride;
+      const std::uint64_t end = begin + to.length;
+      const std::uint32_t granule = granule_of(context, begin);
+      const bool inside = begin >= to.pool_begin && end > begin && end <= to.pool_end &&
+                          granule == granule_of(context, end - 1);
+      fits = fits && (none || inside);
+      // Where nothing may be looked up the first word is, and means nothing.
+      const bool look = !none && inside && is_small && !skipped;
+      bits[d] = look ? 1u << (granule & 31u) : 0;
+      words[d] = env::load_volatile(context.present + (look ? granule >> 5 : 0));
+    }
+    KVSHIM_UNROLL
+    for (std::uint32_t d = 0; d < kUsualDestinations; ++d)
+      fits = fits && (words[d] & bits[d]) == bits[d];
+    sure = sure && (skipped || fits);
+  }
+  return sure;
+}
+
 template <class Visit>
 KVSHIM_DEVICE void each_fixed(const FixedGuardParams& params, const Visit& visit) {
   for (std::uint32_t r = 0; r < params.run_count; ++r) {
@@ -94,8 +142,7 @@ KVSHIM_DEVICE void release(const GuardContext& context) {
 }
 
 // Rings the doorbell and waits; thread 0 only. False: told to give up.
-KVSHIM_DEVICE bool ring_and_wait(GuardChannel* channel, RequestKind kind,
-                                 std::uint32_t wanted) {
+KVSHIM_DEVICE bool ring_and_wait(GuardChannel* channel, RequestKind kind, std::uint32_t wanted) {
   const std::uint32_t ticket = env::load_volatile(&channel->answer) + 1;
   env::store_volatile(&channel->request_kind, static_cast<std::uint32_t>(kind));
   env::store_volatile(&channel->wanted_count, wanted);
@@ -141,8 +188,9 @@ KVSHIM_DEVICE bool ask_and_apply(const GuardContext& context, RequestKind kind) 
     if (env::thread_index() == 0) {
       progressed = 0;
       const std::uint32_t wanted = env::load_volatile(wanted_counter(context));
-      verdict = ring_and_wait(channel, kind, wanted) ? env::load_volatile(&channel->answer_kind)
-                                                     : static_cast<std::uint32_t>(AnswerKind::kFailed);
+      verdict = ring_and_wait(channel, kind, wanted)
+                    ? env::load_volatile(&channel->answer_kind)
+                    : static_cast<std::uint32_t>(AnswerKind::kFailed);
     }
     env::sync_block();
     if (verdict != static_cast<std::uint32_t>(AnswerKind::kCopyFirst)) break;
@@ -212,6 +260,8 @@ KVSHIM_DEVICE void make_present(const GuardContext& context, RequestKind kind, c
 KVSHIM_KERNEL kvshim_guard_linear(kvshim::vmm::LinearGuardParams params) {
   using namespace kvshim::vmm;
   const GuardContext& context = params.context;
+  const bool all_there = guard_detail::surely_present(context, params.write);
+  if (!guard_detail::env::any_in_block(!all_there)) return;
   guard_detail::make_present(context, RequestKind::kWantedRows, [&](const auto& visit) {
     guard_detail::each_destination(context, params.write, visit,
                                    // What lies outside its pool shows that the form does not fit
@@ -222,7 +272,6 @@ KVSHIM_KERNEL kvshim_guard_linear(kvshim::vmm::LinearGuardParams params) {
 
 KVSHIM_KERNEL kvshim_guard_fixed(kvshim::vmm::FixedGuardParams params) {
   using namespace kvshim::vmm;
-  guard_detail::make_present(params.context, RequestKind::kWantedExact, [&](const auto& visit) {
-    guard_detail::each_fixed(params, visit);
-  });
+  guard_detail::make_present(params.context, RequestKind::kWantedExact,
+                             [&](const auto& visit) { guard_detail::each_fixed(params, visit); });
 }

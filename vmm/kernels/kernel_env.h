@@ -11,6 +11,7 @@
 #define KVSHIM_KERNEL extern "C" __global__ void
 #define KVSHIM_DEVICE __device__ __forceinline__
 #define KVSHIM_SHARED __shared__
+#define KVSHIM_UNROLL _Pragma("unroll")
 
 namespace kvshim::kernel_env {
 KVSHIM_DEVICE std::uint32_t thread_index() { return threadIdx.x; }
@@ -42,6 +43,7 @@ KVSHIM_DEVICE void relax() { __nanosleep(200); }
 #define KVSHIM_KERNEL extern "C" void
 #define KVSHIM_DEVICE inline
 #define KVSHIM_SHARED static thread_local
+#define KVSHIM_UNROLL
 
 namespace kvshim::kernel_env {
 /// Set by the simulator before it calls a kernel for one block.
