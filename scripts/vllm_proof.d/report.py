@@ -151,6 +151,23 @@ def serve_rows(part):
     return rows + shim_rows(part)
 
 
+def variants_rows(part):
+    rows = [("engines; rounds", f"{len(part.get('seconds') or {})}; "
+             f"{len(get(part, 'seconds', 'static') or [])}", "", None),
+            ("outputs that differ from the static engine's", str(len(part.get("wrong") or [])), "0",
+             None if part.get("wrong") is None else not part["wrong"])]
+    for name, ratio in (part.get("ratios") or {}).items():
+        settings = get(part, "plan", "variants", name)
+        what = "without the shim" if settings is None else \
+            " ".join(f"{k}={v}" for k, v in settings.items()) or "defaults"
+        rows.append((f"throughput of {name} ({what}) over static, median [95 %]", interval(ratio), "",
+                     None))
+        rows.append((f"a burst of {name} (s), median; faults in all (s)",
+                     f"{number(get(part, 'burst_s', name, 'median'), 3)}; "
+                     f"{number(get(part, 'faults_s', name), 3)}", "", None))
+    return rows
+
+
 TITLES = {
     "memory": "Memory: vLLM alone at utilization 0.9, the shim's defaults",
     "pairs": "Side by side at utilization 0.4, prefix caching on, idle time-out 0.3 s",
@@ -158,6 +175,7 @@ TITLES = {
     "exact_graphs": "Graphs, prefix caching off, contents = \"disposable\"",
     "exact_eager": "Eager, prefix caching off, contents = \"disposable\"",
     "serve": "`kvwrap vllm serve`",
+    "variants": "Several engines at once that differ in the shim's settings",
     "smoke": "Smoke run",
 }
 
@@ -165,6 +183,8 @@ TITLES = {
 def rows_of(name, part):
     if name == "memory":
         return memory_rows(part)
+    if name == "variants":
+        return variants_rows(part)
     return serve_rows(part) if name == "serve" else pair_rows(part)
 
 
