@@ -332,6 +332,10 @@ void finish_deferred_frees() noexcept {
 
 std::uint64_t managed_bytes() noexcept { return managed_total.load(); }
 
+CUresult allocate_beside_pools(std::size_t bytes, const std::function<CUresult()>& allocate) {
+  return allocate_plain(nullptr, bytes, allocate);
+}
+
 CUresult hook_cuMemAlloc_v2(CUdeviceptr* address, size_t bytes) noexcept {
   return at_boundary([&] {
     CUresult result = CUDA_SUCCESS;

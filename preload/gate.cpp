@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "preload/engine_memory.h"
 #include "preload/graph_capture.h"
 #include "preload/plain_memory.h"
 #include "preload/real_driver.h"
@@ -160,6 +161,7 @@ void after_capture(StreamRef) noexcept {}
 void before_context_destroy(CUcontext context) noexcept {
   if (Runtime* runtime = Runtime::get()) runtime->context_ends(context);
   uncount_plain_of(context);
+  uncount_arrays_of(context);
 }
 
 CUresult wait_for_context(CUcontext context, SubmitRef wait) noexcept {

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <optional>
 
+#include "preload/engine_memory.h"
 #include "preload/gate.h"
 #include "preload/hook_boundary.h"
 #include "preload/hooks.h"
@@ -168,7 +169,12 @@ CUresult hook_cuMemRetainAllocationHandle(CUmemGenericAllocationHandle* handle,
                                           void* address) noexcept {
   const auto word = reinterpret_cast<CUdeviceptr>(address);
   return forward_unless_pool("cuMemRetainAllocationHandle", word, 1, "retaining its handle",
-                             [&] { return real().cuMemRetainAllocationHandle(handle, address); });
+                             [&] {
+                               const CUresult result =
+                                   real().cuMemRetainAllocationHandle(handle, address);
+                               if (result == CUDA_SUCCESS) count_retained(*handle);
+                               return result;
+                             });
 }
 
 }  // namespace kvshim::preload

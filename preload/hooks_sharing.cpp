@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstddef>
 
+#include "preload/engine_memory.h"
 #include "preload/gate.h"
 #include "preload/hook_boundary.h"
 #include "preload/hooks.h"
@@ -77,13 +78,17 @@ CUresult hook_cuMulticastBindAddr(CUmemGenericAllocationHandle multicast, std::s
 CUresult hook_cuMemMap(CUdeviceptr address, std::size_t bytes, std::size_t offset,
                        CUmemGenericAllocationHandle handle, unsigned long long flags) noexcept {
   return forward_outside_arena("cuMemMap", address, bytes, [&] {
-    return real().cuMemMap(address, bytes, offset, handle, flags);
+    const CUresult result = real().cuMemMap(address, bytes, offset, handle, flags);
+    if (result == CUDA_SUCCESS) count_mapped(address, bytes, handle);
+    return result;
   });
 }
 
 CUresult hook_cuMemUnmap(CUdeviceptr address, std::size_t bytes) noexcept {
-  return forward_outside_arena("cuMemUnmap", address, bytes,
-                               [&] { return real().cuMemUnmap(address, bytes); });
+  return forward_outside_arena("cuMemUnmap", address, bytes, [&] {
+    count_unmapped(address, bytes);
+    return real().cuMemUnmap(address, bytes);
+  });
 }
 
 CUresult hook_cuMemSetAccess(CUdeviceptr address, std::size_t bytes,

@@ -11,6 +11,7 @@
 #include <mutex>
 
 #include "observe/log.h"
+#include "preload/engine_memory.h"
 #include "preload/plain_memory.h"
 #include "preload/real_driver.h"
 #include "preload/runtime.h"
@@ -185,10 +186,12 @@ segment::Figures figures_of(Membership& member, Runtime& runtime, CUdevice index
         physical.zero + (physical.device > f.resident ? physical.device - f.resident : 0);
     f.host_cached = physical.host > in_use ? physical.host - in_use : 0;
     f.host_budget = device->memory.host_budget();
+    f.gpu_free = device->memory.gpu_free_seen();
   }
   const Clock::time_point now = Clock::now();
   if (now - member.kernels_counted >= kCountKernelsEvery) {
     member.unknown_kernels = unknown_kernels().size();
+    look_at_pool_reserve(index);
     member.kernels_counted = now;
   }
   f.unknown_kernels = member.unknown_kernels;

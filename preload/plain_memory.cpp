@@ -66,6 +66,14 @@ void uncount_plain(CUdeviceptr address) noexcept {
   tell_limits(plain.device, all.bytes[device].fetch_sub(plain.bytes) - plain.bytes);
 }
 
+void change_plain(CUdevice device, std::int64_t change) noexcept {
+  if (device < 0 || static_cast<std::size_t>(device) >= kMostDevices) return;
+  Counted& all = *counted().load();
+  std::lock_guard lock(all.mutex);
+  const auto bytes = static_cast<std::uint64_t>(change);  // modulo 2^64: also less
+  tell_limits(device, all.bytes[static_cast<std::size_t>(device)].fetch_add(bytes) + bytes);
+}
+
 void uncount_plain_of(CUcontext context) noexcept {
   Counted& all = *counted().load();
   std::lock_guard lock(all.mutex);

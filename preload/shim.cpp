@@ -9,6 +9,7 @@
 
 #include "config/loader.h"
 #include "observe/log.h"
+#include "preload/engine_memory.h"
 #include "preload/gate.h"
 #include "preload/launch.h"
 #include "preload/plain_memory.h"
@@ -67,6 +68,7 @@ void in_forked_child() {
   abandon_status_after_fork();
   abandon_launch_state_after_fork();
   forget_plain_after_fork();
+  forget_engine_memory_after_fork();
   tried.store(false);
 }
 

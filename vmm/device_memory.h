@@ -124,6 +124,8 @@ class DeviceMemory {
   std::uint64_t lacking(std::uint64_t bytes, std::uint64_t set_apart);
   /// Free memory of the GPU as the driver says it now; UINT64_MAX when it doesn't.
   std::uint64_t gpu_free();
+  /// What gpu_free() said last, for figures: 0 when it never did or not for two seconds.
+  std::uint64_t gpu_free_seen() const;
   /// GPU memory that pools leave free for engines; 0 before the first pool.
   std::uint64_t floor() const;
   /// By how much the process is above its limit, of what pools could give back.
@@ -362,6 +364,7 @@ class DeviceMemory {
   const CUcontext context_;
   const DeviceSettings settings_;
   Limits limits_;
+  std::atomic<std::uint64_t> free_seen_{0}, free_seen_at_{0};  // at: microseconds
   const std::unique_ptr<DeviceKernels> kernels_;
   Statistics statistics_;
   EventQueue events_;

@@ -127,7 +127,16 @@ std::uint64_t DeviceMemory::lacking(std::uint64_t bytes, std::uint64_t set_apart
 
 std::uint64_t DeviceMemory::gpu_free() {
   std::size_t free = 0, total = 0;
-  return driver_.cuMemGetInfo_v2(&free, &total) == CUDA_SUCCESS ? free : UINT64_MAX;
+  if (driver_.cuMemGetInfo_v2(&free, &total) != CUDA_SUCCESS) return UINT64_MAX;
+  free_seen_.store(free, std::memory_order_relaxed);
+  free_seen_at_.store(now_microseconds(), std::memory_order_release);
+  return free;
+}
+
+std::uint64_t DeviceMemory::gpu_free_seen() const {
+  constexpr std::uint64_t kGoodFor = 2'000'000;
+  const std::uint64_t at = free_seen_at_.load(std::memory_order_acquire);
+  return now_microseconds() - at <= kGoodFor ? free_seen_.load(std::memory_order_relaxed) : 0;
 }
 
 std::uint64_t DeviceMemory::floor() const {

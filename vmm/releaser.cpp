@@ -17,6 +17,7 @@ using std::chrono::nanoseconds;
 // When nothing was submitted for so long it is looked whether all has finished.
 constexpr nanoseconds kLook = milliseconds(50);
 constexpr nanoseconds kQuiet = milliseconds(20);
+constexpr nanoseconds kLookAtFree = milliseconds(500);
 constexpr std::chrono::seconds kQueryPatience{1};  // for a driver that refuses to say
 
 nanoseconds tick_for(nanoseconds idle_timeout) {
@@ -83,6 +84,7 @@ void Releaser::work_came(std::uint64_t epoch) {
 void Releaser::tick() {
   memory_.set_tick(++ticks_);
   active_ += tick_;
+  look_at_free_memory();
   const std::uint64_t epoch = gate_.epoch();
   if (epoch != seen_epoch_) {
     work_came(epoch);
@@ -118,6 +120,14 @@ void Releaser::tick() {
   } else if (settings_.disposable) {
     drop_expired(epoch);
   }
+}
+
+// For the figures of tools. Here, because the context is current and nobody waits for
+// this thread: the gate is open, no lock is held.
+void Releaser::look_at_free_memory() {
+  if (memory_.pressure() == nullptr || (ticks_ - free_looked_) * tick_ < kLookAtFree) return;
+  free_looked_ = ticks_;
+  memory_.gpu_free();
 }
 
 bool Releaser::all_finished(std::uint64_t epoch) {

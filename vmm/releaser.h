@@ -109,6 +109,7 @@ class Releaser {
 
   void run();
   void tick();
+  void look_at_free_memory();
   void work_came(std::uint64_t epoch);
   /// New work came since `epoch`, or somebody waits for the releasing thread
   /// (also for its end: a context's destruction must not wait for a whole release).
@@ -203,6 +204,7 @@ class Releaser {
   bool quiet_done_ = false;                  // nothing more to bring back in this spell
   std::atomic<double> return_rate_{0};       // bytes/ns of the last returns; 0: unknown
   std::uint64_t ticks_ = 0;
+  std::uint64_t free_looked_ = 0;  // own tick at which the GPU's free memory was read
   std::uint64_t warned_no_room_ = 0;
 
   Wakeup wakeup_;

@@ -92,6 +92,63 @@ TEST_F(MembershipTest, AProcessShowsItsPoolAndWhatBecomesOfIt) {
   EXPECT_TRUE(shows(child.pid(), [](const RecordSnapshot& now) { return now.control_heard(); }));
 }
 
+TEST_F(MembershipTest, ShowsTheFreeMemoryOfTheGpuAsTheDriverHasIt) {
+  const Child child([&] {
+    if (make_pool() == 0) return 1;
+    return pause();
+  });
+  // The pool is parked by then: zero pages remain, and what the driver itself needs.
+  EXPECT_TRUE(shows(child.pid(), [](const RecordSnapshot& record) {
+    const Figures& f = record.figures;
+    return f.resident == 0 && f.gpu_free + f.device_cached <= record.identity.gpu_total &&
+           f.gpu_free + f.device_cached + 64 * kMiB > record.identity.gpu_total;
+  }));
+}
+
+TEST_F(MembershipTest, CountsWhatTheEngineMapsItself) {
+  int ends[2];
+  ASSERT_EQ(pipe(ends), 0);
+  const Child child([&] {
+    if (make_pool() == 0) return 1;
+    CUmemAllocationProp properties{};
+    properties.type = CU_MEM_ALLOCATION_TYPE_PINNED;
+    properties.location = {CU_MEM_LOCATION_TYPE_DEVICE, 0};
+    CUmemGenericAllocationHandle handle = 0;
+    CUdeviceptr address = 0;
+    if (cuMemCreate(&handle, 40 * kMiB, &properties, 0) != CUDA_SUCCESS ||
+        cuMemAddressReserve(&address, 40 * kMiB, 0, 0, 0) != CUDA_SUCCESS ||
+        cuMemMap(address, 40 * kMiB, 0, handle, 0) != CUDA_SUCCESS ||
+        cuMemRelease(handle) != CUDA_SUCCESS) {
+      return 2;
+    }
+    char go = 0;
+    if (read(ends[0], &go, 1) != 1 || cuMemUnmap(address, 40 * kMiB) != CUDA_SUCCESS) return 3;
+    return pause();
+  });
+  EXPECT_TRUE(shows(child.pid(), [](const RecordSnapshot& record) {
+    return record.figures.other_bytes == 40 * kMiB;
+  }));
+  ASSERT_EQ(::write(ends[1], "g", 1), 1);
+  EXPECT_TRUE(shows(child.pid(),
+                    [](const RecordSnapshot& record) { return record.figures.other_bytes == 0; }));
+}
+
+TEST_F(MembershipTest, ALimitHoldsForWhatTheEngineMapsItself) {
+  Child child([&] {
+    setenv("KVSHIM_LIMIT", "200MiB", 1);
+    if (make_pool() == 0) return 1;
+    CUmemAllocationProp properties{};
+    properties.type = CU_MEM_ALLOCATION_TYPE_PINNED;
+    properties.location = {CU_MEM_LOCATION_TYPE_DEVICE, 0};
+    CUmemGenericAllocationHandle first = 0, second = 0;
+    if (cuMemCreate(&first, 120 * kMiB, &properties, 0) != CUDA_SUCCESS) return 2;
+    if (cuMemCreate(&second, 120 * kMiB, &properties, 0) != CUDA_ERROR_OUT_OF_MEMORY) return 3;
+    if (cuMemRelease(first) != CUDA_SUCCESS) return 4;
+    return cuMemCreate(&second, 120 * kMiB, &properties, 0) == CUDA_SUCCESS ? 0 : 5;
+  });
+  EXPECT_EQ(child.wait(), 0);
+}
+
 TEST_F(MembershipTest, TheFileIsNamedAfterTheGpuAsTheDriverNamesIt) {
   Child asks([&] {
     CUuuid uuid{};
@@ -235,9 +292,8 @@ TEST_F(MembershipTest, WhatIsSetForAGroupHoldsForItsMembersOnly) {
   change = {};
   change.priority = 5;
   ASSERT_EQ(set_group_control(snapshot(), "tenant", change), "");
-  EXPECT_TRUE(shows(member.pid(), [](const RecordSnapshot& record) {
-    return record.settings.priority == 5;
-  }));
+  EXPECT_TRUE(shows(member.pid(),
+                    [](const RecordSnapshot& record) { return record.settings.priority == 5; }));
   EXPECT_TRUE(shows(stranger.pid(), [](const RecordSnapshot& record) {
     return record.settings.limit == 0 && record.settings.reserve == 0 && record.control_heard();
   }));
