@@ -7,7 +7,8 @@
 
 find_path(KVSHIM_SPDLOG_INCLUDE spdlog/spdlog.h REQUIRED)
 find_path(KVSHIM_FMT_INCLUDE fmt/core.h REQUIRED)
-find_path(KVSHIM_TOML_INCLUDE toml++/toml.h REQUIRED)
+find_path(KVSHIM_TOML_INCLUDE toml++/toml.h HINTS "${PROJECT_SOURCE_DIR}/.deps/tomlplusplus/include"
+          REQUIRED)
 find_path(KVSHIM_CLI11_INCLUDE CLI/CLI.hpp REQUIRED)
 
 add_library(kvshim_spdlog INTERFACE)
