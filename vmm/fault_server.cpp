@@ -28,11 +28,15 @@ void sleep_microseconds(long microseconds) {
 }
 
 // Faults come in clumps (one for each layer that meets its first missing
-// granule), so the server spins for a moment after one; then it sleeps briefly,
-// and longer when nothing new was submitted for a while.
+// granule), so the server spins for a moment after one; then it sleeps briefly.
+// Between clumps it sleeps longer: a steady decode has none for seconds, and a
+// thread that wakes every 5 us takes a third of a core, perhaps the engine's
+// sibling. Longer still when nothing new was submitted for a while.
 constexpr auto kSpin = std::chrono::microseconds(200);
 constexpr long kShortSleep = 5;
+constexpr long kMediumSleep = 20;
 constexpr long kLongSleep = 500;
+constexpr auto kClump = std::chrono::milliseconds(20);
 constexpr auto kRecent = std::chrono::milliseconds(200);
 constexpr auto kSlow = std::chrono::milliseconds(1);
 
