@@ -3,6 +3,10 @@
 #                 [SERIAL])
 # A GoogleTest program whose tests ctest knows one by one (but for disabled ones,
 # which other tests start in processes of their own).
+#
+# kvshim_use_preload_objects(<target> <name>...)
+# Links single sources of preload/ (without .cpp) into a test that brings fakes in
+# place of the others; they are compiled once, for the library itself.
 
 find_package(GTest REQUIRED)
 include(GoogleTest)
@@ -23,6 +27,10 @@ function(kvshim_add_test name)
          "TSAN_OPTIONS=die_after_fork=0:suppressions=${PROJECT_SOURCE_DIR}/cmake/tsan.suppressions")
   endif()
   add_executable(${name} ${arg_SOURCES})
+  # Half of a build is the tests' own code, which needs no optimisation: with the
+  # sanitizers' checks it would take twice as long to compile.
+  target_compile_options(${name} PRIVATE
+    $<IF:$<BOOL:${KVSHIM_SANITIZE}>,-O0,$<$<CONFIG:Release>:-O1>>)
   target_link_libraries(${name} PRIVATE kvshim_warnings ${arg_LIBRARIES} GTest::gmock
                         GTest::gtest GTest::gtest_main)
   set(properties TIMEOUT ${arg_TIMEOUT})
@@ -42,4 +50,10 @@ endif()
     set_property(DIRECTORY APPEND PROPERTY TEST_INCLUDE_FILES
                  "${CMAKE_CURRENT_BINARY_DIR}/${name}_environment.cmake")
   endif()
+endfunction()
+
+function(kvshim_use_preload_objects target)
+  list(JOIN ARGN "|" names)
+  target_sources(${target} PRIVATE
+    "$<FILTER:$<TARGET_OBJECTS:kvshim_preload_objects>,INCLUDE,/(${names})\\.cpp\\.o$>")
 endfunction()
