@@ -1,6 +1,7 @@
 // Pools that are reached by ways the gate can't see, and unknown kernels.
 #include <array>
 #include <atomic>
+#include <cstring>
 #include <mutex>
 #include <string>
 #include <unordered_map>
@@ -10,6 +11,7 @@
 #include "preload/gate.h"
 #include "preload/runtime.h"
 #include "preload/unknown_kernels.h"
+#include "preload/word_search.h"
 
 namespace kvshim::preload {
 namespace {
@@ -60,11 +62,12 @@ void scan_payload(StreamRef stream, const void* host, std::size_t bytes) {
   const std::uint64_t base = gate_detail::arena_base.load(std::memory_order_relaxed);
   const std::uint64_t size = gate_detail::arena_bytes.load(std::memory_order_acquire);
   if (size == 0 || host == nullptr) return;
-  const auto* payload = static_cast<const unsigned char*>(host);
-  for (std::size_t at = 0; at + sizeof(std::uint64_t) <= bytes; at += sizeof(std::uint64_t)) {
+  const std::size_t words = bytes / sizeof(std::uint64_t);
+  for (std::size_t i = find_word_in_range(host, words, 0, base, size); i < words;
+       i = find_word_in_range(host, words, i + 1, base, size)) {
+    const std::size_t at = i * sizeof(std::uint64_t);
     std::uint64_t word = 0;
-    __builtin_memcpy(&word, payload + at, sizeof(word));
-    if (word - base >= size) continue;
+    std::memcpy(&word, static_cast<const unsigned char*>(host) + at, sizeof(word));
     const std::optional<PoolView> pool = find_pool(word);
     // Only exact addresses: small integers side by side must not count.
     if (!pool || (word != pool->base && !was_argument(word))) continue;
