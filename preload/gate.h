@@ -112,6 +112,18 @@ std::vector<PoolView> pools_in(CUdeviceptr address, std::size_t bytes);
 CUresult run_work(StreamRef stream, std::span<const Access> accesses,
                   const vmm::LinearWrite* linear, SubmitRef submit);
 
+/// One of several pieces of work that a single driver call starts.
+struct ListedWork {
+  StreamRef stream;
+  std::vector<Access> accesses;
+  std::optional<vmm::LinearWrite> linear;
+};
+
+/// The same for a call that starts work in several streams at once (a launch on several
+/// devices). All guards come before all of the work, which may be waiting for each other:
+/// no order is made among the pieces, only between them and everything else.
+CUresult run_list(std::span<const ListedWork> list, SubmitRef submit);
+
 /// A fill of one range. When `zero` and everything it would fill is known to
 /// be zero and untouched by unfinished work, nothing is submitted and
 /// CUDA_SUCCESS returned (a dropped fill); otherwise like run_work.

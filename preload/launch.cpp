@@ -37,12 +37,6 @@ CUresult submit_reach(StreamRef stream, const FunctionInfo* info, const LaunchRe
   return run_work(stream, reach.accesses, nullptr, submit);
 }
 
-/// One of a list, as work that the gate may be told of more than once.
-struct ListedWork {
-  StreamRef stream;
-  LaunchReach reach;
-};
-
 std::vector<ListedWork> reaching_launches(std::span<const CUDA_LAUNCH_PARAMS> launches) {
   std::vector<ListedWork> all;
   for (const CUDA_LAUNCH_PARAMS& one : launches) {
@@ -62,14 +56,11 @@ std::vector<ListedWork> reaching_launches(std::span<const CUDA_LAUNCH_PARAMS> la
     if (reach.kind == LaunchReach::Kind::kFill) {
       reach.accesses = {{reach.fill.address, reach.fill.bytes, true}};
     }
-    all.push_back({{one.hStream, StreamFlavor::kLegacy}, std::move(reach)});
+    ListedWork work{{one.hStream, StreamFlavor::kLegacy}, std::move(reach.accesses), std::nullopt};
+    if (reach.kind == LaunchReach::Kind::kLinearWrite) work.linear = reach.linear;
+    all.push_back(std::move(work));
   }
   return all;
-}
-
-CUresult run_listed(const ListedWork& work, SubmitRef submit) {
-  const bool linear = work.reach.kind == LaunchReach::Kind::kLinearWrite;
-  return run_work(work.stream, work.reach.accesses, linear ? &work.reach.linear : nullptr, submit);
 }
 
 }  // namespace
@@ -87,25 +78,13 @@ CUresult submit_launch(StreamRef stream, CUfunction function, const LaunchArgume
   }
 }
 
-// The gate takes one stream at a time and can't be entered twice. So the other
-// streams get their guards first, each as work of its own, and are told to the
-// gate again after the real call, so that it knows of unfinished work there.
 CUresult submit_launches(std::span<const CUDA_LAUNCH_PARAMS> launches, SubmitRef submit) noexcept {
+  if (!any_pool_ever()) return submit();
+  // The launches of a list wait for each other, and so each stream for all the others.
+  for (const CUDA_LAUNCH_PARAMS& one : launches) before_wait(StreamRef{one.hStream});
   try {
     const std::vector<ListedWork> reaching = reaching_launches(launches);
-    if (reaching.empty()) return submit();
-    const auto nothing = [] { return CUDA_SUCCESS; };
-    for (std::size_t i = 0; i + 1 < reaching.size(); ++i) {
-      const CUresult result = run_listed(reaching[i], nothing);
-      if (result != CUDA_SUCCESS) return result;
-    }
-    const CUresult result = run_listed(reaching.back(), submit);
-    for (std::size_t i = 0; i + 1 < reaching.size(); ++i) {
-      std::vector<Access> touched = reaching[i].reach.accesses;
-      for (Access& access : touched) access.writes = false;
-      run_work(reaching[i].stream, touched, nullptr, nothing);
-    }
-    return result;
+    return reaching.empty() ? submit() : run_list(reaching, submit);
   } catch (...) {
     return CUDA_ERROR_OUT_OF_MEMORY;
   }

@@ -164,6 +164,23 @@ void StreamOrder::submitted(StreamRef stream, const Place& place) {
   if (now->thread != 0 || events_ahead_ != 0) record(*now);
 }
 
+CUresult StreamOrder::order_together(std::span<const StreamRef> streams) {
+  for (const StreamRef stream : streams) {
+    Place place;
+    if (const CUresult result = order(stream, &place); result != CUDA_SUCCESS) return result;
+  }
+  return CUDA_SUCCESS;
+}
+
+// One after the other, so that the last one's event stands for all.
+void StreamOrder::submitted_together(std::span<const StreamRef> streams) {
+  for (const StreamRef stream : streams) {
+    Place place;
+    order(stream, &place);
+    submitted(stream, place);
+  }
+}
+
 bool StreamOrder::finished_locked(Stream& stream) {
   if (!stream.unfinished) return true;
   CUresult state = CUDA_ERROR_NOT_READY;

@@ -11,6 +11,7 @@
 #include <map>
 #include <mutex>
 #include <optional>
+#include <span>
 
 #include "preload/gate.h"
 #include "vmm/driver.h"
@@ -38,6 +39,11 @@ class StreamOrder final : public vmm::Quiescence {
   CUresult order(StreamRef stream, Place* place);
   /// Work was submitted to the stream, at the place where order() put it.
   void submitted(StreamRef stream, const Place& place);
+  /// For work that one call starts in several streams, each of which has been ordered:
+  /// all of it comes behind what was submitted to any of them, in no order of its own;
+  /// what is submitted afterwards to any stream comes behind all of it.
+  CUresult order_together(std::span<const StreamRef> streams);
+  void submitted_together(std::span<const StreamRef> streams);
   /// Whether all submitted work has finished: queries only. REQUIRES: the
   /// calling thread's capture mode is relaxed.
   bool finished() override;

@@ -63,6 +63,12 @@ CUresult run_work(StreamRef stream, std::span<const Access> accesses,
   return submit();
 }
 
+CUresult run_list(std::span<const ListedWork> list, SubmitRef submit) {
+  g_gate.lists.emplace_back(list.begin(), list.end());
+  if (g_gate.guard_result != CUDA_SUCCESS) return g_gate.guard_result;
+  return submit();
+}
+
 CUresult run_fill(StreamRef stream, CUdeviceptr address, std::size_t bytes, bool zero,
                   SubmitRef submit) {
   g_gate.fills.push_back({stream, address, bytes, zero});

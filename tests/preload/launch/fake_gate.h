@@ -33,6 +33,7 @@ struct FakeGate {
   };
   std::vector<PoolView> pools;
   std::vector<Work> work;
+  std::vector<std::vector<ListedWork>> lists;
   std::vector<Fill> fills;
   std::map<PinId, std::vector<Access>> pins;
   PinId last_pin = 0;

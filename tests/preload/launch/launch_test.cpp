@@ -311,28 +311,52 @@ TEST_F(Launch, EachEntryPointCallsItsOwnRealFunction) {
   EXPECT_EQ(gate().work[1].stream.handle, config.hStream);
 }
 
-TEST_F(Launch, AMultiDeviceLaunchIsGuardedInEachStreamAndMadeOnce) {
-  Arguments first = unknown_arguments(kPoolBase);
-  Arguments none = unknown_arguments(kElsewhere);
-  Arguments last = unknown_arguments(kPoolBase + 8);
-  CUDA_LAUNCH_PARAMS list[3] = {};
-  Arguments* each[3] = {&first, &none, &last};
-  for (int i = 0; i < 3; ++i) {
-    list[i].function = unknown_;
-    list[i].gridDimX = 1;
-    list[i].hStream = reinterpret_cast<CUstream>(static_cast<std::uintptr_t>(0x10 + i));
-    list[i].kernelParams = each[i]->params();
+/// A list of launches, one stream each.
+class ListedLaunch : public Launch {
+ protected:
+  CUresult launch_list(std::vector<std::pair<CUfunction, Arguments>> each) {
+    std::vector<CUDA_LAUNCH_PARAMS> list(each.size());
+    for (std::size_t i = 0; i < each.size(); ++i) {
+      list[i].function = each[i].first;
+      list[i].gridDimX = 4;
+      list[i].hStream = stream(i);
+      list[i].kernelParams = each[i].second.params();
+    }
+    return hook_cuLaunchCooperativeKernelMultiDevice(list.data(),
+                                                     static_cast<unsigned>(list.size()), 0);
   }
-  EXPECT_EQ(hook_cuLaunchCooperativeKernelMultiDevice(list, 3, 0), CUDA_SUCCESS);
+  static CUstream stream(std::size_t i) { return reinterpret_cast<CUstream>(0x10 + i); }
+};
+
+// Several submissions would let other threads' work come between them.
+TEST_F(ListedLaunch, IsOneSubmissionOfAllThatReachPools) {
+  EXPECT_EQ(launch_list({{unknown_, unknown_arguments(kPoolBase)},
+                         {unknown_, unknown_arguments(kElsewhere)},
+                         {writer_, writer_arguments()}}),
+            CUDA_SUCCESS);
   EXPECT_EQ(driver().launches.size(), 3u);
-  // A guard in the first stream, guard and launches in the last, the first again.
-  ASSERT_EQ(gate().work.size(), 3u);
-  EXPECT_EQ(gate().work[0].stream.handle, list[0].hStream);
-  EXPECT_TRUE(gate().work[0].accesses[0].writes);
-  EXPECT_EQ(gate().work[1].stream.handle, list[2].hStream);
-  EXPECT_TRUE(gate().work[1].accesses[0].writes);
-  EXPECT_EQ(gate().work[2].stream.handle, list[0].hStream);
-  EXPECT_FALSE(gate().work[2].accesses[0].writes);
+  EXPECT_TRUE(gate().work.empty());
+  ASSERT_EQ(gate().lists.size(), 1u);
+  const std::vector<ListedWork>& list = gate().lists[0];
+  ASSERT_EQ(list.size(), 2u);
+  EXPECT_EQ(list[0].stream.handle, stream(0));
+  EXPECT_TRUE(list[0].accesses[0].writes);
+  EXPECT_FALSE(list[0].linear.has_value());
+  EXPECT_EQ(list[1].stream.handle, stream(2));
+  EXPECT_TRUE(list[1].linear.has_value());
+}
+
+TEST_F(ListedLaunch, MakesEachOfItsStreamsWaitForTheOthers) {
+  launch_list(
+      {{unknown_, unknown_arguments(kElsewhere)}, {unknown_, unknown_arguments(kElsewhere)}});
+  EXPECT_TRUE(gate().lists.empty());
+  EXPECT_EQ(gate().waits, (std::vector<CUstream>{stream(0), stream(1)}));
+}
+
+TEST_F(ListedLaunch, IsNotMadeWhenAGuardFails) {
+  gate().guard_result = CUDA_ERROR_LAUNCH_FAILED;
+  EXPECT_EQ(launch_list({{unknown_, unknown_arguments(kPoolBase)}}), CUDA_ERROR_LAUNCH_FAILED);
+  EXPECT_TRUE(driver().launches.empty());
 }
 
 }  // namespace

@@ -231,6 +231,37 @@ TEST_F(StreamOrderTest, EachThreadsDefaultStreamIsRecordedByThatThread) {
   EXPECT_TRUE(order_.finished());
 }
 
+// As the gate submits a list: each stream its guard, then all the work at once.
+TEST_F(StreamOrderTest, WorkOfOneCallIsBehindAllGuardsAndBeforeEverythingLater) {
+  const std::vector<StreamRef> list{{a_}, {b_}, {c_}};
+  std::vector<int> guards, work;
+  for (const StreamRef stream : list) guards.push_back(submit(stream));
+  ASSERT_EQ(order_.order_together(list), CUDA_SUCCESS);
+  for (const StreamRef stream : list) work.push_back(driver_.work(stream.handle));
+  order_.submitted_together(list);
+  for (const int guard : guards) {
+    for (const int piece : work) EXPECT_TRUE(driver_.ordered(guard, piece));
+  }
+  for (const int first : work) {
+    for (const int second : work) EXPECT_FALSE(driver_.ordered(first, second));
+  }
+  const int later = submit(driver_.make_stream());
+  for (const int piece : work) EXPECT_TRUE(driver_.ordered(piece, later));
+  for (int piece = 1; piece < later; ++piece) driver_.finish(piece);
+  EXPECT_FALSE(order_.finished());
+  driver_.finish(later);
+  EXPECT_TRUE(order_.finished());
+}
+
+TEST_F(StreamOrderTest, WorkOfOneCallInOneStreamCostsNoEvent) {
+  const std::vector<StreamRef> list{{a_}};
+  submit(a_);
+  ASSERT_EQ(order_.order_together(list), CUDA_SUCCESS);
+  driver_.work(a_);
+  order_.submitted_together(list);
+  EXPECT_EQ(driver_.calls, 0u);
+}
+
 /// The only stream for so long that its work is followed by events no more.
 class AloneTest : public StreamOrderTest {
  protected:
