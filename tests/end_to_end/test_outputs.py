@@ -70,12 +70,12 @@ class Memory(Case):
         size = ["--layers", 4, "--pool-size", "400MiB"] if not ON_GPU else SMALL[:4]
         rest = SMALL[4:]
         extra = {} if ON_GPU else {"KVSHIM_SIM_GPU": f"share-{self.folder.name}"}
-        static = self.run_engine([*size, *rest], preload=False)
+        digests = self.static_digests([*size, *rest])
         pair = [self.start([*size, *rest], **extra) for _ in range(2)]
         for engine in pair:
             run = self.finish(engine)
             self.assertEqual(run.status, 0, run.output + run.log)
-            self.assertEqual(run.digests, static.digests)
+            self.assertEqual(run.digests, digests)
 
     @unittest.skipIf(ON_GPU, "needs a GPU of a chosen size")
     def test_rows_are_made_in_host_memory_when_the_gpu_is_full(self):
