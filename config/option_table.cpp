@@ -32,6 +32,7 @@ constexpr std::array kLimits{
     Limits{"guard_watchdog", kMillisecond, 1e18},
     Limits{"limit", 0, 64 * kTiB},
     Limits{"reserve", 0, 64 * kTiB},
+    Limits{"group_limit", 0, 64 * kTiB},
     Limits{"priority", -100, 100},
 };
 

@@ -12,6 +12,7 @@
 
 #include "observe/log.h"
 #include "preload/graph_capture.h"
+#include "preload/group_quota.h"
 #include "preload/hook_boundary.h"
 #include "preload/hooks.h"
 #include "preload/neighbours.h"
@@ -62,6 +63,7 @@ bool within_limit(const Runtime& runtime, CUdevice index, std::size_t bytes) {
     }
   }
   const std::uint64_t has = plain_bytes(index);
+  if (group_quota_in_force(index)) return group_quota_admits(index, has + bytes);
   return limit == 0 || (has <= limit && bytes <= limit - has);
 }
 

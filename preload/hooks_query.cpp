@@ -168,13 +168,11 @@ CUresult hook_cuMemRangeGetAttributes(void** data, std::size_t* data_bytes,
 CUresult hook_cuMemRetainAllocationHandle(CUmemGenericAllocationHandle* handle,
                                           void* address) noexcept {
   const auto word = reinterpret_cast<CUdeviceptr>(address);
-  return forward_unless_pool("cuMemRetainAllocationHandle", word, 1, "retaining its handle",
-                             [&] {
-                               const CUresult result =
-                                   real().cuMemRetainAllocationHandle(handle, address);
-                               if (result == CUDA_SUCCESS) count_retained(*handle);
-                               return result;
-                             });
+  return forward_unless_pool("cuMemRetainAllocationHandle", word, 1, "retaining its handle", [&] {
+    const CUresult result = real().cuMemRetainAllocationHandle(handle, address);
+    if (result == CUDA_SUCCESS) count_retained(*handle);
+    return result;
+  });
 }
 
 }  // namespace kvshim::preload

@@ -17,6 +17,7 @@
 #include "preload/runtime.h"
 #include "preload/unknown_kernels.h"
 #include "segment/layout.h"
+#include "segment/reader.h"
 
 namespace kvshim::preload {
 namespace {
@@ -96,6 +97,33 @@ segment::Control initial_control(const config::Options& options, std::uint64_t g
   return control;
 }
 
+// The configuration's word for the group holds where nobody else's does: no member lives,
+// or no limit is recorded.
+void set_group_limit(const segment::Owner& owner, const std::string& uuid,
+                     const config::Options& options) {
+  if (options.group.empty()) return;
+  for (const segment::GpuSnapshot& gpu : segment::read_all(options.segment_dir)) {
+    if (gpu.uuid != uuid) continue;
+    std::uint64_t total = 0;
+    bool others = false;
+    for (const segment::RecordSnapshot& record : gpu.records) {
+      if (record.claim == owner.claim()) {
+        total = record.identity.gpu_total;
+      } else {
+        others |= record.live && record.control.group.str() == options.group;
+      }
+    }
+    segment::ControlChange change;
+    change.limit = options.group_limit.of(total);
+    if (*change.limit == 0) return;
+    for (const segment::Control& group : gpu.groups) {
+      if (group.group.str() == options.group && group.limit != 0 && others) return;
+    }
+    const std::string problem = segment::set_group_control(gpu, options.group, change);
+    if (!problem.empty()) log::warning("the limit of group " + options.group + ": " + problem);
+  }
+}
+
 void tell(const segment::Tick& said) {
   for (const std::string& line : said.problems) log::warning(line);
   for (const std::string& line : said.news) log::info(line);
@@ -125,6 +153,7 @@ void join(Membership& member, CUdevice device, const config::Options& options,
     member.told = why;
     return;
   }
+  set_group_limit(*owner, uuid, options);
   log::debug("joined the segment " + owner->path() + ", record " + std::to_string(owner->index()));
   segment::Owner* joined = owner.release();
   member.owner.store(joined, std::memory_order_release);

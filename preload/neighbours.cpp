@@ -14,6 +14,7 @@
 
 #include "observe/log.h"
 #include "preload/giving.h"
+#include "preload/group_quota.h"
 #include "preload/membership.h"
 #include "preload/runtime.h"
 #include "preload/status.h"
@@ -303,19 +304,23 @@ class Neighbours final : public vmm::Pressure {
       std::lock_guard lock(mutex_);
       post(owner, Clock::now());
     }
-    if (device == nullptr) return false;
-    obey(owner, *device);
+    const std::vector<segment::Control> groups = owner.group_controls();
+    const std::uint64_t share = divide_group_quota(owner, device_, device, groups);
+    if (device == nullptr) return asks;
+    obey(owner, *device, groups, share);
     if (asks) device->releaser.look_now();
     return asks || word_.has_value();
   }
 
-  void obey(segment::Owner& owner, DeviceRuntime& device) {
+  void obey(segment::Owner& owner, DeviceRuntime& device,
+            const std::vector<segment::Control>& groups, std::uint64_t share) {
     std::uint64_t generation = 0;
     const segment::Control own = owner.control(&generation);
     InForce now{own.limit, own.reserve, own.priority, own.paused != 0, generation};
-    std::uint64_t limit = own.limit, requests = own.release_requests;
-    for (const segment::Control& group : owner.group_controls()) {
-      obey_group(owner, group, &now, &limit);
+    std::uint64_t limit = own.limit, requests = own.release_requests, shown_taken = 0;
+    if (share != 0) limit = limit != 0 ? std::min(limit, share) : share;
+    for (const segment::Control& group : groups) {
+      obey_group(owner, group, &now, &shown_taken);
       requests += group.release_requests;
     }
     vmm::Limits& limits = device.memory.limits();
@@ -323,6 +328,8 @@ class Neighbours final : public vmm::Pressure {
                          limits.reserve.load() != now.reserve ||
                          limits.paused.load() != now.paused || priority_.load() != now.priority;
     limits.limit.store(limit);
+    limits.shown.store(now.limit);
+    limits.shown_taken.store(shown_taken);
     limits.reserve.store(now.reserve);
     limits.paused.store(now.paused);
     priority_.store(now.priority);
@@ -345,20 +352,19 @@ class Neighbours final : public vmm::Pressure {
     }
   }
 
-  // A group's limit holds for all of its members together: each may have what the others
-  // leave. Its reserve is shared out evenly; what a process has of its own goes before.
+  // A group's limit is divided elsewhere (group_quota.h). Its reserve is shared out evenly;
+  // what a process has of its own goes before.
   static void obey_group(const segment::Owner& owner, const segment::Control& group, InForce* now,
-                         std::uint64_t* limit) {
+                         std::uint64_t* shown_taken) {
     const std::string name = group.group.str();
-    std::uint64_t others = 0, members = 1;
+    std::uint64_t members = 1, taken = 0;
     for (const segment::NeighbourState& state : owner.states()) {
       if (name != "*" && state.group.str() != name) continue;
-      others += held_by(state.figures);
+      taken += state.figures.other_bytes;
       ++members;
     }
     if (group.limit != 0) {
-      const std::uint64_t left = std::max<std::uint64_t>(less(group.limit, others), 1);
-      *limit = *limit != 0 ? std::min(*limit, left) : left;
+      *shown_taken = std::max(*shown_taken, taken);
       now->limit = now->limit != 0 ? std::min(now->limit, group.limit) : group.limit;
     }
     if (now->reserve == 0) now->reserve = group.reserve / members;

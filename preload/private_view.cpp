@@ -36,7 +36,9 @@ ViewDifference view_difference(const Runtime& runtime, CUdevice index) {
     for (const vmm::PoolFigures& pool : device->memory.pools()) {
       difference.pools += pool.resident + pool.parked + pool.absent;
     }
-    difference.limit = device->memory.limits().limit.load();
+    const vmm::Limits& limits = device->memory.limits();
+    difference.limit = std::max(limits.limit.load(), limits.shown.load());
+    difference.other += limits.shown_taken.load();
     return difference;
   }
   std::size_t total = 0;

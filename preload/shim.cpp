@@ -11,6 +11,7 @@
 #include "observe/log.h"
 #include "preload/engine_memory.h"
 #include "preload/gate.h"
+#include "preload/group_quota.h"
 #include "preload/launch.h"
 #include "preload/plain_memory.h"
 #include "preload/real_driver.h"
@@ -69,6 +70,7 @@ void in_forked_child() {
   abandon_launch_state_after_fork();
   forget_plain_after_fork();
   forget_engine_memory_after_fork();
+  forget_group_quota_after_fork();
   tried.store(false);
 }
 

@@ -6,7 +6,7 @@
 //                 before anybody else has mapped it; constant afterwards.
 //   record[i]     the process that holds the kernel lock of record i (an open
 //                 file description lock, F_OFD_SETLK): claim, identity, figures,
-//                 settings, need. Whoever gets the lock of a record whose claim
+//                 settings, need, quota. Whoever gets the lock of a record whose claim
 //                 is not 0 has found a dead process's and clears it.
 //   record[i].control, group[j]
 //                 anybody, holding the kernel lock of that cell for the moment of
@@ -26,6 +26,9 @@
 //   asking:    need written, then the others' bells rung (bell += 1, FUTEX_WAKE).
 //   answering: memory freed, then answered_bytes += n, answers += 1, bell of the
 //              needy rung. Answers are hints; the driver decides.
+//   dividing:  quota lock -> everybody's quota and figures read -> own quota raised by no
+//              more than the groups' limits leave -> unlock. Lowering needs no lock: memory
+//              is given back first, then the quota goes down.
 //   leaving:   claim = 0, record lock dropped.
 //
 // KILLED ANYWHERE
@@ -34,6 +37,7 @@
 //              whose readers report that section as missing.
 //   while steering: the generation wasn't stored, the old control is in force.
 //   while making the file: the magic is missing: set aside by the next one.
+//   while dividing: the lock is gone, the quota is the old one or one that fits.
 //   between lock and claim of somebody else's dead record: as while claiming.
 //
 // READERS may assume nothing but the file's size (fstat before mapping): header
@@ -59,7 +63,7 @@
 namespace kvshim::segment {
 
 inline constexpr std::uint64_t kMagic = 0x4745534d4853564b;  // "KVSHMSEG" in memory
-inline constexpr std::uint32_t kLayoutVersion = 2;
+inline constexpr std::uint32_t kLayoutVersion = 3;
 inline constexpr std::size_t kRecords = 64;
 inline constexpr std::size_t kGroups = 16;
 
@@ -73,6 +77,7 @@ inline constexpr std::int64_t kLockedRecords = 4096;  // bytes set apart for rec
 inline constexpr std::int64_t control_lock(std::size_t i) { return record_lock(i) + 4096; }
 inline constexpr std::int64_t group_lock(std::size_t j) { return record_lock(j) + 8192; }
 inline constexpr std::int64_t kMakerLock = kLockBase + 12288;
+inline constexpr std::int64_t kQuotaLock = kMakerLock + 1;
 
 /// Places for checksums: a control copied to another cell is not valid there.
 inline constexpr std::uint64_t record_place(std::size_t i, std::uint64_t claim) {
@@ -103,6 +108,10 @@ struct alignas(64) Record {
   alignas(64) HalfWord bell;  // futex: its owner waits for it to change
   alignas(64) Word answers;   // since the need in force was posted
   Word answered_bytes;
+  /// Bytes that its process may hold by the limits of its groups; 0: nothing divided yet.
+  /// Raised under the quota lock only.
+  alignas(64) Word quota;
+  Word quota_wanted;  // bytes it would like to hold; 0: no wish
   alignas(64) Seqlock<Need> need;
   alignas(64) Committed<Control> control;
   alignas(64) Seqlock<Settings> settings;

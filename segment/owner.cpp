@@ -102,6 +102,8 @@ bool Owner::take_record(Segment& segment, int file, std::size_t index, std::uint
     record.figures.write(figures_);
     record.answers.store(0, std::memory_order_relaxed);
     record.answered_bytes.store(0, std::memory_order_relaxed);
+    record.quota.store(0, std::memory_order_relaxed);
+    record.quota_wanted.store(0, std::memory_order_relaxed);
     identity_.attached_ns = monotonic_ns();
     record.identity.write(identity_);
     record.control.commit(control_, record_place(index, claim));

@@ -34,6 +34,13 @@ struct NeighbourState {
   Figures figures;
   Settings settings;
   Text<48> group;  // of its control
+  std::uint64_t quota_wanted = 0;
+};
+
+/// A limit that the members of a group ("*": everybody) have together.
+struct GroupLimit {
+  std::string name;
+  std::uint64_t bytes = 0;
 };
 
 struct Answers {
@@ -107,6 +114,22 @@ class Owner {
   /// Tells the needy one that `freed` bytes (0: nothing to give) were freed for
   /// it, and rings it. False when the need is no longer in force.
   bool answer(const NeighbourNeed& need, std::uint64_t freed) noexcept;
+
+  // --- what a group's limit leaves this process (owner_quota.cpp) ---
+  /// Bytes; 0: nothing was divided yet, or detached.
+  std::uint64_t quota() const noexcept;
+  /// Raises the quota towards `wanted`, so far that with it, all members' quotas (of one
+  /// without: what it last said that it holds) stay within each limit. Never lowers it.
+  /// The quota afterwards; unchanged while another process divides. Some microseconds.
+  std::uint64_t raise_quota(std::uint64_t wanted, const std::vector<GroupLimit>& limits);
+  /// Lowers it to `bytes` (0: gives it up); no effect when it is lower. REQUIRES: the
+  /// process holds no more than that and will not.
+  void lower_quota(std::uint64_t bytes) noexcept;
+  /// Bytes that this process would like to hold (0: no wish any more). A wish rings
+  /// everybody.
+  void want_quota(std::uint64_t bytes) noexcept;
+  /// As last published.
+  Figures own_figures() const;
 
   /// Waits until somebody rings (a tool changed the control, a neighbour posted
   /// or answered), at most `timeout`. True: rung since the last wait returned,

@@ -29,6 +29,7 @@ void read_sections(const RecordCopy& copy, RecordSnapshot* snapshot) {
           copy.control(snapshot->index, &snapshot->control, &snapshot->control_generation));
   snapshot->answers = copy.answers();
   snapshot->answered_bytes = copy.answered_bytes();
+  snapshot->quota = copy.quota();
   if (snapshot->need.kind > NeedKind::kPlain) snapshot->need = {};
   snapshot->control.priority =
       std::clamp(snapshot->control.priority, -kMostPriority, kMostPriority);

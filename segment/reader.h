@@ -23,6 +23,7 @@ struct RecordSnapshot {
   Settings settings;
   Need need;  // bytes 0: none
   std::uint64_t answers = 0, answered_bytes = 0;
+  std::uint64_t quota = 0;  // what a group's limit leaves it; 0: there is none
   Control control;
   std::uint64_t control_generation = 0;
   /// Sections that couldn't be read as a whole ("figures", ...; all zero then):

@@ -46,9 +46,11 @@ CUresult DeviceMemory::memory_info(std::size_t* free, std::size_t* total) const 
     if (std::exchange(elsewhere, again) == again) break;
   }
   without_pools = std::min<std::uint64_t>(without_pools + elsewhere, *total);
-  if (const std::uint64_t limit = limits_.limit.load(); limit != 0) {
+  if (const std::uint64_t limit = std::max(limits_.limit.load(), limits_.shown.load());
+      limit != 0) {
     *total = std::min<std::uint64_t>(*total, limit);
-    without_pools = std::min(without_pools, less(*total, limits_.other_bytes.load()));
+    without_pools = std::min(without_pools,
+                             less(*total, limits_.other_bytes.load() + limits_.shown_taken.load()));
   }
   *free = less(without_pools, full_size);
   return CUDA_SUCCESS;

@@ -11,9 +11,9 @@ namespace {
 // The layout is a contract between processes: whoever changes one of these
 // must change kLayoutVersion too.
 TEST(LayoutTest, IsTheOneThatTheVersionStandsFor) {
-  EXPECT_EQ(kLayoutVersion, 2u);
+  EXPECT_EQ(kLayoutVersion, 3u);
   EXPECT_EQ(sizeof(Segment), 270336u);
-  EXPECT_EQ(sizeof(Record), 2240u);
+  EXPECT_EQ(sizeof(Record), 2304u);
   EXPECT_EQ(sizeof(Identity), 1264u);
   EXPECT_EQ(sizeof(Figures), 272u);
   EXPECT_EQ(sizeof(Settings), 64u);
@@ -22,18 +22,19 @@ TEST(LayoutTest, IsTheOneThatTheVersionStandsFor) {
   EXPECT_EQ(sizeof(HeaderContents), 80u);
   EXPECT_EQ(offsetof(Record, bell), 64u);
   EXPECT_EQ(offsetof(Record, answers), 128u);
-  EXPECT_EQ(offsetof(Record, need), 192u);
-  EXPECT_EQ(offsetof(Record, control), 256u);
+  EXPECT_EQ(offsetof(Record, quota), 192u);
+  EXPECT_EQ(offsetof(Record, need), 256u);
+  EXPECT_EQ(offsetof(Record, control), 320u);
 }
 
 TEST(LayoutTest, LocksOfDifferentThingsNeverMeet) {
-  std::set<std::int64_t> bytes{kMakerLock};
+  std::set<std::int64_t> bytes{kMakerLock, kQuotaLock};
   for (std::size_t i = 0; i < kRecords; ++i) {
     bytes.insert(record_lock(i));
     bytes.insert(control_lock(i));
   }
   for (std::size_t j = 0; j < kGroups; ++j) bytes.insert(group_lock(j));
-  EXPECT_EQ(bytes.size(), 1 + 2 * kRecords + kGroups);
+  EXPECT_EQ(bytes.size(), 2 + 2 * kRecords + kGroups);
   EXPECT_GT(*bytes.begin(), static_cast<std::int64_t>(sizeof(Segment)));
   EXPECT_GE(control_lock(0), kLockBase + kLockedRecords);
 }

@@ -38,6 +38,10 @@ segment::Figures figures_of(const Values& values) {
   figures.faults = number(values, "faults");
   figures.fault_p99_us = number(values, "p99");
   figures.idle_ms = number(values, "idle_ms");
+  figures.given_bytes = number(values, "given");
+  figures.got_bytes = number(values, "got");
+  figures.needs_answered = number(values, "answered");
+  figures.needs_unanswered = number(values, "unanswered");
   return figures;
 }
 

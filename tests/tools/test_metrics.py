@@ -14,7 +14,8 @@ from program import CANNOT_WRITE, GIB, GPU, KVSHIM, USAGE, Case
 
 BASE_UNITS = ("_bytes", "_seconds", "_info", "_total")
 UNITLESS = {"kvshim_unreadable_segments", "kvshim_process_priority", "kvshim_process_paused",
-            "kvshim_process_in_need", "kvshim_process_releases"}
+            "kvshim_process_in_need", "kvshim_process_releases", "kvshim_process_needs_answered",
+            "kvshim_process_needs_unanswered"}
 
 
 class Text(Case):
@@ -59,7 +60,8 @@ class Text(Case):
         self.assertEqual((done.returncode, done.stderr), (0, ""))
 
     def test_tells_the_figures(self):
-        process = self.member(faults=12, p99=3000, idle_ms=1500)
+        process = self.member(faults=12, p99=3000, idle_ms=1500, given=3 * GIB, got=GIB, answered=4,
+                              unanswered=2)
         self.kvshim("limit", process.pid, "20GiB")
         _, families = self.families()
         labels = {"gpu": GPU, "pid": str(process.pid), "process": "engine"}
@@ -72,6 +74,10 @@ class Text(Case):
         self.assertEqual(states, [4 * GIB, GIB, 5 * GIB])
         self.assertEqual(self.value(families, "kvshim_process_limit_bytes", **labels), 20 * GIB)
         self.assertEqual(self.value(families, "kvshim_process_idle_seconds", **labels), 1.5)
+        for name, value in (("given_bytes", 3 * GIB), ("got_bytes", GIB), ("needs_answered", 4),
+                            ("needs_unanswered", 2)):
+            family = f"kvshim_process_{name}"
+            self.assertEqual(self.value(families, family, family + "_total", **labels), value)
         faults = "kvshim_process_fault_duration_seconds"
         self.assertEqual(families[faults].type, "summary")
         self.assertEqual(self.value(families, faults, faults + "_count", **labels), 12)

@@ -21,6 +21,7 @@ nlohmann::json json_of(const ProcessFigures& process, const ProcessFigures* befo
       {"host_bytes", process.host},
       {"on_gpu_bytes", process.on_gpu()},
       {"limit_bytes", json_bytes(process.limit)},
+      {"group_share_bytes", json_bytes(process.share)},
       {"reserve_bytes", process.reserve},
       {"priority", process.priority},
       {"paused", process.paused},
@@ -36,6 +37,10 @@ nlohmann::json json_of(const ProcessFigures& process, const ProcessFigures* befo
       {"released_bytes_total", process.released_bytes},
       {"restored_bytes_total", process.restored_bytes},
       {"dropped_bytes_total", process.dropped_bytes},
+      {"given_bytes_total", process.given_bytes},
+      {"got_bytes_total", process.got_bytes},
+      {"needs_answered", process.needs_answered},
+      {"needs_unanswered", process.needs_unanswered},
   };
   if (before != nullptr) {
     const Rates rates = rates_of(process, before, seconds);

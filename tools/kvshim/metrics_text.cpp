@@ -85,7 +85,7 @@ struct Simple {
   double (*value)(const ProcessFigures& process);
 };
 
-constexpr std::array<Simple, 11> kSimple{{
+constexpr std::array<Simple, 15> kSimple{{
     {"kvshim_process_host_memory_bytes", "gauge", "Host memory held for parked contents.",
      [](const ProcessFigures& p) { return as_double(p.host); }},
     {"kvshim_process_reserve_bytes", "gauge", "GPU memory that neighbours never take.",
@@ -109,6 +109,18 @@ constexpr std::array<Simple, 11> kSimple{{
     {"kvshim_process_dropped_bytes_total", "counter",
      "Contents dropped so far where the configuration says that they are disposable.",
      [](const ProcessFigures& p) { return as_double(p.dropped_bytes); }},
+    {"kvshim_process_given_bytes_total", "counter",
+     "GPU memory given to neighbours that needed it, so far.",
+     [](const ProcessFigures& p) { return as_double(p.given_bytes); }},
+    {"kvshim_process_got_bytes_total", "counter",
+     "GPU memory that neighbours gave after a wait, so far.",
+     [](const ProcessFigures& p) { return as_double(p.got_bytes); }},
+    {"kvshim_process_needs_answered_total", "counter",
+     "Waits for neighbours that ended with memory, so far.",
+     [](const ProcessFigures& p) { return as_double(p.needs_answered); }},
+    {"kvshim_process_needs_unanswered_total", "counter",
+     "Waits for neighbours that ended without, so far.",
+     [](const ProcessFigures& p) { return as_double(p.needs_unanswered); }},
 }};
 
 void add_gpus(const Snapshot& snapshot, Page* page) {
@@ -156,6 +168,25 @@ void add_sizes(const Snapshot& snapshot, Page* page) {
   });
 }
 
+void add_shares(const Snapshot& snapshot, Page* page) {
+  page->begin("kvshim_process_group_share_bytes", "gauge",
+              "What the limits of its groups leave the process now; absent where there is none.");
+  for_each_process(snapshot, [&](const Labels& labels, const ProcessFigures& process) {
+    if (process.share != 0) {
+      page->add("kvshim_process_group_share_bytes", labels, as_double(process.share));
+    }
+  });
+  page->begin("kvshim_group_limit_bytes", "gauge", "Most GPU memory of a group's processes.");
+  for (const GpuFigures& gpu : snapshot.gpus) {
+    for (const GroupFigures& group : gpu.groups) {
+      if (group.limit == kNoLimit) continue;
+      Labels all = labels_of(gpu);
+      all.emplace_back("group", group.name);
+      page->add("kvshim_group_limit_bytes", all, as_double(group.limit));
+    }
+  }
+}
+
 void add_faults(const Snapshot& snapshot, Page* page) {
   const std::string name = "kvshim_process_fault_duration_seconds";
   page->begin(name, "summary", "Time in which faults were served.");
@@ -182,6 +213,7 @@ std::string metrics_text(const Snapshot& snapshot) {
   page.add("kvshim_unreadable_segments", as_double(snapshot.problems.size()));
   add_gpus(snapshot, &page);
   add_sizes(snapshot, &page);
+  add_shares(snapshot, &page);
   add_faults(snapshot, &page);
   for (const Simple& simple : kSimple) {
     page.begin(simple.name, simple.type, simple.help);

@@ -39,6 +39,11 @@ struct ProcessFigures {
   std::uint64_t released_bytes = 0;  // so far
   std::uint64_t restored_bytes = 0;  // so far: brought back from host memory
   std::uint64_t dropped_bytes = 0;   // so far: contents dropped by the user's rule
+  std::uint64_t given_bytes = 0;     // so far: to neighbours that needed memory
+  std::uint64_t got_bytes = 0;       // so far: from them, after a wait
+  std::uint64_t needs_answered = 0;  // so far: waits that ended with memory, and without
+  std::uint64_t needs_unanswered = 0;
+  std::uint64_t share = 0;  // what the limits of its groups leave it now; 0: no such limit
 
   /// GPU memory of the process as a limit counts it.
   std::uint64_t on_gpu() const { return resident + caches + other; }

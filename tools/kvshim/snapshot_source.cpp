@@ -48,6 +48,11 @@ ProcessFigures figures_of(const segment::RecordSnapshot& record, std::uint64_t n
   process.released_bytes = figures.released_bytes;
   process.restored_bytes = figures.restored_bytes;
   process.dropped_bytes = figures.dropped_bytes;
+  process.given_bytes = figures.given_bytes;
+  process.got_bytes = figures.got_bytes;
+  process.needs_answered = figures.needs_answered;
+  process.needs_unanswered = figures.needs_unanswered;
+  process.share = record.quota;
   return process;
 }
 
