@@ -14,7 +14,6 @@ class RowsBench : public MemoryBench {
   RowsBench(std::size_t pools, std::uint32_t rows, std::uint64_t host_budget = 8 * kGiB)
       : MemoryBench({.host_budget = host_budget, .read_ahead_max = kNoReadAhead}, 16 * kGiB),
         rows_(rows) {
-    copy_ends = true;
     for (std::size_t i = 0; i < pools; ++i) layers.push_back(pool(2 * rows * kGranuleBytes));
     for (std::uint32_t row = 0; row < rows; ++row) {
       fault(layers[0], row);

@@ -35,7 +35,6 @@ struct World {
   const PoolRecord* b = nullptr;
 
   World() {
-    bench.copy_ends = true;
     a = bench.pool(100 * kMiB);
     b = bench.pool(100 * kMiB);
     for (const std::uint32_t g : {20u, 21u}) make(g);
