@@ -46,7 +46,8 @@ void say_once(const std::string& text) {
 // --- plain allocations ------------------------------------------------------------
 
 constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
-constexpr std::chrono::milliseconds kOwnPatience{1000};
+// While own pools give nothing more, and in any case.
+constexpr std::chrono::milliseconds kOwnPatience{1000}, kLongestPatience{10'000};
 // Without a word from the driver in between: an engine that probes for memory must not
 // wait each time.
 constexpr std::chrono::milliseconds kAfterFailure{1000};
@@ -67,26 +68,56 @@ bool within_limit(const Runtime& runtime, CUdevice index, std::size_t bytes) {
   return limit == 0 || (has <= limit && bytes <= limit - has);
 }
 
-// Idle contents of own pools, while the engine waits in its allocation.
-void own_pools_make_way(DeviceRuntime& device, std::uint64_t bytes) {
-  if (device.memory.physical().device == 0) return;
-  const auto end = std::chrono::steady_clock::now() + kOwnPatience;
-  const std::uint64_t wanted = bytes + 4 * kMiB;  // the driver rounds up
-  device.releaser.make_way_for(wanted);
-  while (device.releaser.making_way() && device.memory.gpu_free() < wanted &&
-         std::chrono::steady_clock::now() < end) {
+// Idle contents of own pools, while the engine waits in its allocation. What other
+// threads wait for as well is theirs.
+template <class Allocate>
+CUresult own_pools_make_way(DeviceRuntime& device, std::uint64_t bytes, Allocate allocate) {
+  using Clock = std::chrono::steady_clock;
+  const auto last = Clock::now() + kLongestPatience;
+  auto end = Clock::now() + kOwnPatience;
+  std::uint64_t held = device.memory.physical().device;
+  vmm::Releaser::MakingWay way(device.releaser, bytes + 4 * kMiB);  // the driver rounds up
+  while (way.goes_on() && device.memory.gpu_free() < way.needed_by_all() && Clock::now() < end) {
     std::this_thread::sleep_for(std::chrono::microseconds(200));
+    if (const std::uint64_t now = device.memory.physical().device; now < held) {
+      held = now;
+      end = std::min(Clock::now() + kOwnPatience, last);
+    }
   }
-  device.releaser.make_way_for(0);
+  way.takes();
+  return allocate();
 }
+
+/// The allocation that failed last on a device although pools gave what they could. For a
+/// while another one as large is not pressed for: an engine that probes for memory must
+/// not wait each time. A smaller one may be had.
+class FailedAllocation {
+ public:
+  bool speaks_against(std::uint64_t bytes) const noexcept {
+    return bytes >= bytes_.load() && now() < until_.load();
+  }
+  void remember(std::uint64_t bytes) noexcept {
+    bytes_.store(now() < until_.load() ? std::min(bytes_.load(), bytes) : bytes);
+    until_.store(now() + std::chrono::steady_clock::duration(kAfterFailure).count());
+  }
+
+ private:
+  static std::int64_t now() noexcept {
+    return std::chrono::steady_clock::now().time_since_epoch().count();
+  }
+  std::atomic<std::uint64_t> bytes_{0};
+  std::atomic<std::int64_t> until_{0};
+};
+constexpr std::size_t kMostDevices = 64;
+FailedAllocation failed_allocations[kMostDevices];
 
 /// After an allocation found no memory: own idle pools give way, then the neighbours'.
 /// `allocate` is tried again after each that helped.
 template <class Allocate>
 CUresult press_for(Runtime& runtime, CUdevice index, std::uint64_t bytes, Allocate allocate) {
-  static std::atomic<std::int64_t> not_before{0};
-  const auto now = [] { return std::chrono::steady_clock::now().time_since_epoch().count(); };
-  if (now() < not_before.load() || any_capture()) return CUDA_ERROR_OUT_OF_MEMORY;
+  if (index < 0 || static_cast<std::size_t>(index) >= kMostDevices) return CUDA_ERROR_OUT_OF_MEMORY;
+  FailedAllocation& last = failed_allocations[index];
+  if (last.speaks_against(bytes) || any_capture()) return CUDA_ERROR_OUT_OF_MEMORY;
   std::size_t free = 0, total = 0;
   if (runtime.driver().cuMemGetInfo_v2(&free, &total) != CUDA_SUCCESS || bytes > total) {
     return CUDA_ERROR_OUT_OF_MEMORY;
@@ -98,20 +129,18 @@ CUresult press_for(Runtime& runtime, CUdevice index, std::uint64_t bytes, Alloca
   if (own + elsewhere == 0 || free + own + elsewhere < bytes) return CUDA_ERROR_OUT_OF_MEMORY;
   vmm::RelaxedCaptureScope relaxed(runtime.driver());
   CUresult result = CUDA_ERROR_OUT_OF_MEMORY;
-  if (own != 0) {
-    own_pools_make_way(*device, bytes);
-    result = allocate();
-  }
+  if (own != 0) result = own_pools_make_way(*device, bytes, allocate);
   if (result == CUDA_ERROR_OUT_OF_MEMORY && elsewhere != 0 &&
       neighbours_make_way(runtime, index, bytes)) {
     result = allocate();
   }
   if (result == CUDA_ERROR_OUT_OF_MEMORY) {
-    not_before.store(now() + std::chrono::steady_clock::duration(kAfterFailure).count());
+    last.remember(bytes);
     log::warning("an allocation of " + mebibytes(bytes) +
                  " of this process failed: pools gave what is idle, and that was not enough");
   } else {
     static std::atomic<std::int64_t> quiet_until{0};
+    const auto now = [] { return std::chrono::steady_clock::now().time_since_epoch().count(); };
     const std::string line = "pools gave way to an allocation of " + mebibytes(bytes);
     if (now() < quiet_until.load()) {
       log::debug(line);
@@ -366,12 +395,16 @@ CUresult hook_cuMemAllocPitch_v2(CUdeviceptr* address, size_t* pitch, size_t wid
   });
 }
 
+// In stream order: the driver may make the stream wait for the one that freed the memory.
+
 CUresult hook_cuMemAllocAsync(CUdeviceptr* address, size_t bytes, CUstream stream) noexcept {
   return at_boundary([&] {
     CUresult result = CUDA_SUCCESS;
     if (try_pool("cuMemAllocAsync", address, bytes, &result)) return result;
-    return allocate_plain(address, bytes,
-                          [&] { return real().cuMemAllocAsync(address, bytes, stream); });
+    return allocate_plain(address, bytes, [&] {
+      before_wait(StreamRef{stream, StreamFlavor::kLegacy});
+      return real().cuMemAllocAsync(address, bytes, stream);
+    });
   });
 }
 
@@ -379,8 +412,10 @@ CUresult hook_cuMemAllocAsync_ptsz(CUdeviceptr* address, size_t bytes, CUstream 
   return at_boundary([&] {
     CUresult result = CUDA_SUCCESS;
     if (try_pool("cuMemAllocAsync", address, bytes, &result)) return result;
-    return allocate_plain(address, bytes,
-                          [&] { return real().cuMemAllocAsync_ptsz(address, bytes, stream); });
+    return allocate_plain(address, bytes, [&] {
+      before_wait(StreamRef{stream, StreamFlavor::kPerThread});
+      return real().cuMemAllocAsync_ptsz(address, bytes, stream);
+    });
   });
 }
 
@@ -390,6 +425,7 @@ CUresult hook_cuMemAllocFromPoolAsync(CUdeviceptr* address, size_t bytes, CUmemo
     CUresult result = CUDA_SUCCESS;
     if (try_pool("cuMemAllocFromPoolAsync", address, bytes, &result)) return result;
     return allocate_plain(address, bytes, [&] {
+      before_wait(StreamRef{stream, StreamFlavor::kLegacy});
       return real().cuMemAllocFromPoolAsync(address, bytes, pool, stream);
     });
   });
@@ -401,6 +437,7 @@ CUresult hook_cuMemAllocFromPoolAsync_ptsz(CUdeviceptr* address, size_t bytes, C
     CUresult result = CUDA_SUCCESS;
     if (try_pool("cuMemAllocFromPoolAsync", address, bytes, &result)) return result;
     return allocate_plain(address, bytes, [&] {
+      before_wait(StreamRef{stream, StreamFlavor::kPerThread});
       return real().cuMemAllocFromPoolAsync_ptsz(address, bytes, pool, stream);
     });
   });

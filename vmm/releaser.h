@@ -53,14 +53,30 @@ class Releaser {
   bool settled() const noexcept {
     return release_requests_.load() == releases_done_.load() && !bringing_down_.load();
   }
-  /// An allocation of the engine itself failed for want of `bytes`: idle contents of own
-  /// pools give way. 0: no longer.
-  void make_way_for(std::uint64_t bytes) noexcept {
-    plain_bytes_.store(bytes);
-    if (bytes != 0) wakeup_.wake();
-  }
-  /// False: all that could be had for it was given.
-  bool making_way() const noexcept { return plain_bytes_.load() != 0; }
+  /// An allocation of the engine itself lacks `bytes`: idle contents of own pools give way
+  /// while this lives. Each request stands for itself, several add up.
+  class MakingWay {
+   public:
+    MakingWay(Releaser& releaser, std::uint64_t bytes) noexcept;
+    ~MakingWay();
+    MakingWay(const MakingWay&) = delete;
+    MakingWay& operator=(const MakingWay&) = delete;
+    /// False: all that could be had for it was given.
+    bool goes_on() const noexcept { return releaser_.way_.tried.load() < number_; }
+    /// Bytes that must be free for all requests to have their own.
+    std::uint64_t needed_by_all() const noexcept {
+      return releaser_.way_.lacking.load() + releaser_.way_.taking.load();
+    }
+    /// The allocation is being tried: nothing more is given for it, but what is free for
+    /// it is nobody else's.
+    void takes() noexcept;
+
+   private:
+    Releaser& releaser_;
+    const std::uint64_t bytes_;
+    const std::uint64_t number_;
+    bool takes_ = false;
+  };
 
   /// Called by a submitter before it enters the gate: brings back the most
   /// recently written parked extents, for at most restore_time. Cheap when
@@ -186,14 +202,14 @@ class Releaser {
   const std::chrono::nanoseconds tick_;
 
   std::atomic<bool> restorable_{false};
-  std::mutex closer_;   // one closer of the gate at a time; held for a slice
+  std::mutex closer_;  // one closer of the gate at a time; held for a slice
   // Held while pools are read or copied by the own stream; before closer_.
   std::mutex working_;
   std::atomic<std::uint32_t> interruptions_{0};
   std::uint64_t seen_epoch_ = 0;
   std::chrono::nanoseconds idle_{0};
-  bool finished_ = false;   // everything up to seen_epoch_ has finished
-  bool released_ = false;   // nothing more to release for seen_epoch_
+  bool finished_ = false;  // everything up to seen_epoch_ has finished
+  bool released_ = false;  // nothing more to release for seen_epoch_
   // Since the last release:
   std::chrono::nanoseconds active_{0};       // own ticks since work came first
   std::chrono::nanoseconds active_span_{0};  // the same until it came last
@@ -209,8 +225,14 @@ class Releaser {
 
   Wakeup wakeup_;
   std::atomic<std::uint64_t> release_requests_{0}, releases_done_{0};
-  std::atomic<std::uint64_t> plain_bytes_{0};  // that an allocation of the engine lacks
-  std::atomic<bool> bringing_down_{false};     // above the limit, and not yet tried in vain
+  /// What allocations of the engine lack, and what those lacked that are being tried, in
+  /// bytes; the newest request, and the newest of which all was tried.
+  struct Way {
+    std::atomic<std::uint64_t> lacking{0}, taking{0};
+    std::atomic<std::uint64_t> newest{0}, tried{0};
+  } way_;
+  std::uint64_t way_seen_ = 0;              // the newest request when it was last looked at
+  std::atomic<bool> bringing_down_{false};  // above the limit, and not yet tried in vain
   IdleContents idle_contents_;
   std::uint64_t nothing_left_epoch_ = UINT64_MAX;  // nothing more could be given ...
   std::uint64_t nothing_left_until_ = 0;           // ... in own ticks

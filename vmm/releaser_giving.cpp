@@ -27,10 +27,31 @@ std::string mebibytes(std::uint64_t bytes) { return std::to_string(bytes >> 20) 
 
 }  // namespace
 
+// Counted last: a request that is seen has its bytes in the sum.
+Releaser::MakingWay::MakingWay(Releaser& releaser, std::uint64_t bytes) noexcept
+    : releaser_(releaser), bytes_(bytes), number_([&] {
+        releaser.way_.lacking.fetch_add(bytes);
+        return releaser.way_.newest.fetch_add(1) + 1;
+      }()) {
+  releaser_.wakeup_.wake();
+}
+
+Releaser::MakingWay::~MakingWay() {
+  (takes_ ? releaser_.way_.taking : releaser_.way_.lacking).fetch_sub(bytes_);
+}
+
+void Releaser::MakingWay::takes() noexcept {
+  if (std::exchange(takes_, true)) return;
+  releaser_.way_.taking.fetch_add(bytes_);
+  releaser_.way_.lacking.fetch_sub(bytes_);
+}
+
 // A limit is the operator's word and comes first; then the process's own needs.
 Releaser::Wanted Releaser::wanted_now() {
+  way_seen_ = way_.newest.load();
   if (const std::uint64_t over = memory_.over_limit(); over != 0) return {over, For::kLimit};
-  if (const std::uint64_t plain = plain_bytes_.load(); plain != 0) {
+  const std::uint64_t plain = way_.tried.load() < way_seen_ ? way_.lacking.load() : 0;
+  if (plain != 0) {
     const std::uint64_t free = memory_.gpu_free();
     if (free < plain) return {plain - free, For::kOwnAllocation};
   }
@@ -39,11 +60,10 @@ Releaser::Wanted Releaser::wanted_now() {
   const bool paused = memory_.limits().paused.load(std::memory_order_relaxed);
   const std::uint64_t spare = paused ? 0 : memory_.spare();
   const auto idle = std::chrono::duration_cast<milliseconds>(idle_).count();
-  const std::uint64_t asked =
-      pressure->asked_of_us({.gpu_free = memory_.gpu_free(),
-                             .floor = memory_.floor(),
-                             .spare = spare,
-                             .idle_ms = static_cast<std::uint64_t>(idle)});
+  const std::uint64_t asked = pressure->asked_of_us({.gpu_free = memory_.gpu_free(),
+                                                     .floor = memory_.floor(),
+                                                     .spare = spare,
+                                                     .idle_ms = static_cast<std::uint64_t>(idle)});
   return asked != 0 ? Wanted{asked, For::kNeighbours, spare} : Wanted{};
 }
 
@@ -74,6 +94,8 @@ void Releaser::give_what_is_wanted() {
       giving_ = wanted.whom == For::kNeighbours;
       if (giving_ && given == 0) memory_.pressure()->begins_to_give();
       undisturbed = give_some(epoch, wanted, &freed);
+      // What was taken out for nothing is found again at once, in its turn.
+      if (!undisturbed) idle_contents_.epoch = UINT64_MAX;
       Statistics& statistics = memory_.statistics();
       switch (wanted.whom) {
         case For::kLimit:
@@ -93,7 +115,7 @@ void Releaser::give_what_is_wanted() {
           break;
       }
       if (undisturbed && freed == 0) {
-        plain_bytes_.store(0);
+        way_.tried.store(way_seen_);
         nothing_left_epoch_ = epoch;
         nothing_left_until_ = ticks_ + static_cast<std::uint64_t>(kTryAgain / tick_);
         break;

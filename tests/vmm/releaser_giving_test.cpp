@@ -1,4 +1,5 @@
 // Memory that is wanted back before the idle timeout.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "tests/vmm/engine_bench.h"
@@ -203,22 +204,105 @@ TEST_F(GivingTest, AWordReleasesWhatIsIdleNow) {
   EXPECT_TRUE(bench_.holds(pool_, 10, 7));
 }
 
-TEST_F(GivingTest, AnAllocationOfTheEngineItselfIsMadeWayFor) {
+// --- allocations of the engine itself ---------------------------------------------------
+
+class MakingWayTest : public GivingTest {
+ protected:
+  using MakingWay = Releaser::MakingWay;
+  std::uint64_t free_and(std::uint64_t granules) {
+    return bench_.driver.gpu_free() + granules * kGranuleBytes;
+  }
+};
+
+TEST_F(MakingWayTest, OnlyWhatIsLackingIsGiven) {
   begin();
   write({10, 30, 50}, 7);
-  const std::uint64_t wanted = bench_.driver.gpu_free() + 2 * kGranuleBytes;
-  bench_.releaser->make_way_for(wanted);
+  const std::uint64_t wanted = free_and(2);
+  const MakingWay way(*bench_.releaser, wanted);
   ASSERT_TRUE(eventually([&] { return bench_.driver.gpu_free() >= wanted; }));
-  bench_.releaser->make_way_for(0);
+  stays_as_it_is();
+  EXPECT_EQ(bench_.memory->physical().device, kGranuleBytes);
+  EXPECT_TRUE(way.goes_on()) << "more could be had";
+}
+
+TEST_F(MakingWayTest, EndsWhenNothingIsLeft) {
+  begin();
+  write({10}, 7);
+  const MakingWay way(*bench_.releaser, 16 * kGiB);
+  ASSERT_TRUE(eventually([&] { return !way.goes_on(); }));
+  EXPECT_EQ(bench_.memory->physical().device, 0u);
+}
+
+TEST_F(MakingWayTest, TwoRequestsAreGivenTheirSum) {
+  begin();
+  write({10, 30, 50, 70}, 7);
+  const std::uint64_t free = bench_.driver.gpu_free();
+  const MakingWay one(*bench_.releaser, free + kGranuleBytes);
+  const MakingWay two(*bench_.releaser, 2 * kGranuleBytes);
+  EXPECT_EQ(two.needed_by_all(), free + 3 * kGranuleBytes);
+  ASSERT_TRUE(eventually([&] { return bench_.driver.gpu_free() >= free + 3 * kGranuleBytes; }));
+  stays_as_it_is();
   EXPECT_EQ(bench_.memory->physical().device, kGranuleBytes);
 }
 
-TEST_F(GivingTest, MakingWayEndsWhenNothingIsLeft) {
+TEST_F(MakingWayTest, TheEndOfOneRequestIsNotTheOthers) {
+  begin();
+  write({10, 30, 50}, 7);
+  bench_.driver.hold(bench_.stream, true);
+  bench_.write_granules(pool_, {50}, 8);  // nothing can be given yet
+  const std::uint64_t wanted = free_and(1);
+  const MakingWay stays(*bench_.releaser, wanted);
+  { const MakingWay goes(*bench_.releaser, kGranuleBytes); }
+  EXPECT_TRUE(stays.goes_on());
+  bench_.driver.hold(bench_.stream, false);
+  ASSERT_TRUE(eventually([&] { return bench_.driver.gpu_free() >= wanted; }));
+}
+
+TEST_F(MakingWayTest, WhatIsTakenIsNotGivenForAgainButKeptForItsRequest) {
+  begin();
+  write({10, 30, 50}, 7);
+  const std::uint64_t free = bench_.driver.gpu_free();
+  MakingWay takes(*bench_.releaser, free + kGranuleBytes);
+  takes.takes();
+  const MakingWay other(*bench_.releaser, kGranuleBytes);
+  EXPECT_EQ(other.needed_by_all(), free + 2 * kGranuleBytes);
+  stays_as_it_is();
+  EXPECT_EQ(bench_.memory->physical().device, 3 * kGranuleBytes);
+}
+
+TEST_F(MakingWayTest, ARequestAfterAVainOneIsTriedForItself) {
   begin();
   write({10}, 7);
-  bench_.releaser->make_way_for(16 * kGiB);
-  ASSERT_TRUE(eventually([&] { return !bench_.releaser->making_way(); }));
-  EXPECT_EQ(bench_.memory->physical().device, 0u);
+  const MakingWay vain(*bench_.releaser, 16 * kGiB);
+  ASSERT_TRUE(eventually([&] { return !vain.goes_on(); }));
+  write({30}, 7);
+  const MakingWay later(*bench_.releaser, kGranuleBytes);
+  EXPECT_TRUE(comes_down_to(0)) << "the vain one's bytes are lacking as well";
+}
+
+// --- interruptions ----------------------------------------------------------------------
+
+// A pool that is freed meanwhile interrupts without new work.
+TEST_F(GivingTest, WhatAnInterruptionLeftBehindIsGivenNext) {
+  begin();
+  for (const std::int64_t slot : {10, 30, 50, 70}) write({slot}, 7);
+  neighbours_.wanted.store(kGranuleBytes);
+  ASSERT_TRUE(comes_down_to(3));  // the first of what was found; the rest is remembered
+  const CUstream own = bench_.memory->kernels().stream();
+  bench_.driver.hold(own, true);
+  neighbours_.wanted.fetch_add(kGranuleBytes);
+  bench_.releaser->look_now();
+  ASSERT_TRUE(eventually([&] {
+    return bench_.driver.api().cuStreamQuery(own) != CUDA_SUCCESS;
+  }));  // stands at its copy
+  std::thread freeing([&] { const Releaser::Pause pause(*bench_.releaser); });
+  std::this_thread::sleep_for(50ms);
+  bench_.driver.hold(own, false);
+  freeing.join();
+  ASSERT_TRUE(comes_down_to(2));
+  std::vector<std::uint32_t> parked;
+  for (const auto& extent : bench_.parked()) parked.push_back(extent.offset);
+  EXPECT_THAT(parked, ::testing::UnorderedElementsAre(10u, 30u));
 }
 
 // --- wakeup -----------------------------------------------------------------------------
