@@ -10,6 +10,9 @@ namespace kvshim::simulator {
 /// Checks addresses and pitches at the time of the call and resolves arrays:
 /// INVALID_VALUE for device addresses with a hole.
 CUresult describe_copy(const CUDA_MEMCPY3D& given, CopyOperation* copy);
+/// Queues a copy, as the call with these words does; `wait`: and waits for it, as the
+/// synchronous calls do, unless both ends are on the device.
+CUresult submit_copy(const CUDA_MEMCPY3D& given, CUstream stream, bool wait);
 CUresult check_fill(const CUDA_MEMSET_NODE_PARAMS& fill);
 /// Only what does not depend on the mappings.
 CUresult check_fill_shape(const CUDA_MEMSET_NODE_PARAMS& fill);

@@ -6,6 +6,7 @@
 #include "tests/simulator/address_space.h"
 #include "tests/simulator/gpu_memory.h"
 #include "tests/simulator/injection.h"
+#include "tests/simulator/memory_handles.h"
 #include "tests/simulator/virtual_memory.h"
 
 namespace kvshim::simulator {

@@ -1,8 +1,7 @@
-// cuMemAddressReserve, cuMemCreate, cuMemMap and relatives. Return codes as
-// measured on an H100 (driver 580); what was not measured follows cuda.h.
+// Reservations and mappings. Return codes as measured on an H100 (driver 580); what
+// was not measured follows cuda.h.
 #include "tests/simulator/virtual_memory.h"
 
-#include <fcntl.h>
 #include <sys/mman.h>
 
 #include <map>
@@ -10,23 +9,16 @@
 #include <mutex>
 #include <vector>
 
-#include "tests/simulator/physical_memory.h"
+#include "tests/simulator/memory_handles.h"
 #include "tests/simulator/process.h"
 
 namespace kvshim::simulator {
 namespace {
 
-struct Handle {
-  std::shared_ptr<PhysicalPiece> piece;
-  CUmemAllocationProp properties{};
-  unsigned references = 1;
-};
-
 struct Mapping {
   std::uint64_t bytes = 0;
-  std::shared_ptr<PhysicalPiece> piece;
   CUmemGenericAllocationHandle handle = 0;
-  CUmemAllocationProp properties{};
+  HeldMemory memory;  // lives as long as it is mapped, whatever becomes of the handle
 };
 
 // Where the driver puts reservations when it is given no hint.
@@ -37,9 +29,7 @@ constexpr std::uint64_t kPlaceAlignment = std::uint64_t{32} << 20;
 struct VirtualMemory {
   std::mutex mutex;
   std::map<std::uint64_t, std::uint64_t> reservations;  // base -> bytes
-  std::map<CUmemGenericAllocationHandle, Handle> handles;
   std::map<std::uint64_t, Mapping> mappings;
-  CUmemGenericAllocationHandle next_handle = 0x3f00'0001;
   std::uint64_t next_place = kDefaultPlace;
 
   std::optional<Reservation> reservation(std::uint64_t address) const {
@@ -74,24 +64,6 @@ void* reserve_at(std::uint64_t hint, std::uint64_t bytes, int extra) {
               -1, 0);
 }
 
-bool is_page_multiple(std::uint64_t value) { return value != 0 && value % kPageBytes == 0; }
-
-CUresult check_properties(const CUmemAllocationProp* properties) {
-  if (properties == nullptr || properties->type != CU_MEM_ALLOCATION_TYPE_PINNED) {
-    return CUDA_ERROR_INVALID_VALUE;
-  }
-  switch (properties->location.type) {
-    case CU_MEM_LOCATION_TYPE_DEVICE:
-    case CU_MEM_LOCATION_TYPE_HOST_NUMA:
-      return properties->location.id == 0 ? CUDA_SUCCESS : CUDA_ERROR_INVALID_DEVICE;
-    case CU_MEM_LOCATION_TYPE_HOST:
-    case CU_MEM_LOCATION_TYPE_HOST_NUMA_CURRENT:
-      return CUDA_SUCCESS;
-    default:
-      return CUDA_ERROR_INVALID_VALUE;
-  }
-}
-
 int protection(unsigned access) {
   switch (access) {
     case CU_MEM_ACCESS_FLAGS_PROT_READ:
@@ -104,17 +76,6 @@ int protection(unsigned access) {
 }
 
 }  // namespace
-
-Tally live_handles() {
-  VirtualMemory& all = memory();
-  const std::lock_guard lock(all.mutex);
-  Tally tally;
-  for (const auto& [id, handle] : all.handles) {
-    ++tally.count;
-    tally.bytes += handle.piece->bytes();
-  }
-  return tally;
-}
 
 Tally live_reservations() {
   VirtualMemory& all = memory();
@@ -134,16 +95,6 @@ std::optional<Reservation> find_reservation(std::uint64_t address) {
 }
 
 bool is_virtual(std::uint64_t address) { return find_reservation(address).has_value(); }
-
-CUresult api::cuMemGetAllocationGranularity(std::size_t* granularity,
-                                            const CUmemAllocationProp* properties,
-                                            CUmemAllocationGranularity_flags) {
-  if (!vmm_supported()) return CUDA_ERROR_NOT_SUPPORTED;
-  if (granularity == nullptr) return CUDA_ERROR_INVALID_VALUE;
-  if (const CUresult bad = check_properties(properties); bad != CUDA_SUCCESS) return bad;
-  *granularity = kPageBytes;
-  return CUDA_SUCCESS;
-}
 
 CUresult api::cuMemAddressReserve(CUdeviceptr* address, std::size_t bytes, std::size_t alignment,
                                   CUdeviceptr hint, unsigned long long flags) {
@@ -195,54 +146,20 @@ CUresult api::cuMemAddressFree(CUdeviceptr address, std::size_t bytes) {
   return CUDA_SUCCESS;
 }
 
-CUresult api::cuMemCreate(CUmemGenericAllocationHandle* handle, std::size_t bytes,
-                          const CUmemAllocationProp* properties, unsigned long long flags) {
-  if (!vmm_supported()) return CUDA_ERROR_NOT_SUPPORTED;
-  if (handle == nullptr || flags != 0 || !is_page_multiple(bytes)) return CUDA_ERROR_INVALID_VALUE;
-  if (const CUresult bad = check_properties(properties); bad != CUDA_SUCCESS) return bad;
-  const auto types = static_cast<unsigned>(properties->requestedHandleTypes);
-  if ((types & ~static_cast<unsigned>(CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR)) != 0) {
-    return CUDA_ERROR_NOT_SUPPORTED;
-  }
-  const auto place = properties->location.type == CU_MEM_LOCATION_TYPE_DEVICE
-                         ? PhysicalPiece::Place::kGpu
-                         : PhysicalPiece::Place::kHost;
-  auto piece = PhysicalPiece::make(bytes, place, types != 0);
-  if (piece == nullptr) return CUDA_ERROR_OUT_OF_MEMORY;
-  VirtualMemory& all = memory();
-  const std::lock_guard lock(all.mutex);
-  *handle = all.next_handle++;
-  all.handles[*handle] = Handle{std::move(piece), *properties};
-  return CUDA_SUCCESS;
-}
-
-CUresult api::cuMemRelease(CUmemGenericAllocationHandle handle) {
-  std::shared_ptr<PhysicalPiece> last;  // given back outside the lock
-  VirtualMemory& all = memory();
-  const std::lock_guard lock(all.mutex);
-  const auto found = all.handles.find(handle);
-  if (found == all.handles.end()) return CUDA_ERROR_INVALID_VALUE;
-  if (--found->second.references == 0) {
-    last = std::move(found->second.piece);
-    all.handles.erase(found);
-  }
-  return CUDA_SUCCESS;
-}
-
 CUresult api::cuMemMap(CUdeviceptr address, std::size_t bytes, std::size_t offset,
                        CUmemGenericAllocationHandle handle, unsigned long long flags) {
   if (flags != 0 || !is_page_multiple(bytes) || address % kPageBytes != 0) {
     return CUDA_ERROR_INVALID_VALUE;
   }
+  const std::optional<HeldMemory> held = find_handle(handle);
+  if (!held) return CUDA_ERROR_INVALID_VALUE;
   VirtualMemory& all = memory();
   const std::lock_guard lock(all.mutex);
-  const auto found = all.handles.find(handle);
-  if (found == all.handles.end()) return CUDA_ERROR_INVALID_VALUE;
   const auto reservation = all.reservation(address);
   if (!reservation || address + bytes > reservation->base + reservation->bytes) {
     return CUDA_ERROR_INVALID_VALUE;
   }
-  const auto& piece = found->second.piece;
+  const auto& piece = held->piece;
   if (offset != 0 || bytes < piece->bytes()) return CUDA_ERROR_NOT_SUPPORTED;
   if (bytes > piece->bytes()) return CUDA_ERROR_INVALID_VALUE;
   if (all.first_meeting(address, bytes) != all.mappings.end()) return CUDA_ERROR_INVALID_VALUE;
@@ -250,7 +167,7 @@ CUresult api::cuMemMap(CUdeviceptr address, std::size_t bytes, std::size_t offse
            static_cast<off_t>(piece->offset())) == MAP_FAILED) {
     return CUDA_ERROR_OUT_OF_MEMORY;
   }
-  all.mappings[address] = Mapping{bytes, piece, handle, found->second.properties};
+  all.mappings[address] = Mapping{bytes, handle, *held};
   Range range;
   range.base = address;
   range.bytes = bytes;
@@ -280,7 +197,7 @@ CUresult api::cuMemUnmap(CUdeviceptr address, std::size_t bytes) {
   for (auto it = first; it != end; ++it) {
     take_range(it->first, RangeKind::kMapping);
     reserve_at(it->first, it->second.bytes, MAP_FIXED);
-    last.push_back(std::move(it->second.piece));
+    last.push_back(std::move(it->second.memory.piece));
   }
   if (first != end) all.mappings.erase(first, end);
   return CUDA_SUCCESS;
@@ -348,59 +265,8 @@ CUresult api::cuMemRetainAllocationHandle(CUmemGenericAllocationHandle* handle, 
   const auto found = all.first_meeting(reinterpret_cast<std::uint64_t>(address), 1);
   if (found == all.mappings.end()) return CUDA_ERROR_INVALID_VALUE;
   const Mapping& mapping = found->second;
-  // The handle may have been released since: the mapping keeps its memory, and
-  // retaining makes the handle valid again.
-  auto [known, made] =
-      all.handles.try_emplace(mapping.handle, Handle{mapping.piece, mapping.properties});
-  if (!made) ++known->second.references;
+  retain_handle(mapping.handle, mapping.memory);
   *handle = mapping.handle;
-  return CUDA_SUCCESS;
-}
-
-CUresult api::cuMemGetAllocationPropertiesFromHandle(CUmemAllocationProp* properties,
-                                                     CUmemGenericAllocationHandle handle) {
-  if (properties == nullptr) return CUDA_ERROR_INVALID_VALUE;
-  VirtualMemory& all = memory();
-  const std::lock_guard lock(all.mutex);
-  const auto found = all.handles.find(handle);
-  if (found == all.handles.end()) return CUDA_ERROR_INVALID_VALUE;
-  *properties = found->second.properties;
-  return CUDA_SUCCESS;
-}
-
-CUresult api::cuMemExportToShareableHandle(void* shareable, CUmemGenericAllocationHandle handle,
-                                           CUmemAllocationHandleType type,
-                                           unsigned long long flags) {
-  if (shareable == nullptr || flags != 0) return CUDA_ERROR_INVALID_VALUE;
-  if (type != CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR) return CUDA_ERROR_NOT_SUPPORTED;
-  VirtualMemory& all = memory();
-  const std::lock_guard lock(all.mutex);
-  const auto found = all.handles.find(handle);
-  if (found == all.handles.end() || !found->second.piece->shareable()) {
-    return CUDA_ERROR_INVALID_VALUE;
-  }
-  const int fd = fcntl(found->second.piece->fd(), F_DUPFD_CLOEXEC, 0);
-  if (fd < 0) return CUDA_ERROR_OPERATING_SYSTEM;
-  *static_cast<int*>(shareable) = fd;
-  return CUDA_SUCCESS;
-}
-
-CUresult api::cuMemImportFromShareableHandle(CUmemGenericAllocationHandle* handle, void* shareable,
-                                             CUmemAllocationHandleType type) {
-  if (handle == nullptr || type != CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR) {
-    return CUDA_ERROR_INVALID_VALUE;
-  }
-  auto piece =
-      PhysicalPiece::from_file(static_cast<int>(reinterpret_cast<std::intptr_t>(shareable)));
-  if (piece == nullptr) return CUDA_ERROR_INVALID_VALUE;
-  CUmemAllocationProp properties{};
-  properties.type = CU_MEM_ALLOCATION_TYPE_PINNED;
-  properties.requestedHandleTypes = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR;
-  properties.location.type = CU_MEM_LOCATION_TYPE_DEVICE;
-  VirtualMemory& all = memory();
-  const std::lock_guard lock(all.mutex);
-  *handle = all.next_handle++;
-  all.handles[*handle] = Handle{std::move(piece), properties};
   return CUDA_SUCCESS;
 }
 

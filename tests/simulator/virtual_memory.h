@@ -1,11 +1,10 @@
-// Reservations and handles of the virtual memory calls.
+// Reservations and mappings of the virtual memory calls.
 #pragma once
 
 #include "tests/simulator/address_space.h"
 
 namespace kvshim::simulator {
 
-Tally live_handles();
 Tally live_reservations();
 
 struct Reservation {
