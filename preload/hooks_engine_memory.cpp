@@ -1,18 +1,17 @@
 // What the engine allocates otherwise than by cuMemAlloc: none of it becomes a pool, all of
 // it counts for the process's limit.
-#include "preload/allocation.h"
 #include "preload/engine_memory.h"
 #include "preload/hook_boundary.h"
 #include "preload/hooks.h"
+#include "preload/plain_allocation.h"
 
 namespace kvshim::preload {
 namespace {
 
 template <class Array>
-CUresult make_array(Array* array, std::uint64_t bytes,
-                    const std::function<CUresult()>& make) noexcept {
+CUresult make_array(Array* array, std::uint64_t bytes, SubmitRef make) noexcept {
   return at_boundary([&] {
-    const CUresult result = bytes != 0 ? allocate_beside_pools(bytes, make) : make();
+    const CUresult result = bytes != 0 ? allocate_plain(nullptr, bytes, make) : make();
     if (result == CUDA_SUCCESS) count_array(*array, bytes);
     return result;
   });
@@ -37,7 +36,7 @@ CUresult hook_cuMemCreate(CUmemGenericAllocationHandle* handle, std::size_t byte
     const bool of_gpu =
         properties != nullptr && properties->location.type == CU_MEM_LOCATION_TYPE_DEVICE;
     if (!of_gpu) return create();
-    const CUresult result = allocate_beside_pools(bytes, create);
+    const CUresult result = allocate_plain(nullptr, bytes, create);
     if (result == CUDA_SUCCESS) count_created(*handle, *properties, bytes);
     return result;
   });

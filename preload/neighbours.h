@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "preload/gate.h"
 #include "vmm/pressure.h"
 
 namespace kvshim::preload {
@@ -27,9 +28,11 @@ void abandon_neighbours_after_fork() noexcept;
 /// is no member (yet). Below a millisecond.
 std::uint64_t elastic_elsewhere(const Runtime& runtime, CUdevice device) noexcept;
 
-/// For an allocation of `bytes` that found no memory (no pool's): asks the neighbours and
-/// waits, at most a second, until that much is free. False when it isn't worth another
-/// try. The current context's device; not in a capture.
-bool neighbours_make_way(Runtime& runtime, CUdevice device, std::uint64_t bytes) noexcept;
+/// For an allocation of `bytes` that found no memory (no pool's): asks the neighbours, waits,
+/// at most a second, until that much is free, and allocates again. Out of memory when there
+/// is nobody to ask. Several threads' allocations are asked for together. The current
+/// context's device; not in a capture.
+CUresult allocate_when_neighbours_gave(Runtime& runtime, CUdevice device, std::uint64_t bytes,
+                                       SubmitRef allocate);
 
 }  // namespace kvshim::preload

@@ -1,0 +1,93 @@
+#include "preload/gifts.h"
+
+#include <algorithm>
+#include <new>
+#include <vector>
+
+#include "preload/answer_words.h"
+#include "preload/needs.h"
+
+namespace kvshim::preload {
+namespace {
+
+// Between the turns of those who could give.
+constexpr std::uint64_t kTurnNs = 4'000'000;
+constexpr std::uint64_t kMostTurns = 3;
+
+std::uint64_t turn(const segment::Owner& owner, const vmm::Giver& us, std::int64_t priority) {
+  std::vector<GiverSeen> others;
+  for (const segment::NeighbourState& state : owner.states()) {
+    const segment::Figures& f = state.figures;
+    const std::uint64_t held = f.resident + f.device_cached + f.other_bytes;
+    const std::uint64_t spare = held > state.settings.reserve ? held - state.settings.reserve : 0;
+    others.push_back({state.settings.priority, f.idle_ms,
+                      state.settings.paused != 0 ? 0 : std::min(spare, f.resident), state.index});
+  }
+  return givers_before({priority, us.idle_ms, us.spare, owner.index()}, others);
+}
+
+}  // namespace
+
+Gifts::Said& Gifts::said_to(const segment::NeighbourNeed& need) noexcept {
+  Said& said = said_[need.index];
+  if (said.claim != need.claim || said.serial != need.need.serial) {
+    said = {need.claim, need.need.serial, 0, false};
+  }
+  return said;
+}
+
+std::uint64_t Gifts::asked_of(segment::Owner& owner, const vmm::Giver& us,
+                              std::int64_t priority) noexcept {
+  try {
+    std::vector<NeedSeen> needs;
+    std::uint64_t oldest = UINT64_MAX;
+    for (const segment::NeighbourNeed& need : owner.needs()) {
+      needs.push_back(seen(need));
+      oldest = std::min(oldest, need.need.posted_ns);
+    }
+    if (needs.empty()) return 0;
+    const std::uint64_t wanted = uncovered(needs, us.gpu_free, us.floor, us.idle_ms);
+    if (wanted == 0) return 0;
+    if (us.spare == 0 || us.idle_ms < kLeastIdleMs) {
+      gave(owner, 0);
+      return 0;
+    }
+    const std::uint64_t before = std::min(kMostTurns, turn(owner, us, priority));
+    const std::uint64_t now = segment::monotonic_ns();
+    if (now > oldest && now - oldest < before * kTurnNs) return 0;
+    return std::min(wanted, us.spare);
+  } catch (const std::bad_alloc&) {
+    return 0;
+  }
+}
+
+void Gifts::begins(segment::Owner& owner) noexcept {
+  for (const segment::NeighbourNeed& need : owner.needs()) {
+    Said& said = said_to(need);
+    if (said.begun == AnswerWords::kMostBegun) continue;
+    ++said.begun;
+    owner.answer(need, AnswerWords::kBegun);
+  }
+}
+
+void Gifts::gave(segment::Owner& owner, std::uint64_t bytes) noexcept {
+  std::vector<segment::NeighbourNeed> needs = owner.needs();
+  if (bytes == 0) {
+    for (const segment::NeighbourNeed& need : needs) {
+      Said& said = said_to(need);
+      if (said.refused) continue;
+      said.refused = true;
+      owner.answer(need, AnswerWords::kRefusal);
+    }
+    return;
+  }
+  std::sort(needs.begin(), needs.end(),
+            [](const auto& a, const auto& b) { return served_before(seen(a), seen(b)); });
+  for (const segment::NeighbourNeed& need : needs) {
+    const std::uint64_t part = std::min(bytes, need.need.bytes);
+    if (part >= AnswerWords::kWhole) owner.answer(need, part - part % AnswerWords::kWhole);
+    bytes -= part;
+  }
+}
+
+}  // namespace kvshim::preload
