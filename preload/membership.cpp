@@ -12,6 +12,7 @@
 
 #include "observe/log.h"
 #include "preload/engine_memory.h"
+#include "preload/mps.h"
 #include "preload/plain_memory.h"
 #include "preload/real_driver.h"
 #include "preload/runtime.h"
@@ -87,9 +88,10 @@ segment::Identity identity_for(CUdevice device, const std::string& status_file) 
   return identity;
 }
 
-segment::Control initial_control(const config::Options& options, std::uint64_t gpu_total) {
+segment::Control initial_control(const config::Options& options, CUdevice device,
+                                 std::uint64_t gpu_total) {
   segment::Control control;
-  control.limit = options.limit.of(gpu_total);
+  control.limit = limit_at_start(options, device, gpu_total);
   control.reserve = options.reserve.of(gpu_total);
   control.priority = options.priority;
   control.group = options.group;
@@ -142,8 +144,9 @@ void join(Membership& member, CUdevice device, const config::Options& options,
     why = "the driver doesn't tell the UUID of device " + std::to_string(device);
   } else {
     const segment::Identity identity = identity_for(device, status_file);
-    owner = segment::Owner::attach(options.segment_dir, uuid, identity,
-                                   initial_control(options, identity.gpu_total), &said, &why);
+    owner =
+        segment::Owner::attach(options.segment_dir, uuid, identity,
+                               initial_control(options, device, identity.gpu_total), &said, &why);
   }
   tell(said);
   if (owner == nullptr) {
@@ -289,6 +292,13 @@ std::string uuid_of(CUdevice device) {
   std::array<unsigned char, 16> bytes;
   std::memcpy(bytes.data(), uuid.bytes, bytes.size());
   return segment::uuid_text(bytes);
+}
+
+std::uint64_t limit_at_start(const config::Options& options, CUdevice device, std::uint64_t total) {
+  const std::uint64_t own = options.limit.of(total);
+  const std::uint64_t client =
+      shared_through_mps(device) ? own_mps_limit(device, uuid_of(device)) : 0;
+  return own != 0 && client != 0 ? std::min(own, client) : std::max(own, client);
 }
 
 void update_memberships(Runtime& runtime, const std::string& status_file) noexcept {

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <string>
 
+#include "config/options.h"
 #include "segment/owner.h"
 
 namespace kvshim::preload {
@@ -33,6 +34,10 @@ void want_membership(CUdevice device) noexcept;
 
 /// The device's name in the segment, from the driver; empty when it doesn't tell.
 std::string uuid_of(CUdevice device);
+
+/// What limits the process until somebody says otherwise, bytes (0: nothing): the option
+/// `limit`, and under MPS the client's limit, whichever is less. `total`: of the GPU.
+std::uint64_t limit_at_start(const config::Options& options, CUdevice device, std::uint64_t total);
 
 /// What the process goes by since a control was obeyed: published with the next
 /// figures, and so a tool learns that its word was heard. Any thread.

@@ -6,6 +6,8 @@
 #include "preload/context_life.h"
 #include "preload/function_info.h"
 #include "preload/host_memory.h"
+#include "preload/membership.h"
+#include "preload/mps.h"
 #include "preload/neighbours.h"
 #include "preload/peer_access.h"
 #include "preload/plain_memory.h"
@@ -152,6 +154,11 @@ DeviceRuntime* Runtime::device_for_pool(CUcontext context, std::string* why) {
     *why = std::string("this driver lacks ") + name + " (CUDA 12.4 or newer is needed)";
     return nullptr;
   }
+  const bool mps = shared_through_mps(index);
+  if (mps && !configuration_.options.under_mps) {
+    *why = "its GPU is shared through MPS (option under_mps)";
+    return nullptr;
+  }
   int supported = 0;
   driver_.cuDeviceGetAttribute(&supported, CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED,
                                index);
@@ -184,7 +191,8 @@ DeviceRuntime* Runtime::device_for_pool(CUcontext context, std::string* why) {
       o.host_budget == UINT64_MAX ? automatic_host_budget() : o.host_budget;
   device_settings.read_ahead_max = o.read_ahead_max;
   device_settings.read_ahead_share = o.read_ahead_share;
-  device_settings.rows_ahead = o.rows_ahead;
+  // Made ahead of faults by a profile's word: a wrong one stops whoever shares the fault.
+  device_settings.rows_ahead = o.rows_ahead && !mps;
   device_settings.pressure = neighbours_of(*this, index);
   vmm::ReleaseSettings release_settings;
   release_settings.idle_timeout = o.idle_timeout;
@@ -201,9 +209,15 @@ DeviceRuntime* Runtime::device_for_pool(CUcontext context, std::string* why) {
         vmm::EventLevel::kInfo,
         "the primary context has users that kvshim can't count: it is kept until the process ends");
   }
+  if (mps) {
+    made->memory.events().push(
+        vmm::EventLevel::kWarning,
+        "this GPU is shared through MPS: a write that kvshim missed would stop all of its clients; "
+        "nothing is made present on a profile's word alone (docs/sharing.md; option under_mps)");
+  }
   std::size_t free = 0, total = 0;
   if (driver_.cuMemGetInfo_v2(&free, &total) == CUDA_SUCCESS) {
-    made->memory.limits().limit.store(o.limit.of(total));
+    made->memory.limits().limit.store(limit_at_start(o, index, total));
     made->memory.limits().reserve.store(o.reserve.of(total));
   }
   made->memory.limits().other_bytes.store(plain_bytes(index));

@@ -45,6 +45,8 @@ int attribute(CUdevice_attribute asked) {
       return 9;
     case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR:
       return 0;
+    case CU_DEVICE_ATTRIBUTE_MPS_ENABLED:
+      return std::getenv("KVSHIM_SIM_MPS") != nullptr ? 1 : 0;
     case CU_DEVICE_ATTRIBUTE_PCI_BUS_ID:
       return 1;
     case CU_DEVICE_ATTRIBUTE_TEXTURE_ALIGNMENT:

@@ -55,6 +55,15 @@ TEST(DriverFindings, FailWithoutDriverGpuOrVirtualMemory) {
   EXPECT_EQ(worst(judge_driver(facts)), Level::kFail);
 }
 
+TEST(DriverFindings, WarnOfMps) {
+  DriverFacts facts = good_driver();
+  facts.gpus[0].mps = true;
+  const Findings findings = judge_driver(facts);
+  EXPECT_EQ(worst(findings), Level::kWarn);
+  EXPECT_THAT(findings.back().text, HasSubstr("one client's fault stops all"));
+  EXPECT_THAT(findings.back().remedy, HasSubstr("under_mps"));
+}
+
 TEST(PreloadFindings, TellOthersThatWrapTheDriver) {
   EXPECT_THAT(judge_preloads("", ""), IsEmpty());
   EXPECT_THAT(judge_preloads("/opt/lib/libkvshim.so", ""), IsEmpty());

@@ -54,6 +54,7 @@ json gpu_of(void* library, int index) {
                    attribute(library, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, device);
   gpu["vmm"] =
       attribute(library, CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED, device) != 0;
+  gpu["mps"] = attribute(library, CU_DEVICE_ATTRIBUTE_MPS_ENABLED, device) != 0;
   return gpu;
 }
 
@@ -128,7 +129,7 @@ DriverFacts probe_driver(double seconds) {
     if (!gpu.is_object()) continue;
     facts.gpus.push_back({printable(gpu.value("name", "")), printable(gpu.value("uuid", "")),
                           gpu.value("total", std::uint64_t{0}), gpu.value("compute", 0),
-                          gpu.value("vmm", false)});
+                          gpu.value("vmm", false), gpu.value("mps", false)});
   }
   return facts;
 }

@@ -19,6 +19,7 @@ struct DriverGpu {
   std::uint64_t total = 0;
   int compute_capability = 0;   // 90 for 9.0
   bool virtual_memory = false;  // virtual memory management is supported
+  bool mps = false;             // contexts of this user are shared through MPS
 };
 
 struct DriverFacts {

@@ -115,6 +115,12 @@ Findings judge_driver(const DriverFacts& facts) {
     } else {
       findings.push_back({Level::kOk, "GPU", name + ", virtual memory management", ""});
     }
+    if (gpu.mps) {
+      findings.push_back(
+          {Level::kWarn, "MPS", gpu.name + " is shared through MPS: one client's fault stops all",
+           "engines under kvshim stay elastic with more care; to keep them out of it set under_mps "
+           "= false, or start them outside of MPS (docs/sharing.md)"});
+    }
   }
   return findings;
 }
@@ -143,6 +149,12 @@ Findings check_devices() {
         {Level::kWarn, "MPS", "its daemon runs (" + folder + ")",
          "a write that kvshim missed would take every client down with it; run "
          "engines under kvshim without MPS, or with profiles for all their kernels"});
+    if (const char* limit = std::getenv("CUDA_MPS_PINNED_DEVICE_MEM_LIMIT")) {
+      findings.push_back({Level::kOk, "MPS",
+                          "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT is " + printable(limit) +
+                              ": an engine with this environment has it as its limit",
+                          ""});
+    }
   }
   return findings;
 }
