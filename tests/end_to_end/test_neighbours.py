@@ -352,6 +352,18 @@ class Ends(Servers):
         self.assertEqual(survivors[0].burst(1), expected[1])
 
 
+@unittest.skipIf(ON_GPU, "MPS is played by the simulator")
+class Mps(Servers):
+    def test_nothing_is_made_present_on_a_profiles_word_alone(self):
+        expected = self.alone([0])
+        plain, under = self.server(), self.server(KVSHIM_SIM_MPS=1)
+        for engine in (plain, under):
+            self.assertEqual(engine.burst(0), expected[0])
+        self.wait_for_report(plain.pid, lambda d: d["faults"]["granules_ahead"] > 0)
+        self.wait_for_report(under.pid, lambda d: d["faults"]["count"] > 0)
+        self.assertEqual(self.report(under.pid)["devices"][0]["faults"]["granules_ahead"], 0)
+
+
 @unittest.skipIf(ON_GPU, "GPUs of these sizes are simulated")
 class Crowd(Servers):
     SECONDS = float(os.environ.get("KVSHIM_TEST_CROWD_SECONDS", "20"))
