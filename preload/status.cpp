@@ -132,7 +132,9 @@ std::string status_json(Runtime& runtime) {
   }
   out += "], \"obstacles\": [";
   first = true;
-  static const std::vector<std::string> obstacles = runtime.recognizer().obstacles();
+  // Leaked: the summary at exit comes after the destructors of such statics.
+  static const auto& obstacles =
+      *new std::vector<std::string>(runtime.recognizer().obstacles());
   for (const std::string& obstacle : obstacles) {
     out += (first ? "" : ", ") + json_text(obstacle);
     first = false;
