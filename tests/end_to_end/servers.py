@@ -62,14 +62,15 @@ class Servers(Case):
         self.gpu_file = f"/dev/shm/kvshim-simulated-gpu-{self.gpu}"
         self.logs = 0
 
-    def server(self, arguments=(), options=None, preload=True, **extra):
+    def server(self, arguments=(), options=None, preload=True, command=None, **extra):
         extra.setdefault("KVSHIM_SIM_GPU", self.gpu)
         extra.setdefault("KVSHIM_SIM_MEMORY", self.MEMORY)
         extra.setdefault("KVSHIM_LOG_FILE", self.folder / f"log.{self.logs}")
         log = self.folder / f"log.{self.logs}"
         self.logs += 1
         started = Server(self.start([*SHAPE, *arguments, "--serve", 0],
-                                    {"idle_timeout": '"60s"', **(options or {})}, preload, **extra))
+                                    {"idle_timeout": '"60s"', **(options or {})}, preload, command,
+                                    **extra))
         started.log = log
         self.addCleanup(started.close)
         return started
