@@ -10,12 +10,14 @@
 #include <string_view>
 
 #include "config/option_table.h"
-#include "config/pattern.h"
 #include "config/quantities.h"
 #include "config/suggestion.h"
+#include "text/pattern.h"
 
 namespace kvshim::config {
 namespace {
+
+using text::Pattern;
 
 constexpr std::array<std::string_view, 3> kMatchKeys{"executable", "command_line", "environment"};
 constexpr std::array<std::string_view, 5> kRuleKeys{"action", "call_site", "min_size", "max_size",

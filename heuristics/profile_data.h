@@ -13,10 +13,12 @@
 
 #include "heuristics/expression.h"
 #include "heuristics/kernel_catalog.h"
-#include "heuristics/pattern.h"
 #include "heuristics/profiles.h"
+#include "text/pattern.h"
 
 namespace kvshim::heuristics {
+
+using text::Pattern;
 
 /// One declared parameter of a kernel entry.
 struct ParameterSpec {

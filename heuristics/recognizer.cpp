@@ -9,7 +9,6 @@
 #include <string_view>
 #include <utility>
 
-#include "heuristics/pattern.h"
 #include "heuristics/process_identity.h"
 #include "heuristics/profile_data.h"
 
@@ -183,7 +182,8 @@ Recognizer::Recognizer(const Profiles& profiles, ProcessIdentity identity, Setti
   impl_->command_lines.push_back(joined(identity.wrapped_command));
   for (const Rule& rule : impl_->settings.rules) {
     // The configuration has checked the pattern; a bad one matches nothing.
-    impl_->rules.push_back({rule, Pattern::compile(rule.call_site, nullptr)});
+    impl_->rules.push_back(
+        {rule, Pattern::compile(rule.call_site, nullptr).value_or(Pattern::of_nothing())});
   }
   for (const Profile& profile : profiles.impl().profiles) {
     impl_->known_by_command_line.push_back(

@@ -7,14 +7,17 @@
 #include <algorithm>
 #include <cstdint>
 #include <initializer_list>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
-#include "heuristics/pattern.h"
+#include "text/pattern.h"
 
 namespace kvshim::heuristics {
+
+using text::Pattern;
 
 /// What is missing or wrong is noted, and a neutral value takes its place.
 class TomlReader {
@@ -69,9 +72,10 @@ class TomlReader {
     if (present != nullptr) *present = !expression.empty();
     if (expression.empty()) return {};
     std::string problem;
-    Pattern result = Pattern::compile(expression, &problem);
-    if (!problem.empty()) error(*table.get(key), problem);
-    return result;
+    std::optional<Pattern> result = Pattern::compile(expression, &problem);
+    if (result) return *result;
+    error(*table.get(key), problem);
+    return Pattern::of_nothing();
   }
   std::vector<std::size_t> offsets(const toml::table& table, std::string_view key,
                                    std::size_t multiple) {

@@ -57,7 +57,7 @@ TEST(Profiles, EachMistakeIsNamedAtItsPlace) {
   EXPECT_THAT(errors_of("[[process]]\ncommand_line = \"a\"\n"),
               ElementsAre(HasSubstr("\"name\" is missing")));
   EXPECT_THAT(errors_of("name = \"x\"\n[[pool]]\nname = \"p\"\npython = '('\n"),
-              ElementsAre(HasSubstr("p.toml:4:10: \"(\" is not a regular expression")));
+              ElementsAre(HasSubstr("p.toml:4:10: the pattern \"(\" does not compile")));
   EXPECT_THAT(errors_of("name = \"x\"\n[[pool]]\nname = \"p\"\npython = 'a'\nmin_size = -1\n"),
               ElementsAre(HasSubstr("p.toml:5:12: \"min_size\" must be an integer")));
   EXPECT_THAT(errors_of("name = \"x\"\n[[pool]]\nname = \"p\"\n"),

@@ -1,9 +1,9 @@
-#include "config/pattern.h"
+#include "text/pattern.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-namespace kvshim::config {
+namespace kvshim::text {
 namespace {
 
 Pattern pattern(const std::string& expression) {
@@ -28,6 +28,18 @@ TEST(PatternTest, SaysWhyItDoesNotCompile) {
   }
 }
 
+TEST(PatternTest, OfNothingIsFoundNowhereAndTheDefaultEverywhere) {
+  EXPECT_FALSE(Pattern::of_nothing().found_in(""));
+  EXPECT_FALSE(Pattern::of_nothing().found_in("anything"));
+  EXPECT_TRUE(Pattern().found_in("anything"));
+  EXPECT_TRUE(Pattern().empty());
+  EXPECT_EQ(pattern("a|b").expression(), "a|b");
+}
+
+TEST(PatternTest, NobodyNeedHearTheComplaint) {
+  EXPECT_FALSE(Pattern::compile("(", nullptr).has_value());
+}
+
 TEST(PatternTest, RefusesAZeroByteAndAMonster) {
   std::string complaint;
   EXPECT_FALSE(Pattern::compile(std::string("a\0b", 3), &complaint).has_value());
@@ -49,4 +61,4 @@ TEST(PatternTest, CopiesOutliveTheOriginal) {
 }
 
 }  // namespace
-}  // namespace kvshim::config
+}  // namespace kvshim::text
