@@ -128,8 +128,11 @@ std::uint64_t divide_group_quota(segment::Owner& owner, CUdevice index, DeviceRu
     target = std::min(target, fair_share(limit.bytes, members, 0));
   }
   std::uint64_t share = target;
-  // Less holds at once; more as soon as the others have come down.
-  if (before == 0 || target > before) share = std::min(target, owner.raise_quota(target, limits));
+  // Less holds at once; more as soon as the others have come down. Until then what is held
+  // may stay, up to the share.
+  if (before == 0 || target > before) {
+    share = std::min(target, std::max(owner.raise_quota(target, limits), held));
+  }
   share = std::max<std::uint64_t>(share, 1);
   ours->share.store(share);
   // Pools have gone by the same or less since the last pass: nothing grows beyond this.

@@ -76,6 +76,7 @@ class Groups(Servers):
         print(f"a group's limit below what two idle members hold held after "
               f"{time.monotonic() - begin:.2f} s")
         held = self.held(engines)
+        self.assertGreater(sum(held), 280 * MIB, "and no more than they must")
         # A row of the largest extents is 128 MiB.
         self.assertLess(max(held) - min(held), 160 * MIB, "both gave alike")
 
