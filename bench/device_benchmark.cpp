@@ -83,6 +83,25 @@ void setup(bool plain) {
          {"free_ms", freeing.milliseconds()}});
 }
 
+// What the first writes to places 2 to `end` cost, less what a write to a present one costs.
+template <class Write>
+std::vector<Figure> first_writes(std::size_t end, const Write& write) {
+  write(0);
+  std::vector<double> splitting, plain, present;
+  for (std::size_t at = 2; at + 1 < end; at += 2) {
+    splitting.push_back(write(at));  // the first half of a pair: something is split for it
+    plain.push_back(write(at + 1));  // its other half lies there by itself
+    present.push_back(write(at));
+  }
+  const double there = median(present);
+  return {{"count", static_cast<double>(plain.size())},
+          {"present_us", there},
+          {"no_split_p50_us", median(plain) - there},
+          {"no_split_p99_us", quantile(plain, 0.99) - there},
+          {"split_p50_us", median(splitting) - there},
+          {"split_p99_us", quantile(splitting, 0.99) - there}};
+}
+
 // --- faults: one granule of one pool --------------------------------------------
 
 void faults() {
@@ -96,22 +115,9 @@ void faults() {
     session.wait();
     return timer.microseconds();
   };
-  write(0);
-  std::vector<double> splitting, plain, present;
-  for (std::size_t g = 2; g + 1 < granules; g += 2) {
-    splitting.push_back(write(g));  // the first half of a pair: something is split for it
-    plain.push_back(write(g + 1));  // its other half lies there by itself
-    present.push_back(write(g));
-  }
-  const double there = median(present);
-  print("faults", session,
-        {{"count", static_cast<double>(plain.size())},
-         {"present_us", there},
-         {"no_split_p50_us", median(plain) - there},
-         {"no_split_p99_us", quantile(plain, 0.99) - there},
-         {"split_p50_us", median(splitting) - there},
-         {"split_p99_us", quantile(splitting, 0.99) - there},
-         {"server_p50_us", status_figure("p50_us")}});
+  std::vector<Figure> figures = first_writes(granules, write);
+  figures.push_back({"server_p50_us", status_figure("p50_us")});
+  print("faults", session, figures);
 }
 
 // --- rows: keys and values of 24 sibling pools ------------------------------------
@@ -128,22 +134,9 @@ void rows() {
     session.wait();
     return timer.microseconds();
   };
-  write(0);
-  std::vector<double> splitting, plain, present;
-  for (std::size_t row = 2; row + 1 < rows_measured; row += 2) {
-    splitting.push_back(write(row));
-    plain.push_back(write(row + 1));
-    present.push_back(write(row));
-  }
-  const double there = median(present);
-  print("rows", session,
-        {{"count", static_cast<double>(plain.size())},
-         {"present_us", there},
-         {"no_split_p50_us", median(plain) - there},
-         {"no_split_p99_us", quantile(plain, 0.99) - there},
-         {"split_p50_us", median(splitting) - there},
-         {"split_p99_us", quantile(splitting, 0.99) - there},
-         {"granules_present", status_figure("granules")}});
+  std::vector<Figure> figures = first_writes(rows_measured, write);
+  figures.push_back({"granules_present", status_figure("granules")});
+  print("rows", session, figures);
 }
 
 // --- parking and coming back -------------------------------------------------------
