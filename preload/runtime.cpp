@@ -1,6 +1,7 @@
 #include "preload/runtime.h"
 
 #include <algorithm>
+#include <system_error>
 #include <unordered_set>
 
 #include "preload/context_life.h"
@@ -53,6 +54,8 @@ std::vector<heuristics::Rule> rules_of(const config::Options& options) {
 
 // So many live pools are rare: freed ones are looked for from here on.
 constexpr std::size_t kManyReasons = 1024;
+
+constexpr const char* kNoThreads = "no thread could be started";
 
 const char* missing_function(const vmm::DriverApi& api) {
 #define KVSHIM_NEED(name) \
@@ -150,6 +153,10 @@ DeviceRuntime* Runtime::device_for_pool(CUcontext context, std::string* why) {
   std::lock_guard lock(making_);
   auto& slot = devices_[static_cast<std::size_t>(index)];
   if (DeviceRuntime* known = slot.load(std::memory_order_acquire)) return known;
+  if (threads_failed_) {
+    *why = kNoThreads;
+    return nullptr;
+  }
   if (const char* name = missing_function(driver_)) {
     *why = std::string("this driver lacks ") + name + " (CUDA 12.4 or newer is needed)";
     return nullptr;
@@ -222,7 +229,14 @@ DeviceRuntime* Runtime::device_for_pool(CUcontext context, std::string* why) {
   }
   made->memory.limits().other_bytes.store(plain_bytes(index));
   pools_beside_peers(made->memory);
-  made->start_threads();
+  try {
+    made->start_threads();
+  } catch (const std::system_error&) {
+    made->stop_threads();
+    threads_failed_ = true;  // `made` stays: those that ran may still be on their way out
+    *why = kNoThreads;
+    return nullptr;
+  }
   slot.store(made, std::memory_order_release);
   return made;
 }

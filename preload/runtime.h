@@ -100,6 +100,7 @@ class Runtime {
   std::unique_ptr<heuristics::Recognizer> recognizer_;
   mutable std::mutex making_;
   std::vector<DeviceRuntime*> ended_;
+  bool threads_failed_ = false;
   std::unique_ptr<vmm::Arena> arena_;
   std::atomic<const vmm::PoolTable*> table_{nullptr};
   vmm::PoolTable* own_table_ = nullptr;

@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "vmm/room_wait.h"
+#include "vmm/service_thread.h"
 
 namespace kvshim::vmm {
 namespace {
@@ -43,11 +44,7 @@ constexpr auto kSlow = std::chrono::milliseconds(1);
 }  // namespace
 
 void FaultServer::start() {
-  stop_.thread_starts();
-  std::thread([this] {
-    run();
-    stop_.thread_ended();
-  }).detach();
+  start_service_thread(stop_, [this] { run(); });
 }
 
 void FaultServer::stop() {
@@ -143,11 +140,7 @@ void FaultServer::tell_of_slow_fault(const FaultAnswer& answer, std::chrono::mic
 }
 
 void GuardWatchdog::start() {
-  stop_.thread_starts();
-  std::thread([this] {
-    run();
-    stop_.thread_ended();
-  }).detach();
+  start_service_thread(stop_, [this] { run(); });
 }
 
 void GuardWatchdog::run() {

@@ -8,6 +8,8 @@
 #include <algorithm>
 #include <thread>
 
+#include "vmm/service_thread.h"
+
 namespace kvshim::vmm {
 namespace {
 
@@ -37,11 +39,7 @@ Releaser::Releaser(const DriverApi& driver, DeviceMemory& memory, SubmissionGate
       tick_(tick_for(settings.idle_timeout)) {}
 
 void Releaser::start() {
-  stop_.thread_starts();
-  std::thread([this] {
-    run();
-    stop_.thread_ended();
-  }).detach();
+  start_service_thread(stop_, [this] { run(); });
 }
 
 void Releaser::run() {
