@@ -17,6 +17,7 @@
 #include "preload/status.h"
 #include "segment/owner.h"
 #include "segment/reader.h"
+#include "vmm/service_thread.h"
 
 namespace kvshim::preload {
 namespace {
@@ -80,8 +81,13 @@ class Neighbours final : public vmm::Pressure {
   Needs& needs() noexcept { return needs_; }
 
   void start() {
-    if (!started_.exchange(true)) {
+    if (started_.exchange(true)) return;
+    try {
+      const vmm::HostSignalsBlocked blocked;
       std::thread([this] { listen(); }).detach();
+    } catch (...) {
+      started_.store(false);
+      throw;
     }
   }
 

@@ -21,6 +21,7 @@
 #include "preload/neighbours.h"
 #include "preload/runtime.h"
 #include "preload/unknown_kernels.h"
+#include "vmm/service_thread.h"
 
 namespace kvshim::preload {
 namespace {
@@ -220,6 +221,7 @@ void start_status() noexcept {
     const std::string folder = options.status ? status_folder(options.status_dir) : std::string();
     status_path = new std::string(
         folder.empty() ? "" : folder + "/" + std::to_string(getpid()) + ".json");
+    const vmm::HostSignalsBlocked blocked;
     std::thread(run).detach();
   } catch (...) {
     log::warning("no status: its thread could not be started");

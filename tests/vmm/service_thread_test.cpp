@@ -5,6 +5,17 @@
 #include <atomic>
 #include <system_error>
 
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+#define KVSHIM_TEST_SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer) || __has_feature(address_sanitizer)
+#define KVSHIM_TEST_SANITIZED 1
+#endif
+#endif
+#ifndef KVSHIM_TEST_SANITIZED
+#define KVSHIM_TEST_SANITIZED 0
+#endif
+
 namespace kvshim::vmm {
 namespace {
 
@@ -28,7 +39,7 @@ TEST(ServiceThreadTest, TakesNoSignalsOfTheHost) {
 }
 
 TEST(ServiceThreadTest, NobodyWaitsForAThreadThatCouldNotStart) {
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+#if KVSHIM_TEST_SANITIZED
   GTEST_SKIP() << "sanitizers choose the size of stacks themselves";
 #else
   pthread_attr_t before, huge;

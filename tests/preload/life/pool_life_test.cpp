@@ -6,9 +6,13 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <csignal>
 #include <cstdint>
 #include <cstdlib>
+#include <filesystem>
+#include <fstream>
 #include <random>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -188,6 +192,29 @@ TEST_F(PoolLifeTest, AStreamOrderedFreeMakesRoomForTheNextAllocation) {
     ASSERT_EQ(cuMemFreeAsync(pool, stream_), CUDA_SUCCESS);
   }
   ASSERT_EQ(cuStreamSynchronize(stream_), CUDA_SUCCESS);
+}
+
+TEST_F(PoolLifeTest, ItsThreadsTakeNoSignalsOfTheHost) {
+  const CUdeviceptr pool = make_pool();
+  std::vector<std::string> ours;
+  const auto end = std::chrono::steady_clock::now() + 20s;
+  // Faults, watchdog, release, status; each gets its name when it runs first.
+  while (ours.size() < 4 && std::chrono::steady_clock::now() < end) {
+    ours.clear();
+    for (const auto& task : std::filesystem::directory_iterator("/proc/self/task")) {
+      std::ifstream file(task.path() / "status");
+      std::string name, word, blocked;
+      file >> word >> name;
+      while (file >> word && word != "SigBlk:") continue;
+      file >> blocked;
+      if (name.rfind("kvshim-", 0) != 0 || name == "kvshim-log") continue;
+      ours.push_back(name);
+      EXPECT_NE(std::stoull(blocked, nullptr, 16) >> (SIGTERM - 1) & 1u, 0u) << name;
+    }
+    std::this_thread::sleep_for(1ms);
+  }
+  EXPECT_GE(ours.size(), 4u);
+  EXPECT_EQ(cuMemFree_v2(pool), CUDA_SUCCESS);
 }
 
 TEST_F(PoolLifeTest, FreeingAndAllocatingBesideReleasesIsSafe) {
