@@ -205,6 +205,7 @@ DeviceRuntime* Runtime::device_for_pool(CUcontext context, std::string* why) {
   release_settings.idle_timeout = o.idle_timeout;
   release_settings.restore_time = o.restore_time;
   release_settings.drop_after = o.drop_after;
+  release_settings.cold_after = o.cold_after;
   release_settings.disposable = o.contents == config::Contents::kDisposable;
   const auto watchdog =
       std::chrono::duration_cast<std::chrono::milliseconds>(o.guard_watchdog).count();

@@ -85,6 +85,9 @@ std::string device_json(Runtime& runtime, DeviceRuntime& device) {
          field("released_zero_bytes", s.released_zero_bytes.load()) + ", " +
          field("parked_bytes_total", s.parked_bytes_total.load()) + ", " +
          field("dropped_bytes", s.dropped_bytes.load()) + ", " +
+         field("cold_bytes_total", s.cold_bytes.load()) + ", " +
+         field("cold_parked", device.memory.parked_bytes().cold) + ", " +
+         field("asked_again", s.asked_again.load()) + ", " +
          field("promotions", s.promotions.load()) + ", " +
          field("promoted_bytes", s.promoted_bytes.load()) + ", " +
          field("dropped_fills", s.dropped_fills.load()) + ", " +

@@ -46,6 +46,8 @@ struct FaultAnswer {
   AnswerKind kind = AnswerKind::kPresent;
   std::vector<AbiRun> runs;
   std::vector<AbiCopy> copies;
+  /// Nothing was made or moved: what was asked for was present and watched (watch()).
+  bool only_watched = false;
 };
 
 /// One extent named from outside the lock; may be stale when used: every call
@@ -59,6 +61,9 @@ struct ExtentName {
   /// other tensors: no rule about idle cache contents may drop it.
   bool tail = false;
   std::uint64_t written = 0;  // Extent::written_serial; the newest of a block
+  bool front = false;         // the next writes come here, or a writer's first slot lies here
+  bool cold = false;          // to be parked as cold (Extent::cold)
+  std::uint64_t touched = 0;  // Extent::parked_tick
   std::uint64_t bytes() const { return order_bytes(order); }
 };
 
@@ -234,6 +239,34 @@ class DeviceMemory {
   /// What was written later has a larger ExtentName::written.
   std::uint64_t newest_serial() const;
 
+  // --- cold rows (device_memory_cold.cpp; releasing thread) -------------------
+  // A clock: bits of resident extents are cleared; whoever writes one then asks, and is
+  // answered at once. What nobody has asked for by the next look was not written. Which
+  // extents are cold is a guess in one respect only: what is written without a guard (a
+  // copy into present pages) is not seen. Nothing depends on it: see Extent::cold.
+
+  /// Marks the extents that are to be watched from now on: resident, unpinned, not near
+  /// the fronts. The caller clears their bits. REQUIRES: gate closed and all work
+  /// finished, so that no guard is about to set one.
+  std::vector<ExtentName> watch(std::uint64_t tick);
+  /// Their bits could not be cleared.
+  void forget_watch(std::span<const ExtentName> extents);
+  /// What was watched since `until` (a tick) or longer, most recently written first. What
+  /// was written longest ago of all is not among them, `keep` bytes of it (at most a
+  /// 32nd of the pools), and may come back if it was parked as cold: under FIFO reuse it
+  /// is rewritten next, or a prefix keeps it, which is read again and again.
+  std::vector<ExtentName> cold_extents(std::uint64_t until, std::uint64_t keep);
+  /// What a neighbour in need gets of a process that merely pauses: resident bytes that
+  /// are away from the fronts and had their last fault or return before `tick`.
+  std::uint64_t untouched_since(std::uint64_t tick) const;
+  struct ParkedBytes {
+    std::uint64_t returnable = 0, cold = 0;
+  };
+  ParkedBytes parked_bytes() const;
+  /// Idleness has come: drop_after counts from `tick` for what was parked as cold, which
+  /// may have been read until now.
+  void cold_becomes_idle(std::uint64_t tick);
+
   // --- views ---------------------------------------------------------------
   std::vector<PoolFigures> pools() const;
   PhysicalBytes physical() const;
@@ -280,6 +313,7 @@ class DeviceMemory {
   // faults
   FaultAnswer answer(std::span<const AbiRun> wanted, bool rows,
                      std::optional<std::uint64_t> finished_epoch);
+  bool note_written(Extent& extent);
   void want_promotion(Pool& pool, std::uint32_t offset);
   void finish_pending(std::vector<AbiRun>* runs);
   void drop_pending();
@@ -336,6 +370,7 @@ class DeviceMemory {
                              const std::vector<std::uint32_t>& changed, bool merge,
                              std::vector<Piece>* pieces);
   bool near_front(const Pool& pool, const Piece& block) const;
+  std::uint64_t newest_kept(std::uint64_t keep) const;
   // ahead of the faults
   bool absent_can_be_swapped(std::uint64_t finished_epoch) const {
     return reads_anywhere_epoch_ <= finished_epoch;
@@ -381,6 +416,7 @@ class DeviceMemory {
   std::vector<Pending> pending_;  // promotions that wait for the guard's copy
   std::vector<AbiRun> pending_wanted_;
   bool pending_rows_ = false;
+  bool asked_watched_ = false;  // the fault that is being answered met a watched extent
   std::vector<Retired> retired_;
   struct RetiredStaging {
     CUdeviceptr address;

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <numeric>
 #include <set>
+#include <utility>
 
 #include "vmm/device_memory.h"
 
@@ -112,6 +113,16 @@ bool DeviceMemory::make_present(Pool& pool, std::uint32_t offset, std::uint8_t o
   return true;
 }
 
+// It is about to be written. Whether that was to be found out.
+bool DeviceMemory::note_written(Extent& extent) {
+  extent.written_serial = ++serial_;
+  extent.parked_tick = tick_.load();
+  extent.cold = false;
+  const bool watched = std::exchange(extent.watched_tick, 0) != 0;
+  asked_watched_ = asked_watched_ || watched;
+  return watched;
+}
+
 // The granules asked for come first, their rows after them: when memory is
 // short the siblings are left for their own faults.
 std::vector<DeviceMemory::Row> DeviceMemory::make_wanted_present(std::span<const AbiRun> wanted,
@@ -137,11 +148,11 @@ std::vector<DeviceMemory::Row> DeviceMemory::make_wanted_present(std::span<const
         group.fronts.advance({it->first, it->second.order});
         look_ahead_.store(true, std::memory_order_relaxed);
       } else {
-        it->second.written_serial = ++serial_;
-        it->second.parked_tick = tick_.load();
+        const bool watched = note_written(it->second);
         add_run(runs, pool->first + it->first, order_granules(it->second.order));
-        // Made ahead: its bits were left clear so that the sequence shows here.
-        if (offset == it->first &&
+        // Made ahead: its bits were left clear so that the sequence shows here. What is
+        // watched was written before: no sequence.
+        if (!watched && offset == it->first &&
             group.fronts.advance_if_expected({it->first, it->second.order})) {
           look_ahead_.store(true, std::memory_order_relaxed);
         }
@@ -160,8 +171,10 @@ void DeviceMemory::tell_row(const Row& row, std::vector<AbiRun>* runs) {
     for (std::uint32_t offset = row.piece.offset; offset < end;) {
       const auto it = sibling->extent_at(offset);
       // Its bit may be clear (made ahead, a release that was interrupted, a
-      // restore): told now, it needs no question of its own.
-      if (it->second.present()) {
+      // restore, watched): told now, it needs no question of its own. What is cold asks
+      // for itself: then it comes back, and its row with it.
+      if (it->second.present() && !it->second.cold) {
+        note_written(it->second);
         add_run(runs, sibling->first + it->first, order_granules(it->second.order));
       }
       offset = it->first + order_granules(it->second.order);
@@ -176,7 +189,10 @@ void DeviceMemory::make_row_present(const Row& row, std::vector<AbiRun>* runs) {
     while (offset < end) {
       auto it = sibling->extent_at(offset);
       if (it->second.present()) {
-        add_run(runs, sibling->first + it->first, order_granules(it->second.order));
+        if (!it->second.cold) {
+          note_written(it->second);
+          add_run(runs, sibling->first + it->first, order_granules(it->second.order));
+        }
       } else if (!make_present(*sibling, offset, row.piece.order, Need::kIfRoom, runs)) {
         break;
       }
@@ -203,8 +219,7 @@ void DeviceMemory::make_exactly_present(std::span<const AbiRun> wanted,
     const std::uint32_t offset = *granule - pool->first;
     auto it = pool->extent_at(offset);
     if (it->second.present()) {
-      it->second.written_serial = ++serial_;
-      it->second.parked_tick = tick_.load();
+      note_written(it->second);
       add_run(runs, pool->first + it->first, order_granules(it->second.order));
     } else {
       std::uint8_t order = it->second.order;
@@ -285,7 +300,7 @@ void DeviceMemory::finish_pending(std::vector<AbiRun>* runs) {
     host_.give_back(name.order, extent.handle);
     extent.state = ExtentState::kResident;
     extent.handle = p.park.host_handle;
-    extent.written_serial = ++serial_;
+    note_written(extent);
     statistics_.promotions.fetch_add(1, std::memory_order_relaxed);
     statistics_.promoted_bytes.fetch_add(name.bytes(), std::memory_order_relaxed);
     add_run(runs, p.pool->first + p.offset, order_granules(name.order));
@@ -341,6 +356,7 @@ FaultAnswer DeviceMemory::copied(std::optional<std::uint64_t> finished_epoch) {
   finish_pending(&promoted);
   FaultAnswer all = answer(pending_wanted_, pending_rows_, finished_epoch);
   all.runs.insert(all.runs.end(), promoted.begin(), promoted.end());
+  all.only_watched = false;
   pending_wanted_.clear();
   check("copied");
   return all;
@@ -349,6 +365,8 @@ FaultAnswer DeviceMemory::copied(std::optional<std::uint64_t> finished_epoch) {
 FaultAnswer DeviceMemory::answer(std::span<const AbiRun> wanted, bool rows,
                                  std::optional<std::uint64_t> finished_epoch) {
   FaultAnswer result;
+  const std::uint64_t made = statistics_.granules_made_present.load(std::memory_order_relaxed);
+  asked_watched_ = false;
   if (rows) {
     for (const Row& row : make_wanted_present(wanted, &result.runs)) {
       if (row_can_follow(row, finished_epoch)) {
@@ -373,6 +391,8 @@ FaultAnswer DeviceMemory::answer(std::span<const AbiRun> wanted, bool rows,
                  "engine will stop with an illegal address. Free memory on this GPU or raise "
                  "host_budget");
   }
+  result.only_watched =
+      asked_watched_ && made == statistics_.granules_made_present.load(std::memory_order_relaxed);
   check("fault");
   return result;
 }

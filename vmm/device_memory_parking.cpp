@@ -40,7 +40,10 @@ ExtentName DeviceMemory::name_of(const Pool& pool, Extents::const_iterator exten
           state.order,
           address_of(pool, offset),
           offset + order_granules(state.order) == pool.granules,
-          state.written_serial};
+          state.written_serial,
+          near_front(pool, {offset, state.order}),
+          false,
+          state.parked_tick};
 }
 
 // `extents`: of the pool, by address; not all of those between need be there.
@@ -105,7 +108,7 @@ std::vector<ExtentName> DeviceMemory::blocks_to_return() const {
     for (const auto& [first, pool] : pools_) {
       found.clear();
       for (auto it = pool->extents.cbegin(); it != pool->extents.cend(); ++it) {
-        if (it->second.state == ExtentState::kParked &&
+        if (it->second.state == ExtentState::kParked && !it->second.cold &&
             !pool->pinned(it->first, order_granules(it->second.order))) {
           found.push_back(it);
         }
@@ -214,7 +217,7 @@ bool DeviceMemory::swap_to_parked(const PreparedPark& prepared, std::uint64_t ti
   Block block;
   if (!find_block(name, ExtentState::kResident, &block)) return false;
   if (!swap_block(block, prepared)) return false;
-  replace_block(block, prepared, {.state = ExtentState::kParked, .parked_tick = tick});
+  replace_block(block, prepared, {.state = ExtentState::kParked, .parked_tick = tick, .cold = name.cold});
   statistics_.parked_bytes_total.fetch_add(name.bytes(), std::memory_order_relaxed);
   check("park");
   return true;
@@ -263,7 +266,7 @@ bool DeviceMemory::swap_to_resident(const PreparedPark& prepared) {
   if (!swap_block(block, prepared)) return false;
   retired_staging_.push_back({prepared.staging, name.order});
   preparing_device_ -= name.bytes();
-  replace_block(block, prepared, {.state = ExtentState::kResident});
+  replace_block(block, prepared, {.state = ExtentState::kResident, .parked_tick = tick_.load()});
   statistics_.promotions.fetch_add(1, std::memory_order_relaxed);
   statistics_.promoted_bytes.fetch_add(name.bytes(), std::memory_order_relaxed);
   check("return");

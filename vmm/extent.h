@@ -23,7 +23,12 @@ struct Extent {
   ExtentState state = ExtentState::kAbsent;
   CUmemGenericAllocationHandle handle = 0;  // 0 when absent
   std::uint64_t written_serial = 0;  // order of faults: larger is more recent; 0 when absent
-  std::uint64_t parked_tick = 0;  // releasing thread's tick of the parking or a later fault
+  // Releasing thread's tick of its last fault, parking or return.
+  std::uint64_t parked_tick = 0;
+  // Resident: since that tick its bits are clear and nobody has asked for it, so nobody
+  // has written it. 0: not known.
+  std::uint64_t watched_tick = 0;
+  bool cold = false;  // parked because it was not written for long: comes back when it is
 
   bool present() const { return state != ExtentState::kAbsent; }
 };

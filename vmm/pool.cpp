@@ -71,6 +71,10 @@ std::string Pool::broken_invariant() const {
     if (extent.order > kMaxOrder) return where + ": order too large";
     if ((first + offset) % order_granules(extent.order) != 0) return where + ": not aligned";
     if (extent.present() != (extent.handle != 0)) return where + ": state and handle disagree";
+    if ((extent.watched_tick != 0 && extent.state != ExtentState::kResident) ||
+        (extent.cold && extent.state != ExtentState::kParked)) {
+      return where + ": watched or cold in another state";
+    }
     expected += order_granules(extent.order);
   }
   if (expected != granules) return "pool " + std::to_string(id) + ": extents end early or late";

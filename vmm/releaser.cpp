@@ -70,6 +70,7 @@ void Releaser::work_came(std::uint64_t epoch) {
   } else if (finished_) {
     ++quiet_spells_;
   }
+  worked_ = ticks_;
   active_span_ = active_;
   quiet_done_ = false;
   seen_epoch_ = epoch;
@@ -97,13 +98,15 @@ void Releaser::tick() {
   give_what_is_wanted();
   if (!finished_) {
     // Not at every tick: a query of a busy stream is not free.
-    const nanoseconds look = activity_lasts() && memory_.host_in_use() != 0 ? kQuiet : kLook;
+    const nanoseconds look =
+        activity_lasts() && memory_.parked_bytes().returnable != 0 ? kQuiet : kLook;
     if (idle_ < std::min(settings_.idle_timeout, look)) return;
     if (!all_finished(epoch)) return;
   }
   if (idle_ < settings_.idle_timeout) {
     split_at_first_slots(epoch);
     if (activity_lasts() && !quiet_done_) return_in_quiet(epoch);
+    release_cold(epoch);
     make_slabs(epoch);
     return;
   }
@@ -114,6 +117,7 @@ void Releaser::tick() {
     if (released_) {
       awake_ = false;
       released_serial_ = memory_.newest_serial();
+      memory_.cold_becomes_idle(ticks_);
     }
   } else if (settings_.disposable) {
     drop_expired(epoch);

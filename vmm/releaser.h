@@ -31,6 +31,7 @@ struct ReleaseSettings {
   std::chrono::nanoseconds restore_time = std::chrono::milliseconds(10);
   std::chrono::nanoseconds drop_after = std::chrono::minutes(5);
   bool disposable = false;
+  std::chrono::nanoseconds cold_after{0};  // 0: nothing is cold
 };
 
 class Releaser {
@@ -148,16 +149,25 @@ class Releaser {
   /// What a scan under `epoch` found idle, oldest last.
   struct IdleContents {
     std::uint64_t epoch = UINT64_MAX;
+    bool of_a_pause = false;
     std::vector<ExtentName> zero, blocks;
   };
   Wanted wanted_now();
   void give_what_is_wanted();
   bool all_finished(std::uint64_t epoch);
   bool give_some(std::uint64_t epoch, const Wanted& wanted, std::uint64_t* freed);
-  bool find_idle(std::uint64_t epoch);
+  bool merely_pauses() const noexcept;
+  std::uint64_t last_step() const noexcept;
+  bool find_idle(std::uint64_t epoch, bool pause);
   void tell_given();
   void tell_needy(std::uint64_t freed);
   void wait_for_room(Clock::time_point end);
+
+  // releaser_cold.cpp
+  bool watch_writes(std::uint64_t epoch);
+  std::vector<ExtentName> next_cold(std::uint64_t age);
+  void release_cold(std::uint64_t epoch);
+  void tell_cold();
 
   // releaser_parking.cpp. False: interrupted.
   bool release(std::uint64_t epoch);
@@ -174,6 +184,7 @@ class Releaser {
   bool swap_batch(std::uint64_t epoch, const ParkBatch& batch, std::uint64_t* parked);
   bool drop_parked_for(std::uint64_t epoch, std::uint64_t bytes);
   void drop_expired(std::uint64_t epoch);
+  void warn_no_room(std::span<const ExtentName> stays);
   bool launch_clear(std::span<const ExtentName> extents);
   template <class Step>
   bool in_slices(std::uint64_t epoch, std::size_t count, const Step& step);
@@ -221,6 +232,11 @@ class Releaser {
   std::atomic<double> return_rate_{0};       // bytes/ns of the last returns; 0: unknown
   std::uint64_t ticks_ = 0;
   std::uint64_t free_looked_ = 0;  // own tick at which the GPU's free memory was read
+  // Cold rows, in own ticks:
+  std::uint64_t next_watch_ = 0, next_cold_ = 0, cold_told_tick_ = 0;
+  std::uint64_t cold_untold_ = 0;  // bytes
+  std::uint64_t cold_at_once_ = std::uint64_t{64} << 20;
+  std::uint64_t worked_ = 0;  // own tick at which work came last
   std::uint64_t warned_no_room_ = 0;
 
   Wakeup wakeup_;

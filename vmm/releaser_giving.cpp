@@ -22,6 +22,11 @@ constexpr std::uint64_t kAtOnce = std::uint64_t{1} << 30;
 // When nothing more could be given it is tried again after so long, or after new work.
 constexpr std::chrono::nanoseconds kTryAgain = std::chrono::seconds(1);
 constexpr std::chrono::nanoseconds kTellEvery = std::chrono::seconds(1);
+// Whoever has paused for less than this may go on at any moment: what it wrote last is
+// left to it, in need of neighbours too.
+constexpr std::chrono::nanoseconds kPause = milliseconds(500);
+// What counts as written last.
+constexpr std::chrono::nanoseconds kLastStep = milliseconds(200);
 
 std::string mebibytes(std::uint64_t bytes) { return std::to_string(bytes >> 20) + " MiB"; }
 
@@ -46,6 +51,16 @@ void Releaser::MakingWay::takes() noexcept {
   releaser_.way_.lacking.fetch_sub(bytes_);
 }
 
+bool Releaser::merely_pauses() const noexcept {
+  return idle_ < std::min(settings_.idle_timeout, kPause);
+}
+
+// In own ticks.
+std::uint64_t Releaser::last_step() const noexcept {
+  const auto step = static_cast<std::uint64_t>(kLastStep / tick_);
+  return worked_ - std::min(worked_, step);
+}
+
 // A limit is the operator's word and comes first; then the process's own needs.
 Releaser::Wanted Releaser::wanted_now() {
   way_seen_ = way_.newest.load();
@@ -58,7 +73,8 @@ Releaser::Wanted Releaser::wanted_now() {
   Pressure* const pressure = memory_.pressure();
   if (pressure == nullptr || !pressure->anyone_else() || !pressure->anyone_asks()) return {};
   const bool paused = memory_.limits().paused.load(std::memory_order_relaxed);
-  const std::uint64_t spare = paused ? 0 : memory_.spare();
+  std::uint64_t spare = paused ? 0 : memory_.spare();
+  if (merely_pauses()) spare = std::min(spare, memory_.untouched_since(last_step()));
   const auto idle = std::chrono::duration_cast<milliseconds>(idle_).count();
   const std::uint64_t asked = pressure->asked_of_us({.gpu_free = memory_.gpu_free(),
                                                      .floor = memory_.floor(),
@@ -136,7 +152,7 @@ void Releaser::wait_for_room(Clock::time_point end) {
   constexpr std::uint64_t kMost = std::uint64_t{256} << 20;
   Pressure* const pressure = memory_.pressure();
   if (pressure == nullptr || !pressure->anyone_else()) return;
-  const std::uint64_t bytes = std::min(memory_.host_in_use(), kMost);
+  const std::uint64_t bytes = std::min(memory_.parked_bytes().returnable, kMost);
   ContextScope current(driver_, memory_.context());
   if (memory_.lacking(bytes, 0) == 0) return;
   const auto left = end - Clock::now();
@@ -154,14 +170,22 @@ void Releaser::tell_needy(std::uint64_t freed) {
 }
 
 // Kept until new work comes: nothing changes contents without it, and every swap asks
-// whether the extent is still as it was named.
-bool Releaser::find_idle(std::uint64_t epoch) {
+// whether the extent is still as it was named. In a mere pause: what was not written
+// last, and it doesn't come back before it is written, as nothing cold does.
+bool Releaser::find_idle(std::uint64_t epoch, bool pause) {
   idle_contents_.epoch = UINT64_MAX;
   idle_contents_.zero.clear();
-  const std::vector<ExtentName> resident = memory_.extents_in(ExtentState::kResident);
+  std::vector<ExtentName> resident = memory_.extents_in(ExtentState::kResident);
+  if (pause) {
+    std::erase_if(resident, [this](const ExtentName& extent) {
+      return extent.front || extent.touched >= last_step();
+    });
+  }
   std::vector<ExtentName> nonzero;
   if (!find_nonzero(epoch, resident, &idle_contents_.zero, &nonzero)) return false;
   idle_contents_.blocks = memory_.blocks_to_park(nonzero);
+  for (ExtentName& block : idle_contents_.blocks) block.cold = pause;
+  idle_contents_.of_a_pause = pause;
   idle_contents_.epoch = epoch;
   return true;
 }
@@ -170,9 +194,10 @@ bool Releaser::find_idle(std::uint64_t epoch) {
 // interrupted by new work.
 bool Releaser::give_some(std::uint64_t epoch, const Wanted& wanted, std::uint64_t* freed) {
   retire(epoch);
-  if (idle_contents_.epoch != epoch ||
+  const bool pause = wanted.whom == For::kNeighbours && merely_pauses();
+  if (idle_contents_.epoch != epoch || idle_contents_.of_a_pause != pause ||
       (idle_contents_.zero.empty() && idle_contents_.blocks.empty())) {
-    if (!find_idle(epoch)) return false;
+    if (!find_idle(epoch, pause)) return false;
   }
   const std::uint64_t bytes = std::min(wanted.bytes, kAtOnce);
   std::uint64_t chosen = 0;

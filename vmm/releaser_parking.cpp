@@ -139,14 +139,17 @@ Releaser::ParkBatch Releaser::start_copies(std::uint64_t epoch, std::deque<Exten
 
 bool Releaser::swap_batch(std::uint64_t epoch, const ParkBatch& batch, std::uint64_t* parked) {
   std::vector<bool> swapped(batch.prepared.size(), false);
+  bool restorable = false;
   const bool undisturbed = in_slices(epoch, batch.prepared.size(), [&](std::size_t i) {
     swapped[i] = memory_.swap_to_parked(batch.prepared[i], ticks_);
-    if (swapped[i]) *parked += batch.prepared[i].extent.bytes();
+    if (!swapped[i]) return;
+    *parked += batch.prepared[i].extent.bytes();
+    restorable = restorable || !batch.prepared[i].extent.cold;
   });
   for (std::size_t i = 0; i < batch.prepared.size(); ++i) {
     if (!swapped[i]) memory_.cancel_park(batch.prepared[i]);
   }
-  if (*parked != 0) restorable_.store(true);
+  if (restorable) restorable_.store(true);
   return undisturbed;
 }
 
@@ -273,15 +276,18 @@ bool Releaser::release(std::uint64_t epoch) {
     }
   }
   // Also what was made in host memory for want of GPU memory comes back when it can.
-  if (complete && memory_.oldest_parked_tick() != UINT64_MAX) restorable_.store(true);
-  if (complete && !no_room.empty() && warned_no_room_++ == 0) {
-    memory_.events().push(EventLevel::kWarning,
-                          mebibytes(total_bytes(no_room)) +
-                              " of idle contents stay in GPU memory: the host budget of " +
-                              mebibytes(memory_.host_budget()) +
-                              " is full (options host_budget, contents)");
-  }
+  if (complete && memory_.parked_bytes().returnable != 0) restorable_.store(true);
+  if (complete && !no_room.empty()) warn_no_room(no_room);
   return complete;
+}
+
+void Releaser::warn_no_room(std::span<const ExtentName> stays) {
+  if (warned_no_room_++ != 0) return;
+  memory_.events().push(EventLevel::kWarning,
+                        mebibytes(total_bytes(stays)) +
+                            " of idle contents stay in GPU memory: the host budget of " +
+                            mebibytes(memory_.host_budget()) +
+                            " is full (options host_budget, contents)");
 }
 
 }  // namespace kvshim::vmm

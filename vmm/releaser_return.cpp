@@ -170,7 +170,7 @@ bool Releaser::activity_lasts() const noexcept {
 // at the last release already no more than the activity itself holds: cold contents
 // of hours must not fill the GPU again.
 void Releaser::return_in_quiet(std::uint64_t epoch) {
-  if (memory_.host_in_use() == 0) return;
+  if (memory_.parked_bytes().returnable == 0) return;
   Pressure* const pressure = memory_.pressure();
   if (pressure != nullptr && pressure->anyone_else() && pressure->anyone_asks()) return;
   std::unique_lock working(working_, std::try_to_lock);

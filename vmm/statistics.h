@@ -62,7 +62,10 @@ class LatencyHistogram {
 /// Counters of one device. Relaxed atomics: each is exact, a set read together
 /// may be from neighbouring moments.
 struct Statistics {
-  LatencyHistogram faults;                      // one per served request
+  LatencyHistogram faults;                      // one per served request, but asked_again
+  // Requests for what is present, to see whether it is still written: answered at once.
+  std::atomic<std::uint64_t> asked_again{0};
+  std::atomic<std::uint64_t> cold_bytes{0};  // released because they were cold
   std::atomic<std::uint64_t> granules_made_present{0};
   std::atomic<std::uint64_t> granules_ahead{0};  // of those, before they were asked for
   std::atomic<std::uint64_t> faults_in_host_memory{0};  // extents made in host memory for want of GPU memory

@@ -28,6 +28,7 @@ class FakePressure final : public Pressure {
   std::uint64_t asked_of_us(const Giver& us) noexcept override {
     idle_ms.store(us.idle_ms);
     const std::uint64_t bytes = wanted.load(), done = given.load();
+    if (bytes > done && us.spare == 0) gave(0);
     return std::min(bytes > done ? bytes - done : 0, us.spare);
   }
   void begins_to_give() noexcept override { begun.fetch_add(1); }
