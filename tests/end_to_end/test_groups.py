@@ -8,7 +8,8 @@ from harness import ON_GPU
 from servers import MIB, Servers
 from test_neighbours import REQUESTS, TAKER
 
-# The same, once it goes by its group's limit of 600 MiB: its total says so.
+# The same, once it goes by its group's limit of 600 MiB: its total says so. It tries again
+# for a while: on a busy machine others may need more than a second to come down.
 GROUP_TAKER = TAKER.replace("pieces, address", """
 import time
 free, total, end = ctypes.c_size_t(), ctypes.c_size_t(), time.monotonic() + 20
@@ -16,7 +17,15 @@ while total.value != 600 * MIB:
     assert time.monotonic() < end
     must("cuMemGetInfo_v2", ctypes.byref(free), ctypes.byref(total))
     time.sleep(0.02)
-pieces, address""", 1)
+pieces, address""", 1).replace("""
+while call("cuMemAlloc_v2", ctypes.byref(address), ctypes.c_size_t(15 * MIB)) == 0:
+    pieces += 1
+""", """
+patience, end = 8, time.monotonic() + 20
+while time.monotonic() < end:
+    if call("cuMemAlloc_v2", ctypes.byref(address), ctypes.c_size_t(15 * MIB)) == 0:
+        pieces, end = pieces + 1, time.monotonic() + patience
+""", 1)
 
 
 
