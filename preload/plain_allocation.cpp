@@ -5,6 +5,7 @@
 #include <chrono>
 #include <string>
 #include <thread>
+#include <utility>
 
 #include "observe/log.h"
 #include "preload/graph_capture.h"
@@ -20,7 +21,7 @@ namespace {
 std::string mebibytes(std::size_t bytes) { return std::to_string(bytes >> 20) + " MiB"; }
 
 constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
-// While own pools give nothing more, and in any case.
+// While own pools are not giving, and in any case.
 constexpr std::chrono::milliseconds kOwnPatience{1000}, kLongestPatience{10'000};
 // Without a word from the driver in between: an engine that probes for memory must not
 // wait each time.
@@ -47,14 +48,19 @@ bool within_limit(const Runtime& runtime, CUdevice index, std::size_t bytes) {
 CUresult own_pools_make_way(DeviceRuntime& device, std::uint64_t bytes, SubmitRef allocate) {
   using Clock = std::chrono::steady_clock;
   const auto last = Clock::now() + kLongestPatience;
-  auto end = Clock::now() + kOwnPatience;
+  auto now = Clock::now();
+  Clock::duration patience = kOwnPatience;
   std::uint64_t held = device.memory.physical().device;
   vmm::Releaser::MakingWay way(device.releaser, bytes + 4 * kMiB);  // the driver rounds up
-  while (way.goes_on() && device.memory.gpu_free() < way.needed_by_all() && Clock::now() < end) {
+  while (way.goes_on() && device.memory.gpu_free() < way.needed_by_all() &&
+         patience > Clock::duration::zero() && now < last) {
     std::this_thread::sleep_for(std::chrono::microseconds(200));
-    if (const std::uint64_t now = device.memory.physical().device; now < held) {
-      held = now;
-      end = std::min(Clock::now() + kOwnPatience, last);
+    const auto before = std::exchange(now, Clock::now());
+    if (const std::uint64_t left = device.memory.physical().device; left < held) {
+      held = left;
+      patience = kOwnPatience;
+    } else if (!way.under_way()) {
+      patience -= now - before;
     }
   }
   way.takes();

@@ -64,6 +64,8 @@ class Releaser {
     MakingWay& operator=(const MakingWay&) = delete;
     /// False: all that could be had for it was given.
     bool goes_on() const noexcept { return releaser_.way_.tried.load() < number_; }
+    /// Contents are being looked at, copied, released for requests just now: it comes.
+    bool under_way() const noexcept { return releaser_.way_.under_way.load(); }
     /// Bytes that must be free for all requests to have their own.
     std::uint64_t needed_by_all() const noexcept {
       return releaser_.way_.lacking.load() + releaser_.way_.taking.load();
@@ -246,6 +248,7 @@ class Releaser {
   struct Way {
     std::atomic<std::uint64_t> lacking{0}, taking{0};
     std::atomic<std::uint64_t> newest{0}, tried{0};
+    std::atomic<bool> under_way{false};
   } way_;
   std::uint64_t way_seen_ = 0;              // the newest request when it was last looked at
   std::atomic<bool> bringing_down_{false};  // above the limit, and not yet tried in vain

@@ -108,6 +108,7 @@ void Releaser::give_what_is_wanted() {
       std::uint64_t freed = 0;
       needy_told_ = 0;
       giving_ = wanted.whom == For::kNeighbours;
+      way_.under_way.store(wanted.whom == For::kOwnAllocation);
       if (giving_ && given == 0) memory_.pressure()->begins_to_give();
       undisturbed = give_some(epoch, wanted, &freed);
       // What was taken out for nothing is found again at once, in its turn.
@@ -140,6 +141,7 @@ void Releaser::give_what_is_wanted() {
     }
   }
   giving_ = false;
+  way_.under_way.store(false);
   if (wanted.whom == For::kNeighbours && given == 0) memory_.pressure()->gave(0);
   bringing_down_.store(false);  // a busy process is brought down in its next quiet moment
   releases_done_.store(requests);

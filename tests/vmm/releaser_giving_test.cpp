@@ -233,6 +233,19 @@ TEST_F(MakingWayTest, EndsWhenNothingIsLeft) {
   EXPECT_EQ(bench_.memory->physical().device, 0u);
 }
 
+// Who waits can tell slow giving from none.
+TEST_F(MakingWayTest, IsUnderWayWhileContentsAreLookedAt) {
+  begin();
+  write({10, 30}, 7);
+  const CUstream own = bench_.memory->kernels().stream();
+  bench_.driver.hold(own, true);
+  const MakingWay way(*bench_.releaser, free_and(1));
+  EXPECT_TRUE(eventually([&] { return way.under_way(); }));
+  bench_.driver.hold(own, false);
+  ASSERT_TRUE(comes_down_to(1));
+  EXPECT_TRUE(eventually([&] { return !way.under_way(); }));
+}
+
 TEST_F(MakingWayTest, TwoRequestsAreGivenTheirSum) {
   begin();
   write({10, 30, 50, 70}, 7);

@@ -205,7 +205,7 @@ TEST_F(WaitingStream, AWordInAPoolMayBeAwaited) {
   const CUdeviceptr inside = pool_ + 40 * kMiB;
   ASSERT_EQ(cuStreamWaitValue32_v2(stream_, inside, 3, CU_STREAM_WAIT_VALUE_EQ), CUDA_SUCCESS);
   ASSERT_EQ(cuMemsetD8Async(pool_, 7, kMiB, other_), CUDA_SUCCESS);
-  ASSERT_EQ(cuMemsetD32Async(inside, 3, 1, other_), CUDA_SUCCESS);
+  ASSERT_EQ(cuStreamWriteValue32_v2(other_, inside, 3, 0), CUDA_SUCCESS);
   if (!finishes(other_)) {
     std::fputs("the write waits for the wait for it; nobody else ends that\n", stderr);
     std::abort();
