@@ -315,6 +315,7 @@ class DeviceMemory {
                      std::optional<std::uint64_t> finished_epoch);
   bool note_written(Extent& extent);
   void want_promotion(Pool& pool, std::uint32_t offset);
+  bool moves_later(const AbiRun& granule);
   void finish_pending(std::vector<AbiRun>* runs);
   void drop_pending();
   /// Extents of one pool that a fault asked for, which its siblings need as well.

@@ -273,6 +273,19 @@ void DeviceMemory::want_promotion(Pool& pool, std::uint32_t offset) {
   fault_staging_.give_back(park.staging);
 }
 
+// Nothing else brings back what is pinned (an escaped pool), so none of it is answered in
+// place while there is room: its guard asks again when the copies at hand are done.
+bool DeviceMemory::moves_later(const AbiRun& granule) {
+  Pool* const pool = pool_of_granule(granule.first);
+  if (pool == nullptr || granule.count != 1) return false;
+  const std::uint32_t offset = granule.first - pool->first;
+  const auto it = pool->extent_at(offset);
+  return it->second.state == ExtentState::kParked && pool->pinned(offset, 1) &&
+         std::none_of(pending_.begin(), pending_.end(), [&](const Pending& p) {
+           return p.pool == pool && p.offset == it->first;
+         });
+}
+
 void DeviceMemory::finish_pending(std::vector<AbiRun>* runs) {
   for (const Pending& p : pending_) {
     const ExtentName& name = p.park.extent;
@@ -345,7 +358,10 @@ FaultAnswer DeviceMemory::fault(std::span<const AbiRun> wanted, bool rows,
   for (const Pending& p : pending_) {
     first.copies.push_back({p.park.extent.address, p.park.staging, p.park.extent.bytes()});
   }
-  pending_wanted_.assign(wanted.begin(), wanted.end());
+  pending_wanted_.clear();
+  for (const AbiRun& run : wanted) {
+    if (rows || !moves_later(run)) pending_wanted_.push_back(run);
+  }
   pending_rows_ = rows;
   return first;
 }

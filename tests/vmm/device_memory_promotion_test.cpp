@@ -65,6 +65,39 @@ TEST_F(PromotionTest, APinnedSiblingIsNotMovedForTheRowsSake) {
   EXPECT_EQ(bench_.figures(sibling_).resident, kGranuleBytes) << "its own guard moves it";
 }
 
+// More than a fault copies at once.
+TEST(PinnedPromotionTest, AllOfAnEscapedPoolComesBackToTheGpu) {
+  constexpr std::uint32_t kGranules = 120;
+  MemoryBench bench({.host_budget = kGiB, .read_ahead_max = kNoReadAhead});
+  const PoolRecord* const pool = bench.pool(300 * kMiB);
+  for (std::uint32_t g = 0; g < kGranules; ++g) {
+    bench.served(pool, g);
+    bench.write(pool, g, 1000 + g);
+  }
+  ASSERT_GT(bench.park_all(), 0u);
+  ASSERT_EQ(bench.figures(pool).parked, kGranules * kGranuleBytes);
+  bench.memory->pin(pool->base, pool->mapped_bytes);
+  std::vector<AbiRun> missing;
+  for (std::uint32_t g = 0; g < kGranules; ++g) missing.push_back({bench.granule(pool, g), 1});
+  while (!missing.empty()) {  // as its guard does
+    FaultAnswer answer = bench.memory->fault(missing, false);
+    if (answer.kind == AnswerKind::kCopyFirst) {
+      for (const AbiCopy& copy : answer.copies) {
+        std::memcpy(reinterpret_cast<void*>(copy.destination),
+                    reinterpret_cast<const void*>(copy.source), copy.bytes);
+      }
+      answer = bench.memory->copied();
+    }
+    ASSERT_EQ(answer.kind, AnswerKind::kPresent);
+    const std::size_t before = missing.size();
+    std::erase_if(missing, [&](const AbiRun& run) { return names(answer.runs, run.first); });
+    ASSERT_LT(missing.size(), before) << "a guard without progress gives up";
+  }
+  EXPECT_EQ(bench.figures(pool).parked, 0u);
+  EXPECT_EQ(bench.figures(pool).resident, kGranules * kGranuleBytes);
+  for (std::uint32_t g = 0; g < kGranules; ++g) EXPECT_TRUE(bench.holds(pool, g, 1000 + g)) << g;
+}
+
 TEST_F(PromotionTest, ExactRequestsPromoteNoSiblings) {
   EXPECT_EQ(bench_.served(pool_, 1, 2, false).kind, AnswerKind::kPresent);
   EXPECT_EQ(bench_.figures(pool_).resident, 2 * kGranuleBytes);
