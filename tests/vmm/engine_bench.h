@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <chrono>
 #include <functional>
 #include <memory>
@@ -21,9 +22,15 @@ namespace kvshim::vmm::testing {
 
 using namespace std::chrono_literals;
 
+#ifdef KVSHIM_SANITIZED
+inline constexpr std::chrono::seconds kPatience{40};
+#else
+inline constexpr std::chrono::seconds kPatience{10};
+#endif
+
 /// Waits until `condition` holds; false after `patience`.
 inline bool eventually(const std::function<bool()>& condition,
-                       std::chrono::milliseconds patience = 10s) {
+                       std::chrono::milliseconds patience = kPatience) {
   const auto end = std::chrono::steady_clock::now() + patience;
   while (!condition()) {
     if (std::chrono::steady_clock::now() > end) return false;
@@ -172,7 +179,15 @@ class EngineBench : public MemoryBench {
       EXPECT_EQ(memory->kernels().bitmap()[words + i], 0u) << "requested bits left";
     }
   }
-  std::uint64_t requests() const { return memory->statistics().faults.count(); }
+  /// Requests of guards. The server counts one after it has answered it.
+  std::uint64_t requests() const {
+    const std::atomic_ref answered(memory->kernels().channel()->answer);
+    const auto& statistics = memory->statistics();
+    EXPECT_TRUE(eventually([&] {
+      return statistics.faults.count() + statistics.asked_again.load() >= answered.load();
+    }));
+    return statistics.faults.count();
+  }
 
   SubmissionGate gate;
   FaultServer server;
