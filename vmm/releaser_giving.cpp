@@ -155,6 +155,7 @@ void Releaser::wait_for_room(Clock::time_point end) {
   Pressure* const pressure = memory_.pressure();
   if (pressure == nullptr || !pressure->anyone_else()) return;
   const std::uint64_t bytes = std::min(memory_.parked_bytes().returnable, kMost);
+  if (bytes == 0) return;
   ContextScope current(driver_, memory_.context());
   if (memory_.lacking(bytes, 0) == 0) return;
   const auto left = end - Clock::now();

@@ -10,6 +10,7 @@ EXPERIMENTS = {
     "single": "one model under bursts",
     "alternating": "two models alternating on one GPU",
     "oversized": "two models at once, together larger than the GPU",
+    "light": "one model under light traffic, never idle for long",
 }
 # (1), (2), (3), (4) of the tutorial; others can be asked for.
 DEFAULT_PARTS = ("single.static", "single.elastic", "alternating.elastic", "oversized.elastic")
@@ -103,7 +104,7 @@ class PartRun:
 def shares_of(name, settings):
     """{server: share of the GPU's memory that it is told to use}."""
     full = settings.plan.utilization
-    if name.startswith("single."):
+    if name.startswith(("single.", "light.")):
         return {"A": full}
     if name == "alternating.static":
         # Two static pools fit only side by side. vLLM's share is what a server itself takes, the
@@ -156,11 +157,34 @@ def oversized(run):
         ballast.close()
 
 
-STEPS = {"single": single, "alternating": alternating, "oversized": oversized}
+def light(run):
+    """An hour of light traffic in minutes: requests in turn, whose pauses are no idleness."""
+    run.start()
+    plan, context = run.plan, run.context
+    begin, number = time.monotonic(), 0
+    levels = []
+    while (left := plan.light_seconds - (time.monotonic() - begin)) > 0:
+        context.check_time()
+        context.doing(f"{run.name}: request {number + 1}, {left:.0f} s more, "
+                      f"{context.memory.now():.0f} MiB")
+        server = run.servers[0]
+        run.content["bursts"].append({"server": server.name, "number": number,
+                                      **server.burst(number, plan.light_load())})
+        time.sleep(plan.light_pause)
+        levels.append(context.memory.level())
+        number += 1
+    context.say(f"{run.name}: {number} requests, {levels[-1]:.0f} MiB in the end")
+    run.content["levels_mib"] = levels
+    run.idle = levels[-max(1, len(levels) // 4):]  # what it settles at
+
+
+STEPS = {"single": single, "light": light, "alternating": alternating, "oversized": oversized}
 
 
 def seconds_of(name, plan, servers_to_start):
     """A guess of how long a part takes, to leave out what can't end in time."""
+    if name.startswith("light."):
+        return servers_to_start * plan.start_seconds + plan.light_seconds + plan.gap + 2
     burst = plan.seconds or 0.4 * plan.rounds
     steps = plan.bursts * (2 if name.startswith("alternating") else 1)
     return servers_to_start * plan.start_seconds + steps * (burst + plan.gap) + plan.gap + 2

@@ -38,9 +38,18 @@ class Plan:
     leave_mib: float      # what the ballast leaves beyond the pools' reserve
     gpu_reserve: float    # MiB that pools never take: max(512 MiB, 1 %)
     start_seconds: float  # a server's start, to foretell what still fits
+    # Light traffic. The option cold_after shrinks with the hour.
+    light_seconds: float
+    light_pause: float    # between requests; shorter than idle_timeout
+    cold_after: float
 
     def load(self):
         return Load(self.clients, 64, 480, self.tokens, self.rounds, self.seconds)
+
+    def light_load(self):
+        # Of the small engine every burst is a batch of all clients.
+        clients = self.clients if self.prompt else 4
+        return Load(clients, 1200, 1700, self.tokens, rounds=1)
 
     def heavy_load(self):
         """Long prompts: the two working sets are larger than what the ballast leaves."""
@@ -50,18 +59,22 @@ class Plan:
 def make_plan(engine, arguments):
     if engine == "small":
         plan = Plan(bursts=3, gap=1.6, idle_timeout=0.5, utilization=0.7, clients=8, tokens=48,
-                    prompt=64, rounds=3, seconds=0, leave_mib=16, gpu_reserve=512, start_seconds=2)
+                    prompt=64, rounds=3, seconds=0, leave_mib=16, gpu_reserve=512, start_seconds=2,
+                    light_seconds=60, light_pause=0.2, cold_after=2)
         if arguments.short:
-            plan = dataclasses.replace(plan, bursts=2, gap=1.2, rounds=1, tokens=32)
+            plan = dataclasses.replace(plan, bursts=2, gap=1.2, rounds=1, tokens=32,
+                                       light_seconds=12, cold_after=1)
     else:
         plan = Plan(bursts=3, gap=5, idle_timeout=2, utilization=0.9, clients=16, tokens=128,
                     prompt=0, rounds=0, seconds=4, leave_mib=600, gpu_reserve=820,
-                    start_seconds=80)
+                    start_seconds=80, light_seconds=180, light_pause=0.25, cold_after=3)
         if arguments.short:
-            plan = dataclasses.replace(plan, bursts=1)
+            plan = dataclasses.replace(plan, bursts=1, light_seconds=60)
     chosen = {name: getattr(arguments, name) for name in
               ("bursts", "gap", "utilization", "clients", "tokens", "rounds", "leave_mib")
               if getattr(arguments, name) is not None}
+    if arguments.light_seconds is not None:
+        chosen["light_seconds"] = arguments.light_seconds
     if arguments.burst_seconds is not None:
         chosen.update(seconds=arguments.burst_seconds, rounds=arguments.rounds or 0)
     return dataclasses.replace(plan, **chosen)

@@ -150,9 +150,16 @@ def kvcached_is_installed(settings):
 
 
 def make_contestants(arguments, settings, wrapper):
+    # On a busy machine a pause between two requests must not become idleness.
+    light = {**settings.shim, "KVSHIM_IDLE_TIMEOUT": "3s"}
     contestants = {
         "elastic": Contestant("elastic", "kvshim", True, wrapper, settings.shim),
         "static": Contestant("static", "without"),
+        # For light traffic: with cold rows, and when only what is idle is released.
+        "cold": Contestant("cold", "kvshim, cold rows", True, wrapper,
+                           {**light, "KVSHIM_COLD_AFTER": f"{settings.plan.cold_after}s"}),
+        "warm": Contestant("warm", "kvshim, cold_after = 0", True, wrapper,
+                           {**light, "KVSHIM_COLD_AFTER": "0s"}),
     }
     settings.kvcached = kvcached_is_installed(settings)
     if settings.kvcached and not arguments.no_kvcached:

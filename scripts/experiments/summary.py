@@ -2,8 +2,8 @@
 from figures import quantile
 
 TITLES = {"single": "one model under bursts", "alternating": "two models alternating",
-          "oversized": "two models at once, beyond the GPU"}
-LABELS = {"elastic": "kvshim", "static": "without", "kvcached": "kvcached"}
+          "oversized": "two models at once, beyond the GPU", "light": "light traffic"}
+LABELS = {"cold": "kvshim, cold rows", "warm": "kvshim, cold_after = 0", "elastic": "kvshim", "static": "without", "kvcached": "kvcached"}
 
 
 def number(value, digits=0):

@@ -1,11 +1,15 @@
 """Outputs are the same as without the shim, and memory is given back."""
 import itertools
+import time
 import unittest
 
 from harness import Case, ON_GPU
 
 SMALL = ["--layers", 3, "--pool-size", "64MiB", "--bursts", 3, "--requests", 3, "--tokens", 24,
          "--idle", 0.4]
+# Under FIFO reuse these requests walk through the whole pool; no pause of theirs is idleness.
+LIGHT = ["--layers", 3, "--pool-size", "64MiB", "--heads", 16, "--head-size", 256, "--bursts", 24,
+         "--requests", 4, "--prefix", "--idle", 0.25]
 
 
 class Outputs(Case):
@@ -53,6 +57,34 @@ class Memory(Case):
         device = report["devices"][0]
         self.assertEqual(device["parked"] + device["absent"], 3 * (64 << 20))
         self.assertEqual(self.finish(engine).status, 0)
+
+    def light_traffic(self, cold_after):
+        """What was resident when it was last told, and the report at the end."""
+        digests = self.static_digests(LIGHT)
+        engine = self.start(LIGHT, {"idle_timeout": '"20s"', "cold_after": f'"{cold_after}"'})
+        resident = 0
+        while engine.poll() is None:
+            try:
+                report = self.report(engine.pid)
+            except ValueError:
+                continue
+            if report and report["devices"] and report["devices"][0]["pools"]:
+                resident = report["devices"][0]["resident"]
+            time.sleep(0.05)
+        run = self.finish(engine)
+        self.assertEqual(run.status, 0, run.output + run.log)
+        self.assertEqual(run.digests, digests, run.log)
+        self.assertEqual(run.device["releases"], 0, "it was never idle")
+        return resident, run.device
+
+    def test_light_traffic_stays_small_with_cold_rows_and_grows_without(self):
+        _, grown = self.light_traffic("0s")
+        self.assertEqual(grown["parked_bytes_total"] + grown["cold_bytes_total"], 0)
+        walked = grown["faults"]["granules"] * (2 << 20)
+        self.assertGreater(walked, 96 << 20)
+        resident, device = self.light_traffic("200ms")
+        self.assertGreater(device["cold_bytes_total"], 0)
+        self.assertLess(resident, walked * 3 / 4)
 
     def test_disposable_contents_are_dropped_after_their_time(self):
         engine = self.start([*SMALL, "--bursts", 1, "--idle", 5],

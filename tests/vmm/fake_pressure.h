@@ -29,6 +29,8 @@ class FakePressure final : public Pressure {
     idle_ms.store(us.idle_ms);
     const std::uint64_t bytes = wanted.load(), done = given.load();
     if (bytes > done && us.spare == 0) gave(0);
+    std::uint64_t none = 0;
+    first_spare.compare_exchange_strong(none, us.spare);
     return std::min(bytes > done ? bytes - done : 0, us.spare);
   }
   void begins_to_give() noexcept override { begun.fetch_add(1); }
@@ -42,6 +44,7 @@ class FakePressure final : public Pressure {
   std::atomic<std::uint64_t> asked_for{0}, asks{0}, ended_with{0}, ended_without{0};
   std::atomic<Lack> last_lack{Lack::kFault};
   /// What neighbours want of this process, and what they got.
+  std::atomic<std::uint64_t> first_spare{0};  // that was not 0
   std::atomic<std::uint64_t> wanted{0}, given{0}, refusals{0}, begun{0}, idle_ms{0};
   std::function<void(std::uint64_t)> on_ask;  // set before anything runs
 };
