@@ -112,7 +112,9 @@ CUresult retry_over_holes(SubmitRef call) {
 
 CUresult retry_while_absent(std::span<const Access> ranges, SubmitRef call) {
   Runtime* runtime = Runtime::get();
-  if (runtime == nullptr || ranges.empty()) return call();
+  if (runtime == nullptr) return call();
+  // A guarded graph's copies may read pools: a hole is an obstacle to them as well.
+  if (ranges.empty()) return retry_over_holes(call);
   const std::vector<Touched> touched = by_device(*runtime, ranges);
   CurrentWork now{touched, std::nullopt, false};
   CurrentWorkScope scope(now);

@@ -4,6 +4,8 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
+#include <thread>
 #include <utility>
 
 #include "preload/graph_capture.h"
@@ -26,6 +28,7 @@ constexpr std::size_t kMostCaptures = 64;
 // an event is then recorded before the stream is made to wait (before_wait), since
 // what it waits for may be what another stream's thread does next.
 constexpr unsigned kInARow = 64;
+constexpr std::chrono::milliseconds kWaitersPatience{20};
 
 }  // namespace
 
@@ -232,9 +235,16 @@ bool StreamOrder::may_come_after(const Stream& stream, StreamRef other) {
   return blocking(handle) && blocking(stream.handle);
 }
 
-// All other streams were followed by an event when their last successor came.
+// All other streams were followed by an event when their last successor came. Whoever
+// holds the lock for long is stuck in a full queue, perhaps until our caller has made
+// the call that this one comes before.
 void StreamOrder::before_wait(std::optional<StreamRef> stream) {
-  std::lock_guard lock(mutex_);
+  std::unique_lock lock(mutex_, std::try_to_lock);
+  for (const auto end = std::chrono::steady_clock::now() + kWaitersPatience; !lock.owns_lock();) {
+    if (std::chrono::steady_clock::now() > end) return;
+    std::this_thread::sleep_for(std::chrono::microseconds(20));
+    lock.try_lock();
+  }
   if (last_ == nullptr || last_->dead || !last_->unfinished || last_->event_is_newest) return;
   if (last_->thread != 0 && last_->thread != this_thread()) return;  // not ours to name
   if (stream && !may_come_after(*last_, *stream)) return;

@@ -19,8 +19,9 @@
 
 namespace kvshim::preload {
 
-/// Thread-safe; its mutex is held only across calls that don't wait for the
-/// GPU (event record, queries, stream wait). order() and submitted() are called
+/// Thread-safe; its mutex is held only across event records, queries and stream waits.
+/// The first and the last of these wait where a stream's queue is full (10,000 pieces of
+/// work): before_wait() doesn't wait for that. order() and submitted() are called
 /// by one thread at a time (the gate's submission lock).
 class StreamOrder final : public vmm::Quiescence {
  public:

@@ -1,5 +1,8 @@
 #include "tests/preload/order/stream_driver.h"
 
+#include <chrono>
+#include <thread>
+
 #include <algorithm>
 #include <cstdlib>
 
@@ -50,6 +53,10 @@ CUresult event_destroy(CUevent event) {
   return CUDA_SUCCESS;
 }
 CUresult event_record(CUevent event, CUstream handle) {
+  while (current->queue_full) {
+    current->record_waits = true;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
   ++current->calls;
   auto& stream = current->stream_of(handle);
   if (current->record_result != CUDA_SUCCESS) return current->record_result;

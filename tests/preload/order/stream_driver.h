@@ -4,6 +4,7 @@
 
 #include <cuda.h>
 
+#include <atomic>
 #include <cstdint>
 #include <map>
 #include <set>
@@ -55,7 +56,9 @@ struct StreamDriver {
   unsigned calls = 0;
   std::vector<std::string> breaches;
   CUresult record_result = CUDA_SUCCESS;
-  unsigned failing_records = 0;  // so many fail, then they succeed
+  unsigned failing_records = 0;         // so many fail, then they succeed
+  std::atomic<bool> queue_full{false};  // a record waits until it isn't
+  std::atomic<bool> record_waits{false};
   std::vector<CUcontext> contexts;
 
  private:

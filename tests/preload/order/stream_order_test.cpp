@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <chrono>
 #include <random>
 #include <thread>
 
@@ -345,6 +347,26 @@ TEST_F(StreamOrderTest, AContextsEndForgetsItsStreams) {
   const unsigned calls = driver_.calls;
   submit(b_);
   EXPECT_EQ(driver_.calls, calls);
+}
+
+// A thread is stuck in a full queue until another's stream has been told to wait.
+TEST_F(StreamOrderTest, AWaitIsNotHeldUpByAThreadThatIsStuckInAFullQueue) {
+  submit(a_);
+  submit(b_);
+  driver_.queue_full = true;
+  std::thread stuck([this] { submit(a_); });
+  while (!driver_.record_waits) std::this_thread::yield();
+  std::atomic<bool> returned{false};
+  std::thread waiter([&] {
+    order_.before_wait(StreamRef{b_});
+    returned = true;
+  });
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  while (!returned && std::chrono::steady_clock::now() < end) std::this_thread::yield();
+  EXPECT_TRUE(returned);
+  driver_.queue_full = false;
+  stuck.join();
+  waiter.join();
 }
 
 }  // namespace
