@@ -47,6 +47,7 @@ struct Known {
   std::map<CUdeviceptr, std::shared_ptr<Charge>> mappings;
   std::unordered_map<const void*, Array> arrays;
   std::array<std::uint64_t, kMostDevices> reserve{};  // the housekeeping thread's
+  Known* parents = nullptr;                           // left alone
 };
 // Leaked: hooks run until the very end.
 std::atomic<Known*>& known() {
@@ -181,7 +182,10 @@ void look_at_pool_reserve(CUdevice device) noexcept {
 
 // The parent's lock may be held by a thread that doesn't exist here.
 void forget_engine_memory_after_fork() noexcept {
-  if (auto* const fresh = new (std::nothrow) Known) known().store(fresh);
+  auto* const fresh = new (std::nothrow) Known;
+  if (fresh == nullptr) return;
+  fresh->parents = known().load();
+  known().store(fresh);
 }
 
 }  // namespace kvshim::preload
