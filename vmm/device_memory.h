@@ -264,8 +264,8 @@ class DeviceMemory {
   };
   ParkedBytes parked_bytes() const;
   /// Idleness has come: drop_after counts from `tick` for what was parked as cold, which
-  /// may have been read until now.
-  void cold_becomes_idle(std::uint64_t tick);
+  /// may have been read until now. Unless it `stays_cold`, it comes back as the rest does.
+  void cold_becomes_idle(std::uint64_t tick, bool stays_cold);
 
   // --- views ---------------------------------------------------------------
   std::vector<PoolFigures> pools() const;

@@ -112,11 +112,11 @@ DeviceMemory::ParkedBytes DeviceMemory::parked_bytes() const {
   return sum;
 }
 
-void DeviceMemory::cold_becomes_idle(std::uint64_t tick) {
+void DeviceMemory::cold_becomes_idle(std::uint64_t tick, bool stays_cold) {
   std::lock_guard lock(mutex_);
   for (const auto& [first, pool] : pools_) {
     for (auto& [offset, extent] : pool->extents) {
-      if (extent.cold) extent.parked_tick = tick;
+      if (std::exchange(extent.cold, extent.cold && stays_cold)) extent.parked_tick = tick;
     }
   }
 }

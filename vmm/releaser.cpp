@@ -117,7 +117,8 @@ void Releaser::tick() {
     if (released_) {
       awake_ = false;
       released_serial_ = memory_.newest_serial();
-      memory_.cold_becomes_idle(ticks_);
+      // Without a clock only gifts of a pause are cold, and the pause is over.
+      memory_.cold_becomes_idle(ticks_, settings_.cold_after.count() != 0);
     }
   } else if (settings_.disposable) {
     drop_expired(epoch);

@@ -319,6 +319,24 @@ TEST_F(ColdTest, AProcessThatPausesGivesWhatItDidNotWriteLast) {
   bench_.expect_contents();
 }
 
+TEST_F(ColdTest, WhatWasGivenInAPauseComesBackAfterIdleness) {
+  ReleaseSettings settings = light();
+  settings.cold_after = 0s;
+  settings.idle_timeout = 1s;
+  bench_.release_when_idle(settings);
+  bench_.write_rows(0, 8, 1);
+  ASSERT_TRUE(bench_.traffic_for(300ms));
+  neighbours_.wanted.store(kGiB);
+  ASSERT_TRUE(bench_.traffic_until([&] { return !resident().contains(3); }));
+  neighbours_.wanted.store(0);
+  ASSERT_TRUE(eventually([&] {
+    return bench_.memory->physical().device == 0 && bench_.releaser->settled() && cold_bytes() == 0;
+  }));
+  bench_.write_rows(20, 21, 7);
+  EXPECT_TRUE(resident().contains(3));
+  bench_.expect_contents();
+}
+
 TEST_F(ColdTest, AProcessThatPausesKeepsWhatItWroteLast) {
   ReleaseSettings settings = light();
   settings.cold_after = 0s;
