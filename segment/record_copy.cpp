@@ -18,7 +18,10 @@ bool read_at(int file, std::size_t offset, T* into) noexcept {
 }  // namespace
 
 bool RecordCopy::read_first(int file, std::size_t index) noexcept {
-  return read_at(file, offsetof(Segment, records) + index * sizeof(RecordPage), &first_);
+  const std::size_t offset = offsetof(Segment, records) + index * sizeof(RecordPage);
+  if (!read_at(file, offset, &first_)) return false;
+  std::atomic_thread_fence(std::memory_order_acquire);
+  return read_at(file, offset, &taken_);
 }
 
 bool RecordCopy::read_second(int file, std::size_t index) noexcept {

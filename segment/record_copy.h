@@ -9,15 +9,16 @@
 
 namespace kvshim::segment {
 
-/// Two copies, one read after the other: what is the same in both by the cells'
-/// own rules was whole in the first.
+/// Three copies, one read after the other: a cell that neither the first nor the last
+/// tells another sequence of was whole in the second. (The kernel's string copy may load
+/// a cell's words before its sequence, so one copy says nothing of itself.)
 class RecordCopy {
  public:
   /// False: the file is too short (or can't be read).
   bool read(int file, std::size_t index) noexcept {
     return read_first(file, index) && read_second(file, index);
   }
-  /// The two halves of read().
+  /// The two halves of read(): what is taken, and what says whether it was whole.
   bool read_first(int file, std::size_t index) noexcept;
   bool read_second(int file, std::size_t index) noexcept;
 
@@ -34,10 +35,11 @@ class RecordCopy {
  private:
   template <class T>
   bool take(Seqlock<T> Record::*cell, T* value) const noexcept {
-    return (first_.record.*cell).try_read(value) &&
-           (first_.record.*cell).sequence() == (second_.record.*cell).sequence();
+    const std::uint64_t sequence = (first_.record.*cell).sequence();
+    return (taken_.record.*cell).try_read(value) && (taken_.record.*cell).sequence() == sequence &&
+           (second_.record.*cell).sequence() == sequence;
   }
-  RecordPage first_{}, second_{};
+  RecordPage first_{}, taken_{}, second_{};
 };
 
 /// The groups' cells, read in the same way. False: too short.
