@@ -232,7 +232,6 @@ Tick Owner::tick() {
     told_.clear();
     return said;
   }
-  if (segment_ != nullptr) replace_by_zeros(segment_);  // open_segment may have failed
   claim_.store(0);
   if (why != told_) {
     told_ = why;

@@ -4,35 +4,18 @@
 #include <map>
 #include <set>
 
-#include "tests/vmm/engine_bench.h"
 #include "tests/vmm/fake_pressure.h"
 #include "tests/vmm/random.h"
+#include "tests/vmm/rows_bench.h"
 
 namespace kvshim::vmm::testing {
 namespace {
 
 /// Sibling pools that are written in rows, now and then.
-class ColdBench : public EngineBench {
+class ColdBench : public RowsBench {
  public:
-  static constexpr std::uint32_t kPoolRows = 32;
   static constexpr auto kLongestPause = 400ms;  // idle_timeout is longer than that
-  explicit ColdBench(DeviceSettings settings) : EngineBench(settings) {
-    for (int i = 0; i < 3; ++i) layers.push_back(pool(kPoolRows * kGranuleBytes));
-  }
-  void write_rows(std::uint32_t begin, std::uint32_t end, std::uint64_t round) {
-    for (std::uint32_t row = begin; row < end; ++row) {
-      for (const PoolRecord* layer : layers) write_granules(layer, {row}, round * 100 + row);
-      rounds[row] = round;
-    }
-    ASSERT_TRUE(driver.drain(stream));
-  }
-  void expect_contents() const {
-    for (const auto& [row, round] : rounds) {
-      for (const PoolRecord* layer : layers) {
-        ASSERT_TRUE(holds(layer, row, round * 100 + row)) << "row " << row;
-      }
-    }
-  }
+  using RowsBench::RowsBench;
   /// Rows of which every layer is in the state.
   std::set<std::uint32_t> rows_in(ExtentState state) const {
     std::map<std::uint32_t, std::size_t> count;
@@ -69,9 +52,6 @@ class ColdBench : public EngineBench {
     return true;
   }
   const Statistics& statistics() const { return memory->statistics(); }
-
-  std::vector<const PoolRecord*> layers;
-  std::map<std::uint32_t, std::uint64_t> rounds;
   std::uint64_t traffic = 100;
 };
 

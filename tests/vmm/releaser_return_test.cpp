@@ -2,34 +2,19 @@
 // the releasing thread, interrupted and refused at its steps.
 #include <gtest/gtest.h>
 
-#include "tests/vmm/engine_bench.h"
 #include "tests/vmm/random.h"
+#include "tests/vmm/rows_bench.h"
 
 namespace kvshim::vmm::testing {
 namespace {
 
 /// Sibling pools with contents in rows, and a releasing thread.
-class LayersBench : public EngineBench {
+class LayersBench : public RowsBench {
  public:
   static constexpr std::uint32_t kRows = 24;
   explicit LayersBench(std::size_t count = 3)
-      : EngineBench({.host_budget = kGiB, .read_ahead_max = kNoReadAhead, .rows_ahead = false}) {
-    for (std::size_t i = 0; i < count; ++i) layers.push_back(pool(64 * kMiB));
-  }
-  void write_rows(std::uint32_t begin, std::uint32_t end, std::uint64_t round) {
-    for (std::uint32_t row = begin; row < end; ++row) {
-      for (const PoolRecord* layer : layers) write_granules(layer, {row}, round * 100 + row);
-      rounds[row] = round;
-    }
-    ASSERT_TRUE(driver.drain(stream));
-  }
-  void expect_contents() const {
-    for (const auto& [row, round] : rounds) {
-      for (const PoolRecord* layer : layers) {
-        ASSERT_TRUE(holds(layer, row, round * 100 + row)) << "row " << row;
-      }
-    }
-  }
+      : RowsBench({.host_budget = kGiB, .read_ahead_max = kNoReadAhead, .rows_ahead = false},
+                  count) {}
   bool eventually_parked() {
     return eventually([&] { return memory->physical().device == 0; });
   }
@@ -39,9 +24,6 @@ class LayersBench : public EngineBench {
     return sum;
   }
   std::uint64_t quiet_bytes() const { return memory->statistics().quiet_bytes.load(); }
-
-  std::vector<const PoolRecord*> layers;
-  std::map<std::uint32_t, std::uint64_t> rounds;
 };
 
 ReleaseSettings quick(std::chrono::milliseconds idle_timeout = 60ms) {

@@ -37,6 +37,12 @@ KVSHIM_DEVICE void ask_once(const GuardContext& context, std::uint32_t granule) 
   if ((before & bit) == 0) ask_for(context, granule, 1);
 }
 
+KVSHIM_DEVICE std::int64_t slot_at(const LinearWrite& write, std::uint32_t index) {
+  return write.slot_bytes == 4
+             ? static_cast<std::int64_t>(reinterpret_cast<const std::int32_t*>(write.slots)[index])
+             : static_cast<std::int64_t>(reinterpret_cast<const long long*>(write.slots)[index]);
+}
+
 // Calls visit(first, last) for each non-empty destination of each slot, with
 // granule indices, and outside(pool_first, pool_last) when an address lies
 // outside its pool.
@@ -45,10 +51,7 @@ KVSHIM_DEVICE void each_destination(const GuardContext& context, const LinearWri
                                     const Visit& visit, const Outside& outside) {
   const std::uint32_t step = env::thread_count();
   for (std::uint32_t i = env::thread_index(); i < write.count; i += step) {
-    const std::int64_t slot =
-        write.slot_bytes == 4
-            ? static_cast<std::int64_t>(reinterpret_cast<const std::int32_t*>(write.slots)[i])
-            : static_cast<std::int64_t>(reinterpret_cast<const long long*>(write.slots)[i]);
+    const std::int64_t slot = slot_at(write, i);
     if (slot < write.skip_below) continue;
     const std::uint64_t unsigned_slot = static_cast<std::uint64_t>(slot);
     const std::uint64_t block = unsigned_slot / write.block;
@@ -80,10 +83,7 @@ KVSHIM_DEVICE bool surely_present(const GuardContext& context, const LinearWrite
   const std::uint32_t step = env::thread_count();
   bool sure = true;
   for (std::uint32_t i = env::thread_index(); i < write.count; i += step) {
-    const std::int64_t slot =
-        write.slot_bytes == 4
-            ? static_cast<std::int64_t>(reinterpret_cast<const std::int32_t*>(write.slots)[i])
-            : static_cast<std::int64_t>(reinterpret_cast<const long long*>(write.slots)[i]);
+    const std::int64_t slot = slot_at(write, i);
     const bool skipped = slot < write.skip_below;
     const std::uint32_t small = static_cast<std::uint32_t>(slot);
     const bool is_small = slot == static_cast<std::int64_t>(small);
