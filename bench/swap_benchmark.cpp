@@ -1,0 +1,289 @@
+#include "bench/swap_benchmark.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <string>
+
+#include "bench/device_work.h"
+
+namespace kvshim::bench {
+namespace {
+
+constexpr std::size_t kTotal = 512 * kMebibyte;
+constexpr double kTotalMib = static_cast<double>(kTotal / kMebibyte);
+constexpr std::size_t kResident = kGranuleBytes;   // handles as faults make them
+constexpr std::size_t kBlock = 8 * kMebibyte;      // handles as parking uses them
+constexpr std::size_t kCopied = 2048 * kMebibyte;  // beside swaps, each time: 40 ms
+constexpr std::size_t kCopyBuffer = 128 * kMebibyte;
+
+enum class Beside { kNothing, kCopiesToHost, kCopiesToDevice };
+
+const char* name_of(Beside beside) {
+  switch (beside) {
+    case Beside::kNothing:
+      return "nothing";
+    case Beside::kCopiesToHost:
+      return "copies to host";
+    case Beside::kCopiesToDevice:
+      return "copies to device";
+  }
+  return "?";
+}
+
+/// `total` bytes of addresses.
+class Addresses {
+ public:
+  explicit Addresses(std::size_t total) : total_(total) {
+    KVSHIM_BENCH_CHECK(cuMemAddressReserve(&base_, total, 256 * kMebibyte, 0, 0));
+  }
+  ~Addresses() { cuMemAddressFree(base_, total_); }
+  Addresses(const Addresses&) = delete;
+  Addresses& operator=(const Addresses&) = delete;
+  CUdeviceptr at(std::size_t offset) const { return base_ + offset; }
+
+ private:
+  const std::size_t total_;
+  CUdeviceptr base_ = 0;
+};
+
+/// Handles that stay mapped: what copies go through.
+class Mapped {
+ public:
+  Mapped(const MappingDevice& on, CUmemLocationType location, std::size_t handle_bytes,
+         std::size_t total)
+      : addresses_(total),
+        handle_bytes_(handle_bytes),
+        handles_(make_handles(on, location, handle_bytes, total)) {
+    MappingTimes times;
+    if (handles_.empty()) return;
+    KVSHIM_BENCH_CHECK(
+        map_joined(on, addresses_.at(0), handle_bytes, handles_, 0, handles_.size(), &times));
+  }
+  ~Mapped() {
+    if (!handles_.empty()) cuMemUnmap(addresses_.at(0), handles_.size() * handle_bytes_);
+    release_handles(&handles_);
+  }
+  Mapped(const Mapped&) = delete;
+  Mapped& operator=(const Mapped&) = delete;
+  const MappingHandles& handles() const { return handles_; }
+  CUdeviceptr at(std::size_t offset) const { return addresses_.at(offset); }
+
+ private:
+  Addresses addresses_;
+  const std::size_t handle_bytes_;
+  MappingHandles handles_;
+};
+
+/// Copies in blocks, as parking makes them, enqueued before what they run beside.
+class Copies {
+ public:
+  explicit Copies(const MappingDevice& on)
+      : device_(on, CU_MEM_LOCATION_TYPE_DEVICE, kBlock, kCopyBuffer),
+        host_(on, CU_MEM_LOCATION_TYPE_HOST_NUMA, kBlock, kCopyBuffer) {
+    KVSHIM_BENCH_CHECK(cuStreamCreate(&stream_, CU_STREAM_NON_BLOCKING));
+    KVSHIM_BENCH_CHECK(cuEventCreate(&begin_, CU_EVENT_DEFAULT));
+    KVSHIM_BENCH_CHECK(cuEventCreate(&end_, CU_EVENT_DEFAULT));
+  }
+  ~Copies() {
+    cuEventDestroy(begin_);
+    cuEventDestroy(end_);
+    cuStreamDestroy(stream_);
+  }
+  Copies(const Copies&) = delete;
+  Copies& operator=(const Copies&) = delete;
+  bool can_be_made() const { return !device_.handles().empty() && !host_.handles().empty(); }
+
+  void start(Beside beside) {
+    if (beside == Beside::kNothing) return;
+    const Mapped& from = beside == Beside::kCopiesToHost ? device_ : host_;
+    const Mapped& to = beside == Beside::kCopiesToHost ? host_ : device_;
+    KVSHIM_BENCH_CHECK(cuEventRecord(begin_, stream_));
+    for (std::size_t at = 0; at < kCopied; at += kBlock) {
+      const std::size_t offset = at % kCopyBuffer;
+      KVSHIM_BENCH_CHECK(cuMemcpyDtoDAsync(to.at(offset), from.at(offset), kBlock, stream_));
+    }
+    KVSHIM_BENCH_CHECK(cuEventRecord(end_, stream_));
+  }
+  /// Whether they go on, and so went on beside all that was done since start().
+  bool go_on() const { return cuStreamQuery(stream_) == CUDA_ERROR_NOT_READY; }
+  /// Waits for their end. GB/s.
+  double finish(Beside beside) {
+    KVSHIM_BENCH_CHECK(cuStreamSynchronize(stream_));
+    if (beside == Beside::kNothing) return 0;
+    float milliseconds = 0;
+    KVSHIM_BENCH_CHECK(cuEventElapsedTime(&milliseconds, begin_, end_));
+    return milliseconds > 0 ? static_cast<double>(kCopied) / 1e6 / milliseconds : 0;
+  }
+
+ private:
+  Mapped device_, host_;
+  CUstream stream_ = nullptr;
+  CUevent begin_ = nullptr, end_ = nullptr;
+};
+
+std::string json(const MappingTimes& times, const char* prefix, double mib) {
+  char text[256];
+  std::snprintf(text, sizeof text,
+                "\"%sunmap_us_per_mib\":%.2f,\"%smap_us_per_mib\":%.2f,"
+                "\"%saccess_us_per_mib\":%.2f",
+                prefix, times.unmap / mib, prefix, times.map / mib, prefix, times.access / mib);
+  return text;
+}
+
+void print_line(const std::string& line) {
+  std::puts(line.c_str());
+  std::fflush(stdout);
+}
+
+void measure_joined(const MappingDevice& on, const MappingKind& kind, std::size_t handle_bytes,
+                    const MappingHandles& handles, std::size_t joined) {
+  const Addresses addresses(kTotal);
+  const std::size_t bytes = joined * handle_bytes;
+  MappingTimes times;
+  CUresult opened = CUDA_SUCCESS, unmapped = CUDA_SUCCESS;
+  for (int round = 0; round < 2 && opened == CUDA_SUCCESS && unmapped == CUDA_SUCCESS; ++round) {
+    times = {};  // the second round counts: without what comes only once
+    std::size_t mapped = 0;
+    for (; mapped < handles.size() && opened == CUDA_SUCCESS; mapped += joined) {
+      opened = map_joined(on, addresses.at(mapped * handle_bytes), handle_bytes, handles, mapped,
+                          joined, &times);
+    }
+    for (std::size_t at = 0; at < mapped; at += joined) {
+      const CUdeviceptr address = addresses.at(at * handle_bytes);
+      if (unmapped == CUDA_SUCCESS) unmapped = unmap_timed(address, bytes, &times);
+      if (unmapped == CUDA_SUCCESS) continue;
+      for (std::size_t i = 0; i < joined; ++i) cuMemUnmap(address + i * handle_bytes, handle_bytes);
+    }
+  }
+  char head[256];
+  std::snprintf(head, sizeof head,
+                "{\"scenario\":\"joined_mapping\",\"kind\":\"%s\",\"handle_mib\":%zu,"
+                "\"joined\":%zu,\"opens\":%d,\"unmaps\":%d,",
+                kind.name, handle_bytes / kMebibyte, joined, static_cast<int>(opened),
+                static_cast<int>(unmapped));
+  print_line(head + json(times, "", kTotalMib) + "}");
+}
+
+struct SwapCase {
+  Beside beside;
+  std::size_t joined;  // blocks
+  bool window;         // the host memory is mapped elsewhere as well, as parking's is
+};
+
+/// A round: out and back, at addresses where handles of kResident are mapped.
+void measure_round(const MappingDevice& on, const SwapCase& what, const Addresses& pool,
+                   const MappingHandles& host, const MappingHandles& blocks, Copies* copies,
+                   const char* round) {
+  const std::size_t bytes = what.joined * kBlock;
+  bool beside_all = true;
+  double rate[2] = {0, 0};
+  MappingTimes times[2];
+  for (int back = 0; back < 2; ++back) {
+    copies->start(what.beside);
+    for (std::size_t i = 0; i < host.size(); i += what.joined) {
+      const CUdeviceptr address = pool.at(i * kBlock);
+      KVSHIM_BENCH_CHECK(unmap_timed(address, bytes, &times[back]));
+      KVSHIM_BENCH_CHECK(
+          map_joined(on, address, kBlock, back != 0 ? blocks : host, i, what.joined, &times[back]));
+    }
+    beside_all = beside_all && (what.beside == Beside::kNothing || copies->go_on());
+    rate[back] = copies->finish(what.beside);
+  }
+  char head[256], tail[160];
+  std::snprintf(head, sizeof head,
+                "{\"scenario\":\"swap\",\"beside\":\"%s\",\"joined\":%zu,\"window\":%s,"
+                "\"round\":\"%s\",",
+                name_of(what.beside), what.joined, what.window ? "true" : "false", round);
+  std::snprintf(tail, sizeof tail,
+                ",\"copies_lasted\":%s,\"copies_gb_s\":%.1f,\"back_copies_gb_s\":%.1f}",
+                beside_all ? "true" : "false", rate[0], rate[1]);
+  print_line(head + json(times[0], "", kTotalMib) + "," + json(times[1], "back_", kTotalMib) +
+             tail);
+}
+
+void measure_swap(const MappingDevice& on, const SwapCase& what, const Mapped& with_window,
+                  const MappingHandles& without, Copies* copies) {
+  const Addresses pool(kTotal);
+  MappingHandles resident = make_handles(on, CU_MEM_LOCATION_TYPE_DEVICE, kResident, kTotal);
+  MappingHandles blocks = make_handles(on, CU_MEM_LOCATION_TYPE_DEVICE, kBlock, kTotal);
+  if (resident.empty() || blocks.empty()) return;
+  const MappingHandles& host = what.window ? with_window.handles() : without;
+  for (const char* round : {"first", "again"}) {
+    MappingTimes untold;
+    for (std::size_t i = 0; i < resident.size(); ++i) {
+      KVSHIM_BENCH_CHECK(
+          map_joined(on, pool.at(i * kResident), kResident, resident, i, 1, &untold));
+    }
+    measure_round(on, what, pool, host, blocks, copies, round);
+    KVSHIM_BENCH_CHECK(cuMemUnmap(pool.at(0), kTotal));
+  }
+  release_handles(&resident);
+  release_handles(&blocks);
+}
+
+void measure_release(const MappingDevice& on, std::size_t handle_bytes, Beside beside,
+                     Copies* copies) {
+  const Addresses addresses(kTotal);
+  MappingHandles handles = make_handles(on, CU_MEM_LOCATION_TYPE_DEVICE, handle_bytes, kTotal);
+  if (handles.empty()) return;
+  MappingTimes untold;
+  KVSHIM_BENCH_CHECK(
+      map_joined(on, addresses.at(0), handle_bytes, handles, 0, handles.size(), &untold));
+  KVSHIM_BENCH_CHECK(cuMemUnmap(addresses.at(0), kTotal));
+  copies->start(beside);
+  const Timer timer;
+  release_handles(&handles);
+  const double took = timer.microseconds();
+  const bool lasted = beside == Beside::kNothing || copies->go_on();
+  copies->finish(beside);
+  char line[256];
+  std::snprintf(line, sizeof line,
+                "{\"scenario\":\"release\",\"beside\":\"%s\",\"handle_mib\":%zu,"
+                "\"release_us_per_mib\":%.2f,\"copies_lasted\":%s}",
+                name_of(beside), handle_bytes / kMebibyte, took / kTotalMib,
+                lasted ? "true" : "false");
+  print_line(line);
+}
+
+}  // namespace
+
+void measure_joined_mappings(const MappingDevice& on) {
+  const MappingKind kinds[] = {{"host_numa", CU_MEM_LOCATION_TYPE_HOST_NUMA},
+                               {"device", CU_MEM_LOCATION_TYPE_DEVICE}};
+  for (const MappingKind& kind : kinds) {
+    for (const std::size_t bytes : {kResident, kBlock}) {
+      MappingHandles handles = make_handles(on, kind.location, bytes, kTotal);
+      for (const std::size_t joined : {1, 4, 16}) {
+        if (!handles.empty()) measure_joined(on, kind, bytes, handles, joined);
+      }
+      release_handles(&handles);
+    }
+  }
+}
+
+void measure_swaps(const MappingDevice& on) {
+  Copies copies(on);
+  if (!copies.can_be_made()) return;
+  const Mapped with_window(on, CU_MEM_LOCATION_TYPE_HOST_NUMA, kBlock, kTotal);
+  MappingHandles without = make_handles(on, CU_MEM_LOCATION_TYPE_HOST_NUMA, kBlock, kTotal);
+  if (with_window.handles().empty() || without.empty()) return;
+  measure_swap(on, {Beside::kNothing, 1, false}, with_window, without, &copies);
+  for (const Beside beside : {Beside::kNothing, Beside::kCopiesToHost, Beside::kCopiesToDevice}) {
+    for (const std::size_t joined : {1, 4, 16}) {
+      measure_swap(on, {beside, joined, true}, with_window, without, &copies);
+    }
+  }
+  release_handles(&without);
+}
+
+void measure_releases(const MappingDevice& on) {
+  Copies copies(on);
+  if (!copies.can_be_made()) return;
+  for (const Beside beside : {Beside::kNothing, Beside::kCopiesToHost}) {
+    for (const std::size_t mib : {2, 8, 32}) {
+      measure_release(on, mib * kMebibyte, beside, &copies);
+    }
+  }
+}
+
+}  // namespace kvshim::bench
