@@ -7,3 +7,20 @@ extern "C" __global__ void kvshim_bench_sixteen(
   if (out == nullptr || threadIdx.x != 0xffffu) return;
   for (const void* one : all) *out += one == nullptr;
 }
+
+// What copies run on instead of the copy engines, when a benchmark asks what those disturb.
+struct alignas(16) KvshimBenchWord {
+  unsigned a, b, c, d;
+};
+
+extern "C" __global__ void kvshim_bench_copy(KvshimBenchWord* to, const KvshimBenchWord* from,
+                                             unsigned long long words) {
+  const unsigned long long step = static_cast<unsigned long long>(gridDim.x) * blockDim.x;
+  unsigned long long i = static_cast<unsigned long long>(blockIdx.x) * blockDim.x + threadIdx.x;
+  for (; i + 3 * step < words; i += 4 * step) {
+    KvshimBenchWord held[4];
+    for (int k = 0; k < 4; ++k) held[k] = from[i + k * step];
+    for (int k = 0; k < 4; ++k) to[i + k * step] = held[k];
+  }
+  for (; i < words; i += step) to[i] = from[i];
+}

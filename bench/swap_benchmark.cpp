@@ -6,6 +6,10 @@
 
 #include "bench/device_work.h"
 
+extern "C" const char kvshim_ptx_bench_kernels[];
+extern "C" __attribute__((weak)) void kvshim_simulator_add_kernel(const char* name,
+                                                                  void (*call)(void* const*));
+
 namespace kvshim::bench {
 namespace {
 
@@ -15,19 +19,24 @@ constexpr std::size_t kResident = kGranuleBytes;   // handles as faults make the
 constexpr std::size_t kBlock = 8 * kMebibyte;      // handles as parking uses them
 constexpr std::size_t kCopied = 2048 * kMebibyte;  // beside swaps, each time: 40 ms
 constexpr std::size_t kCopyBuffer = 128 * kMebibyte;
+constexpr std::size_t kSmallPiece = 2 * kMebibyte;
+constexpr std::size_t kLargePiece = 64 * kMebibyte;
 
 enum class Beside { kNothing, kCopiesToHost, kCopiesToDevice };
 
-const char* name_of(Beside beside) {
-  switch (beside) {
-    case Beside::kNothing:
-      return "nothing";
-    case Beside::kCopiesToHost:
-      return "copies to host";
-    case Beside::kCopiesToDevice:
-      return "copies to device";
-  }
-  return "?";
+/// What runs beside the calls. The pieces of copies, and who makes them, tell whether the
+/// driver's calls wait for pieces, or for the bus, or for the copy engines.
+struct Load {
+  Beside beside = Beside::kNothing;
+  std::size_t piece = kBlock;
+  bool by_kernel = false;
+};
+
+std::string name_of(const Load& load) {
+  if (load.beside == Beside::kNothing) return "nothing";
+  return std::string(load.beside == Beside::kCopiesToHost ? "copies to host" : "copies to device") +
+         " in pieces of " + std::to_string(load.piece >> 10) + " KiB" +
+         (load.by_kernel ? " by a kernel" : "");
 }
 
 /// `total` bytes of addresses.
@@ -74,7 +83,7 @@ class Mapped {
   MappingHandles handles_;
 };
 
-/// Copies in blocks, as parking makes them, enqueued before what they run beside.
+/// Copies, enqueued before what they run beside.
 class Copies {
  public:
   explicit Copies(const MappingDevice& on)
@@ -83,6 +92,14 @@ class Copies {
     KVSHIM_BENCH_CHECK(cuStreamCreate(&stream_, CU_STREAM_NON_BLOCKING));
     KVSHIM_BENCH_CHECK(cuEventCreate(&begin_, CU_EVENT_DEFAULT));
     KVSHIM_BENCH_CHECK(cuEventCreate(&end_, CU_EVENT_DEFAULT));
+    if (kvshim_simulator_add_kernel != nullptr) {
+      kvshim_simulator_add_kernel("kvshim_bench_copy", [](void* const*) {});
+    }
+    CUmodule module = nullptr;
+    KVSHIM_BENCH_CHECK(cuModuleLoadData(&module, kvshim_ptx_bench_kernels));
+    KVSHIM_BENCH_CHECK(cuModuleGetFunction(&kernel_, module, "kvshim_bench_copy"));
+    start({Beside::kCopiesToHost, kBlock, true});  // its first launch loads it
+    finish({Beside::kCopiesToHost, kBlock, true});
   }
   ~Copies() {
     cuEventDestroy(begin_);
@@ -91,34 +108,48 @@ class Copies {
   }
   Copies(const Copies&) = delete;
   Copies& operator=(const Copies&) = delete;
-  bool can_be_made() const { return !device_.handles().empty() && !host_.handles().empty(); }
 
-  void start(Beside beside) {
-    if (beside == Beside::kNothing) return;
-    const Mapped& from = beside == Beside::kCopiesToHost ? device_ : host_;
-    const Mapped& to = beside == Beside::kCopiesToHost ? host_ : device_;
+  void start(const Load& load) {
+    if (load.beside == Beside::kNothing) return;
+    const bool to_host = load.beside == Beside::kCopiesToHost;
+    const Mapped& from = to_host ? device_ : host_;
+    const Mapped& to = to_host ? host_ : device_;
     KVSHIM_BENCH_CHECK(cuEventRecord(begin_, stream_));
-    for (std::size_t at = 0; at < kCopied; at += kBlock) {
+    for (std::size_t at = 0; at < kCopied; at += load.piece) {
       const std::size_t offset = at % kCopyBuffer;
-      KVSHIM_BENCH_CHECK(cuMemcpyDtoDAsync(to.at(offset), from.at(offset), kBlock, stream_));
+      copy(to.at(offset), from.at(offset), load);
     }
     KVSHIM_BENCH_CHECK(cuEventRecord(end_, stream_));
   }
   /// Whether they go on, and so went on beside all that was done since start().
-  bool go_on() const { return cuStreamQuery(stream_) == CUDA_ERROR_NOT_READY; }
+  bool go_on(const Load& load) const {
+    return load.beside == Beside::kNothing || cuStreamQuery(stream_) == CUDA_ERROR_NOT_READY;
+  }
   /// Waits for their end. GB/s.
-  double finish(Beside beside) {
+  double finish(const Load& load) {
     KVSHIM_BENCH_CHECK(cuStreamSynchronize(stream_));
-    if (beside == Beside::kNothing) return 0;
+    if (load.beside == Beside::kNothing) return 0;
     float milliseconds = 0;
     KVSHIM_BENCH_CHECK(cuEventElapsedTime(&milliseconds, begin_, end_));
     return milliseconds > 0 ? static_cast<double>(kCopied) / 1e6 / milliseconds : 0;
   }
 
  private:
+  void copy(CUdeviceptr to, CUdeviceptr from, const Load& load) {
+    if (!load.by_kernel) {
+      KVSHIM_BENCH_CHECK(cuMemcpyDtoDAsync(to, from, load.piece, stream_));
+      return;
+    }
+    unsigned long long words = load.piece / 16;
+    void* parameters[] = {&to, &from, &words};
+    KVSHIM_BENCH_CHECK(
+        cuLaunchKernel(kernel_, 64, 1, 1, 512, 1, 1, 0, stream_, parameters, nullptr));
+  }
+
   Mapped device_, host_;
   CUstream stream_ = nullptr;
   CUevent begin_ = nullptr, end_ = nullptr;
+  CUfunction kernel_ = nullptr;
 };
 
 std::string json(const MappingTimes& times, const char* prefix, double mib) {
@@ -165,7 +196,7 @@ void measure_joined(const MappingDevice& on, const MappingKind& kind, std::size_
 }
 
 struct SwapCase {
-  Beside beside;
+  Load load;
   std::size_t joined;  // blocks
   bool window;         // the host memory is mapped elsewhere as well, as parking's is
 };
@@ -179,21 +210,21 @@ void measure_round(const MappingDevice& on, const SwapCase& what, const Addresse
   double rate[2] = {0, 0};
   MappingTimes times[2];
   for (int back = 0; back < 2; ++back) {
-    copies->start(what.beside);
+    copies->start(what.load);
     for (std::size_t i = 0; i < host.size(); i += what.joined) {
       const CUdeviceptr address = pool.at(i * kBlock);
       KVSHIM_BENCH_CHECK(unmap_timed(address, bytes, &times[back]));
       KVSHIM_BENCH_CHECK(
           map_joined(on, address, kBlock, back != 0 ? blocks : host, i, what.joined, &times[back]));
     }
-    beside_all = beside_all && (what.beside == Beside::kNothing || copies->go_on());
-    rate[back] = copies->finish(what.beside);
+    beside_all = copies->go_on(what.load) && beside_all;
+    rate[back] = copies->finish(what.load);
   }
   char head[256], tail[160];
   std::snprintf(head, sizeof head,
                 "{\"scenario\":\"swap\",\"beside\":\"%s\",\"joined\":%zu,\"window\":%s,"
                 "\"round\":\"%s\",",
-                name_of(what.beside), what.joined, what.window ? "true" : "false", round);
+                name_of(what.load).c_str(), what.joined, what.window ? "true" : "false", round);
   std::snprintf(tail, sizeof tail,
                 ",\"copies_lasted\":%s,\"copies_gb_s\":%.1f,\"back_copies_gb_s\":%.1f}",
                 beside_all ? "true" : "false", rate[0], rate[1]);
@@ -221,7 +252,7 @@ void measure_swap(const MappingDevice& on, const SwapCase& what, const Mapped& w
   release_handles(&blocks);
 }
 
-void measure_release(const MappingDevice& on, std::size_t handle_bytes, Beside beside,
+void measure_release(const MappingDevice& on, std::size_t handle_bytes, const Load& load,
                      Copies* copies) {
   const Addresses addresses(kTotal);
   MappingHandles handles = make_handles(on, CU_MEM_LOCATION_TYPE_DEVICE, handle_bytes, kTotal);
@@ -230,17 +261,17 @@ void measure_release(const MappingDevice& on, std::size_t handle_bytes, Beside b
   KVSHIM_BENCH_CHECK(
       map_joined(on, addresses.at(0), handle_bytes, handles, 0, handles.size(), &untold));
   KVSHIM_BENCH_CHECK(cuMemUnmap(addresses.at(0), kTotal));
-  copies->start(beside);
+  copies->start(load);
   const Timer timer;
   release_handles(&handles);
   const double took = timer.microseconds();
-  const bool lasted = beside == Beside::kNothing || copies->go_on();
-  copies->finish(beside);
+  const bool lasted = copies->go_on(load);
+  copies->finish(load);
   char line[256];
   std::snprintf(line, sizeof line,
                 "{\"scenario\":\"release\",\"beside\":\"%s\",\"handle_mib\":%zu,"
                 "\"release_us_per_mib\":%.2f,\"copies_lasted\":%s}",
-                name_of(beside), handle_bytes / kMebibyte, took / kTotalMib,
+                name_of(load).c_str(), handle_bytes / kMebibyte, took / kTotalMib,
                 lasted ? "true" : "false");
   print_line(line);
 }
@@ -262,26 +293,30 @@ void measure_joined_mappings(const MappingDevice& on) {
 }
 
 void measure_swaps(const MappingDevice& on) {
-  Copies copies(on);
-  if (!copies.can_be_made()) return;
   const Mapped with_window(on, CU_MEM_LOCATION_TYPE_HOST_NUMA, kBlock, kTotal);
   MappingHandles without = make_handles(on, CU_MEM_LOCATION_TYPE_HOST_NUMA, kBlock, kTotal);
   if (with_window.handles().empty() || without.empty()) return;
-  measure_swap(on, {Beside::kNothing, 1, false}, with_window, without, &copies);
+  Copies copies(on);
+  measure_swap(on, {{}, 1, false}, with_window, without, &copies);
   for (const Beside beside : {Beside::kNothing, Beside::kCopiesToHost, Beside::kCopiesToDevice}) {
     for (const std::size_t joined : {1, 4, 16}) {
-      measure_swap(on, {beside, joined, true}, with_window, without, &copies);
+      measure_swap(on, {{beside}, joined, true}, with_window, without, &copies);
     }
+  }
+  const Load others[] = {{Beside::kCopiesToHost, kSmallPiece},
+                         {Beside::kCopiesToHost, kLargePiece},
+                         {Beside::kCopiesToHost, kBlock, true}};
+  for (const Load& load : others) {
+    measure_swap(on, {load, 1, true}, with_window, without, &copies);
   }
   release_handles(&without);
 }
 
 void measure_releases(const MappingDevice& on) {
   Copies copies(on);
-  if (!copies.can_be_made()) return;
-  for (const Beside beside : {Beside::kNothing, Beside::kCopiesToHost}) {
+  for (const Load& load : {Load{}, Load{Beside::kCopiesToHost}}) {
     for (const std::size_t mib : {2, 8, 32}) {
-      measure_release(on, mib * kMebibyte, beside, &copies);
+      measure_release(on, mib * kMebibyte, load, &copies);
     }
   }
 }
