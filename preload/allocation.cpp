@@ -20,6 +20,7 @@
 #include "preload/real_driver.h"
 #include "preload/runtime.h"
 #include "preload/status.h"
+#include "preload/submission.h"
 #include "vmm/context_scope.h"
 
 namespace kvshim::preload {
@@ -184,26 +185,64 @@ struct DeferredFree {
   CUdeviceptr base;
   std::uint64_t pool;  // id: another may lie there by then
   CUevent event;
+  bool behind_all;  // behind all pool work that was submitted before
 };
 std::mutex deferred_mutex;
 auto& deferred = *new std::vector<DeferredFree>;  // leaked, see escape.cpp
+std::size_t being_freed = 0;                      // taken out of the list, not yet gone
 
 bool any_deferred_free() {
   std::lock_guard lock(deferred_mutex);
-  return !deferred.empty();
+  return !deferred.empty() || being_freed != 0;
 }
 
-// cuMemFreeAsync returns at once; the pool goes when the stream has come so far.
-CUresult free_pool_in_order(Runtime& runtime, const vmm::PoolRecord& record, StreamRef stream) {
-  CUevent event = nullptr;
-  CUresult result = runtime.driver().cuEventCreate(&event, CU_EVENT_DISABLE_TIMING);
-  if (result == CUDA_SUCCESS) {
-    result = runtime.driver().cuEventRecord(event, stream.explicit_handle());
+// cuMemFreeAsync returns at once; the pool goes when the stream has come so far. The
+// stream is ordered as for a piece of pool work, so that its event alone proves that all
+// of that has finished which may touch the pool for a reason that the program doesn't
+// know (a kernel with an old address in its parameters).
+CUresult free_pool_in_order(Runtime& runtime, const vmm::PoolRecord& record, StreamRef stream,
+                            SubmitRef refuse) {
+  // As a graph's node it could only free what the graph allocates: the driver says so.
+  if (is_capturing(stream)) return refuse();
+  DeviceRuntime& device = *runtime.of(record);
+  DeferredFree one{record.base, record.id, nullptr, false};
+  {
+    Submission submission(device);
+    one.behind_all = submission.alone();
+    StreamOrder::Place place;
+    CUresult result = device.streams.order(stream, &place);
+    if (result != CUDA_SUCCESS) return result;
+    vmm::ContextScope current(runtime.driver(), place.context);
+    result = runtime.driver().cuEventCreate(&one.event, CU_EVENT_DISABLE_TIMING);
+    if (result != CUDA_SUCCESS) return result;
+    result = runtime.driver().cuEventRecord(one.event, stream.explicit_handle());
+    if (result != CUDA_SUCCESS) {
+      runtime.driver().cuEventDestroy_v2(one.event);
+      return result;
+    }
   }
-  if (result != CUDA_SUCCESS) return result;
   std::lock_guard lock(deferred_mutex);
-  deferred.push_back({record.base, record.id, event});
+  deferred.push_back(one);
   return CUDA_SUCCESS;
+}
+
+bool has_come_to_its_free(Runtime& runtime, const DeferredFree& one) {
+  const vmm::PoolRecord* record = pool_at_base(one.base);
+  if (record == nullptr || record->id != one.pool) return true;
+  DeviceRuntime& device = *runtime.of(*record);
+  vmm::ContextScope current(runtime.driver(), device.memory.context());
+  return runtime.driver().cuEventQuery(one.event) == CUDA_SUCCESS &&
+         (one.behind_all || device.streams.finished());
+}
+
+void finish_free(Runtime& runtime, const DeferredFree& one) {
+  runtime.driver().cuEventDestroy_v2(one.event);
+  const vmm::PoolRecord* record = pool_at_base(one.base);
+  if (record == nullptr || record->id != one.pool) return;  // its context has ended
+  DeviceRuntime& device = *runtime.of(*record);
+  vmm::ContextScope current(runtime.driver(), device.memory.context());
+  vmm::Releaser::Pause pause(device.releaser);
+  device.memory.free(one.base);
 }
 
 }  // namespace
@@ -211,23 +250,21 @@ CUresult free_pool_in_order(Runtime& runtime, const vmm::PoolRecord& record, Str
 void finish_deferred_frees() noexcept {
   Runtime* runtime = Runtime::get();
   if (runtime == nullptr) return;
-  std::lock_guard lock(deferred_mutex);
-  std::erase_if(deferred, [&](const DeferredFree& one) {
-    const vmm::PoolRecord* record = pool_at_base(one.base);
-    if (record == nullptr || record->id != one.pool) {
-      runtime->driver().cuEventDestroy_v2(one.event);
-      return true;
-    }
-    DeviceRuntime& device = *runtime->of(*record);
-    vmm::ContextScope current(runtime->driver(), device.memory.context());
-    if (runtime->driver().cuEventQuery(one.event) != CUDA_SUCCESS || !device.streams.finished()) {
-      return false;
-    }
-    runtime->driver().cuEventDestroy_v2(one.event);
-    vmm::Releaser::Pause pause(device.releaser);
-    device.memory.free(one.base);
-    return true;
-  });
+  std::vector<DeferredFree> ready;
+  {
+    std::lock_guard lock(deferred_mutex);
+    const auto first = std::stable_partition(
+        deferred.begin(), deferred.end(),
+        [&](const DeferredFree& one) { return !has_come_to_its_free(*runtime, one); });
+    ready.assign(first, deferred.end());
+    deferred.erase(first, deferred.end());
+    being_freed += ready.size();
+  }
+  for (const DeferredFree& one : ready) {  // a free may wait for a release under way
+    finish_free(*runtime, one);
+    std::lock_guard lock(deferred_mutex);
+    --being_freed;
+  }
 }
 
 std::uint64_t managed_bytes() noexcept { return managed_total.load(); }
@@ -333,7 +370,8 @@ CUresult hook_cuMemFreeAsync(CUdeviceptr address, CUstream stream) noexcept {
       uncount_plain(address);
       return real().cuMemFreeAsync(address, stream);
     }
-    return free_pool_in_order(*Runtime::get(), *record, {stream, StreamFlavor::kLegacy});
+    return free_pool_in_order(*Runtime::get(), *record, {stream, StreamFlavor::kLegacy},
+                              [&] { return real().cuMemFreeAsync(address, stream); });
   });
 }
 
@@ -344,7 +382,8 @@ CUresult hook_cuMemFreeAsync_ptsz(CUdeviceptr address, CUstream stream) noexcept
       uncount_plain(address);
       return real().cuMemFreeAsync_ptsz(address, stream);
     }
-    return free_pool_in_order(*Runtime::get(), *record, {stream, StreamFlavor::kPerThread});
+    return free_pool_in_order(*Runtime::get(), *record, {stream, StreamFlavor::kPerThread},
+                              [&] { return real().cuMemFreeAsync_ptsz(address, stream); });
   });
 }
 
