@@ -99,7 +99,7 @@ void FaultServer::wait_for_room(std::span<const AbiRun> wanted, bool rows) {
       [&](std::uint64_t set_apart) {
         return !stop_.requested() && memory_.lacking(wanted, rows, set_apart) != 0;
       },
-      memory_.statistics());
+      memory_.statistics(), memory_.events());
 }
 
 void FaultServer::serve(std::uint32_t ticket) {

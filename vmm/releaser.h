@@ -157,7 +157,14 @@ class Releaser {
   Wanted wanted_now();
   void give_what_is_wanted();
   bool all_finished(std::uint64_t epoch);
-  bool give_some(std::uint64_t epoch, const Wanted& wanted, std::uint64_t* freed);
+  /// Where the time of a round of giving went.
+  struct Round {
+    Clock::time_point begin = Clock::now();
+    Clock::duration scan{}, zeros{};
+    ParkTimes parking;
+  };
+  bool give_some(std::uint64_t epoch, const Wanted& wanted, std::uint64_t* freed, Round* round);
+  void tell_round(const Wanted& wanted, std::uint64_t freed, bool undisturbed, const Round& round);
   bool merely_pauses() const noexcept;
   std::uint64_t last_step() const noexcept;
   bool find_idle(std::uint64_t epoch, bool pause);

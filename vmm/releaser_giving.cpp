@@ -110,7 +110,9 @@ void Releaser::give_what_is_wanted() {
       giving_ = wanted.whom == For::kNeighbours;
       way_.under_way.store(wanted.whom == For::kOwnAllocation);
       if (giving_ && given == 0) memory_.pressure()->begins_to_give();
-      undisturbed = give_some(epoch, wanted, &freed);
+      Round round;
+      undisturbed = give_some(epoch, wanted, &freed, &round);
+      tell_round(wanted, freed, undisturbed, round);
       // What was taken out for nothing is found again at once, in its turn.
       if (!undisturbed) idle_contents_.epoch = UINT64_MAX;
       Statistics& statistics = memory_.statistics();
@@ -162,7 +164,7 @@ void Releaser::wait_for_room(Clock::time_point end) {
   vmm::wait_for_room(
       *pressure, Lack::kRestore, bytes, {left, left, left},
       [&](std::uint64_t set_apart) { return memory_.lacking(bytes, set_apart) != 0; },
-      memory_.statistics());
+      memory_.statistics(), memory_.events());
 }
 
 // What was freed of this round; they wait for as long as it goes on.
@@ -195,12 +197,20 @@ bool Releaser::find_idle(std::uint64_t epoch, bool pause) {
 
 // What is zero goes first, it costs nothing; then the least recently written. False:
 // interrupted by new work.
-bool Releaser::give_some(std::uint64_t epoch, const Wanted& wanted, std::uint64_t* freed) {
+bool Releaser::give_some(std::uint64_t epoch, const Wanted& wanted, std::uint64_t* freed,
+                         Round* round) {
+  auto now = round->begin;
+  const auto spent = [&now](Clock::duration* in) {
+    const auto then = std::exchange(now, Clock::now());
+    *in += now - then;
+  };
   retire(epoch);
   const bool pause = wanted.whom == For::kNeighbours && merely_pauses();
   if (idle_contents_.epoch != epoch || idle_contents_.of_a_pause != pause ||
       (idle_contents_.zero.empty() && idle_contents_.blocks.empty())) {
-    if (!find_idle(epoch, pause)) return false;
+    const bool found = find_idle(epoch, pause);
+    spent(&round->scan);
+    if (!found) return false;
   }
   const std::uint64_t bytes = std::min(wanted.bytes, kAtOnce);
   std::uint64_t chosen = 0;
@@ -213,8 +223,10 @@ bool Releaser::give_some(std::uint64_t epoch, const Wanted& wanted, std::uint64_
     chosen += zero.back().bytes();
     idle_contents_.zero.pop_back();
   }
-  if (!make_absent(epoch, zero, ProofOfAbsence::kZero, freed)) return false;
-  retire(epoch);
+  const bool absent = make_absent(epoch, zero, ProofOfAbsence::kZero, freed);
+  if (absent) retire(epoch);
+  spent(&round->zeros);
+  if (!absent) return false;
   tell_needy(*freed);
   std::deque<ExtentName> blocks;
   while (wants(idle_contents_.blocks)) {
@@ -223,8 +235,7 @@ bool Releaser::give_some(std::uint64_t epoch, const Wanted& wanted, std::uint64_
     idle_contents_.blocks.pop_back();
   }
   std::vector<ExtentName> no_room;
-  ParkTimes times;
-  bool undisturbed = park_blocks(epoch, std::move(blocks), freed, &no_room, &times);
+  bool undisturbed = park_blocks(epoch, std::move(blocks), freed, &no_room, &round->parking);
   // The user's rule speaks of idle contents, and idle is what has outlasted the timeout:
   // a short pause must not drop what a request still needs.
   if (undisturbed && settings_.disposable && idle_ >= settings_.idle_timeout && !no_room.empty()) {
@@ -233,6 +244,26 @@ bool Releaser::give_some(std::uint64_t epoch, const Wanted& wanted, std::uint64_
   }
   retire(epoch);
   return undisturbed;
+}
+
+// For whoever wants to know where time goes; what is refused at once is not worth a line.
+void Releaser::tell_round(const Wanted& wanted, std::uint64_t freed, bool undisturbed,
+                          const Round& round) {
+  using std::chrono::duration_cast;
+  using std::chrono::microseconds;
+  const Clock::duration took = Clock::now() - round.begin;
+  if (freed == 0 && took < milliseconds(1)) return;
+  const auto us = [](Clock::duration time) {
+    return std::to_string(duration_cast<microseconds>(time).count());
+  };
+  memory_.events().push(
+      EventLevel::kDebug,
+      "a round of giving: " + mebibytes(wanted.bytes) + " wanted, " + mebibytes(freed) +
+          " freed in " + us(took) + " us; scan " + us(round.scan) + ", zeros " + us(round.zeros) +
+          ", preparing copies " + us(round.parking.prepare) + ", swaps " + us(round.parking.swap) +
+          ", releasing handles " + us(round.parking.retire) + ", waiting for copies " +
+          us(round.parking.copy) + (undisturbed ? "" : "; disturbed") + " (at " +
+          us(round.begin.time_since_epoch()) + " us)");
 }
 
 // One line a second at most.

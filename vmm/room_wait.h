@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 
+#include "vmm/event_queue.h"
 #include "vmm/pressure.h"
 #include "vmm/statistics.h"
 
@@ -20,8 +21,10 @@ struct RoomWait {
 };
 
 /// Asks for `bytes` and waits while `lacking` (told how many free bytes are somebody
-/// else's; no locks are held) holds and it is worth it. Counts. True: there is room.
+/// else's; no locks are held) holds and it is worth it. Counts, and tells of waits over 2 ms
+/// at debug level. True: there is room.
 bool wait_for_room(Pressure& pressure, Lack lack, std::uint64_t bytes, const RoomWait& wait,
-                   const std::function<bool(std::uint64_t)>& lacking, Statistics& statistics);
+                   const std::function<bool(std::uint64_t)>& lacking, Statistics& statistics,
+                   EventQueue& events);
 
 }  // namespace kvshim::vmm

@@ -191,11 +191,13 @@ class Waits : public ::testing::Test {
  protected:
   std::chrono::nanoseconds wait(const std::function<bool(std::uint64_t)>& lacking) {
     const auto begin = std::chrono::steady_clock::now();
-    got_ = wait_for_room(neighbours_, Lack::kFault, kMiB, {50ms, 200ms, 10s}, lacking, statistics_);
+    got_ = wait_for_room(neighbours_, Lack::kFault, kMiB, {50ms, 200ms, 10s}, lacking, statistics_,
+                         events_);
     return std::chrono::steady_clock::now() - begin;
   }
   FakePressure neighbours_;
   Statistics statistics_;
+  EventQueue events_;
   bool got_ = false;
 };
 
@@ -207,6 +209,9 @@ TEST_F(Waits, GoesOnForAsLongAsSomebodyGives) {
   });
   EXPECT_TRUE(got_);
   EXPECT_GT(took, 50ms);
+  const auto told = events_.drain();
+  ASSERT_EQ(told.size(), 1u) << "what took long is told, once";
+  EXPECT_NE(told[0].text.find("there is room"), std::string::npos) << told[0].text;
 }
 
 TEST_F(Waits, EndsWhenAllHaveRefused) {
