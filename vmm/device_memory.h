@@ -146,6 +146,10 @@ class DeviceMemory {
   FaultAnswer fault(std::span<const AbiRun> wanted, bool rows,
                     std::optional<std::uint64_t> finished_epoch = std::nullopt);
   FaultAnswer copied(std::optional<std::uint64_t> finished_epoch = std::nullopt);
+  /// Before the submission of work in no order with what other threads submit: until all
+  /// work up to `epoch` (the gate's) has finished, what is parked is served in place, since
+  /// a copy of it could miss what such work writes there. Any thread.
+  void comes_in_no_order(std::uint64_t epoch);
 
   // --- ahead of the faults ---------------------------------------------------
   // An absent extent can be swapped while the GPU works when nothing that works
@@ -316,6 +320,7 @@ class DeviceMemory {
   bool note_written(Extent& extent);
   void want_promotion(Pool& pool, std::uint32_t offset);
   bool moves_later(const AbiRun& granule);
+  bool parked_may_move(std::optional<std::uint64_t> finished_epoch) const;
   void finish_pending(std::vector<AbiRun>* runs);
   void drop_pending();
   /// Extents of one pool that a fault asked for, which its siblings need as well.
@@ -429,6 +434,7 @@ class DeviceMemory {
   std::mutex allocating_;          // orders allocations; taken before mutex_
   std::uint64_t serial_ = 0;
   std::uint64_t reads_anywhere_epoch_ = 0;
+  std::uint64_t no_order_epoch_ = 0;  // of comes_in_no_order(); 0: never
   /// A row whose siblings are still to be made: pools in the order of the layers.
   struct FollowingRow {
     std::size_t group;

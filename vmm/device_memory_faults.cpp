@@ -204,8 +204,7 @@ void DeviceMemory::make_row_present(const Row& row, std::vector<AbiRun>* runs) {
 
 // Ranges and unknown kernels: just what was asked for, in as few extents as
 // the absent ones allow.
-void DeviceMemory::make_exactly_present(std::span<const AbiRun> wanted,
-                                        std::vector<AbiRun>* runs) {
+void DeviceMemory::make_exactly_present(std::span<const AbiRun> wanted, std::vector<AbiRun>* runs) {
   std::set<GranuleIndex> granules;
   for (const AbiRun& run : wanted) {
     for (std::uint32_t i = 0; i < run.count; ++i) granules.insert(run.first + i);
@@ -281,9 +280,8 @@ bool DeviceMemory::moves_later(const AbiRun& granule) {
   const std::uint32_t offset = granule.first - pool->first;
   const auto it = pool->extent_at(offset);
   return it->second.state == ExtentState::kParked && pool->pinned(offset, 1) &&
-         std::none_of(pending_.begin(), pending_.end(), [&](const Pending& p) {
-           return p.pool == pool && p.offset == it->first;
-         });
+         std::none_of(pending_.begin(), pending_.end(),
+                      [&](const Pending& p) { return p.pool == pool && p.offset == it->first; });
 }
 
 void DeviceMemory::finish_pending(std::vector<AbiRun>* runs) {
@@ -321,7 +319,16 @@ void DeviceMemory::finish_pending(std::vector<AbiRun>* runs) {
   pending_.clear();
 }
 
-// A guard gave up between its copies: what it copied is void.
+void DeviceMemory::comes_in_no_order(std::uint64_t epoch) {
+  std::lock_guard lock(mutex_);
+  no_order_epoch_ = std::max(no_order_epoch_, epoch);
+}
+
+bool DeviceMemory::parked_may_move(std::optional<std::uint64_t> finished_epoch) const {
+  return no_order_epoch_ == 0 || (finished_epoch && *finished_epoch >= no_order_epoch_);
+}
+
+// A guard gave up between its copies, or they may have missed a write: they are void.
 void DeviceMemory::drop_pending() {
   for (const Pending& p : pending_) {
     leave_staging(fault_staging_, p.park.staging, p.park.extent.bytes());
@@ -334,9 +341,10 @@ FaultAnswer DeviceMemory::fault(std::span<const AbiRun> wanted, bool rows,
                                 std::optional<std::uint64_t> finished_epoch) {
   std::lock_guard lock(mutex_);
   drop_pending();
+  const bool may_move = parked_may_move(finished_epoch);
   for (const AbiRun& run : wanted) {
     Pool* pool = pool_of_granule(run.first);
-    if (pool == nullptr) continue;
+    if (pool == nullptr || !may_move) continue;
     const std::uint32_t begin = run.first - pool->first;
     const std::uint32_t end = std::min(begin + run.count, pool->granules);
     for (std::uint32_t offset = begin; offset < end; ++offset) {
@@ -369,7 +377,11 @@ FaultAnswer DeviceMemory::fault(std::span<const AbiRun> wanted, bool rows,
 FaultAnswer DeviceMemory::copied(std::optional<std::uint64_t> finished_epoch) {
   std::lock_guard lock(mutex_);
   std::vector<AbiRun> promoted;
-  finish_pending(&promoted);
+  if (parked_may_move(finished_epoch)) {
+    finish_pending(&promoted);
+  } else {
+    drop_pending();  // and answered in place
+  }
   FaultAnswer all = answer(pending_wanted_, pending_rows_, finished_epoch);
   all.runs.insert(all.runs.end(), promoted.begin(), promoted.end());
   all.only_watched = false;

@@ -55,6 +55,35 @@ TEST_F(PromotionTest, AWriteBringsTheRowBackInTwoSteps) {
   expect_contents();
 }
 
+// A thread gave up waiting for another's submission: each may write in place what the
+// other's guard copies.
+TEST_F(PromotionTest, NothingParkedMovesBesideWorkInNoOrder) {
+  bench_.memory->comes_in_no_order(5);
+  const AbiRun wanted{bench_.granule(pool_, 2), 1};
+  for (const bool rows : {true, false}) {
+    const FaultAnswer answer = bench_.memory->fault(std::span(&wanted, 1), rows, 4);
+    EXPECT_EQ(answer.kind, AnswerKind::kPresent);
+    EXPECT_TRUE(names(answer.runs, wanted.first));
+  }
+  EXPECT_EQ(bench_.figures(pool_).parked, 4 * kGranuleBytes);
+  EXPECT_EQ(bench_.memory->fault(std::span(&wanted, 1), true, 5).kind, AnswerKind::kCopyFirst)
+      << "it has finished";
+}
+
+TEST_F(PromotionTest, ACopyThatWorkInNoOrderMayHaveOvertakenIsVoid) {
+  const FaultAnswer first = bench_.fault(pool_, 2);
+  ASSERT_EQ(first.kind, AnswerKind::kCopyFirst);
+  for (const AbiCopy& copy : first.copies) bench_.copy(copy);
+  bench_.memory->comes_in_no_order(5);
+  bench_.write(sibling_, 2, 999);  // its bit is set: it asks nobody
+  const FaultAnswer second = bench_.memory->copied(4);
+  EXPECT_EQ(second.kind, AnswerKind::kPresent);
+  EXPECT_TRUE(names(second.runs, bench_.granule(pool_, 2)));
+  EXPECT_TRUE(bench_.holds(sibling_, 2, 999));
+  EXPECT_EQ(bench_.figures(pool_).parked, 4 * kGranuleBytes);
+  EXPECT_EQ(bench_.figures(sibling_).parked, 4 * kGranuleBytes);
+}
+
 // Unseen work may write an escaped pool at any time: a copy could lose its writes.
 TEST_F(PromotionTest, APinnedSiblingIsNotMovedForTheRowsSake) {
   bench_.memory->pin(sibling_->base, sibling_->mapped_bytes);
@@ -166,8 +195,7 @@ TEST_F(PromotionTest, FreeingTheAskersPoolBeforeItsAnswerIsHarmless) {
   EXPECT_EQ(bench_.memory->free(pool_->base), CUDA_SUCCESS);
   bench_.memory->copied();
   bench_.expect_sound();
-  EXPECT_EQ(bench_.figures(sibling_).resident + bench_.figures(sibling_).parked,
-            4 * kGranuleBytes);
+  EXPECT_EQ(bench_.figures(sibling_).resident + bench_.figures(sibling_).parked, 4 * kGranuleBytes);
 }
 
 // More extents than one answer has copies: the rest stays in place, right and slow.
