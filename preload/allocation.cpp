@@ -210,7 +210,7 @@ CUresult free_pool_in_order(Runtime& runtime, const vmm::PoolRecord& record, Str
     Submission submission(device);
     one.behind_all = submission.alone();
     StreamOrder::Place place;
-    CUresult result = device.streams.order(stream, &place);
+    CUresult result = device.streams.order(stream, &place, submission.alone());
     if (result != CUDA_SUCCESS) return result;
     vmm::ContextScope current(runtime.driver(), place.context);
     result = runtime.driver().cuEventCreate(&one.event, CU_EVENT_DISABLE_TIMING);

@@ -66,7 +66,7 @@ CUresult guards_in_front(const DeviceWork& work) {
     work.device->streams.submitted(piece.stream, place);
     if (result != CUDA_SUCCESS) return result;
   }
-  return work.device->streams.order_together(streams_of(work));
+  return work.device->streams.order_together(streams_of(work), Submission::thread_is_alone());
 }
 
 }  // namespace
@@ -81,7 +81,9 @@ CUresult run_list(std::span<const ListedWork> list, SubmitRef submit) {
     if (const CUresult result = guards_in_front(work); result != CUDA_SUCCESS) return result;
   }
   const CUresult result = submit();
-  for (const DeviceWork& work : all) work.device->streams.submitted_together(streams_of(work));
+  for (const DeviceWork& work : all) {
+    work.device->streams.submitted_together(streams_of(work), Submission::thread_is_alone());
+  }
   return result;
 }
 

@@ -1,8 +1,5 @@
 #include "preload/stream_order.h"
 
-#include <sys/syscall.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <chrono>
 #include <thread>
@@ -15,8 +12,10 @@
 namespace kvshim::preload {
 namespace {
 
+// Never used again, as the system's ids are: an ended thread's default stream is no other's.
 std::uint64_t this_thread() {
-  thread_local const auto id = static_cast<std::uint64_t>(syscall(SYS_gettid));
+  static std::atomic<std::uint64_t> last{0};
+  thread_local const std::uint64_t id = last.fetch_add(1) + 1;
   return id;
 }
 
@@ -28,7 +27,8 @@ constexpr std::size_t kMostCaptures = 64;
 // an event is then recorded before the stream is made to wait (before_wait), since
 // what it waits for may be what another stream's thread does next.
 constexpr unsigned kInARow = 64;
-constexpr std::chrono::milliseconds kWaitersPatience{20};
+// A stream is not destroyed, nor begins it to capture, under another thread's call on it.
+constexpr std::chrono::seconds kUsersPatience{10};
 
 }  // namespace
 
@@ -71,29 +71,56 @@ StreamOrder::Stream* StreamOrder::find(StreamRef stream, bool make) {
     if (is_it(s)) return &s;
   }
   if (!make) return nullptr;
-  // Streams that were destroyed after their work had finished give way.
+  // What was destroyed, or may have ended with its thread, gives way when its work has.
   std::erase_if(streams_, [&](Stream& s) {
-    if (!s.dead || s.unfinished || &s == last_) return false;
+    const bool may_go = (s.dead || s.thread != 0) && s.users == 0 && s.waiters == 0;
+    if (!may_go || s.unfinished || &s == last_) return false;
     if (s.event != nullptr) driver_.cuEventDestroy_v2(s.event);
     return true;
   });
   if (!is_default) context = context_of(handle);
-  streams_.push_back({handle, context, thread, nullptr, false, false, false, 0});
-  return &streams_.back();
+  Stream& made = streams_.emplace_back();
+  made.handle = handle;
+  made.context = context;
+  made.thread = thread;
+  return &made;
 }
 
 // Event and stream must be of one context, which need not be the caller's.
-CUresult StreamOrder::record(Stream& stream) {
+CUresult StreamOrder::record(Lock& lock, Stream& stream, CUstream on) {
   vmm::ContextScope current(driver_, stream.context);
   CUresult result = CUDA_SUCCESS;
   if (stream.event == nullptr) {
     result = driver_.cuEventCreate(&stream.event, CU_EVENT_DISABLE_TIMING);
   }
-  if (result == CUDA_SUCCESS) result = driver_.cuEventRecord(stream.event, stream.handle);
-  stream.event_is_newest = result == CUDA_SUCCESS;
+  if (result == CUDA_SUCCESS) {
+    const CUevent event = stream.event;
+    const std::uint64_t submissions = stream.submissions;
+    ++stream.users;
+    lock.unlock();
+    result = driver_.cuEventRecord(event, on);
+    lock.lock();
+    --stream.users;
+    // Two threads may do so at a time: whichever comes last stands for all of it.
+    if (result == CUDA_SUCCESS && stream.submissions == submissions) stream.event_is_newest = true;
+  }
+  stream.failure = result;
   return result;
 }
 
+bool StreamOrder::is_left_alone(Lock& lock, Stream& stream) {
+  const auto end = std::chrono::steady_clock::now() + kUsersPatience;
+  ++stream.waiters;
+  while (stream.users != 0 && std::chrono::steady_clock::now() < end) {
+    lock.unlock();
+    std::this_thread::sleep_for(std::chrono::microseconds(20));
+    lock.lock();
+  }
+  --stream.waiters;
+  return stream.users == 0;
+}
+
+// What a capture takes in fills no queue: the mutex may be held.
 CUresult StreamOrder::order_in_capture(const Stream& now, std::uint64_t capture) {
   CaptureEnd& end = captures_[capture];
   if (end.handle == now.handle && end.thread == now.thread) return CUDA_SUCCESS;
@@ -135,28 +162,39 @@ void StreamOrder::forget(const CaptureEnd& end) {
   if (end.event != nullptr) driver_.cuEventDestroy_v2(end.event);
 }
 
-CUresult StreamOrder::order(StreamRef stream, Place* place) {
-  std::lock_guard lock(mutex_);
-  Stream* const now = find(stream, true);
+CUresult StreamOrder::order(StreamRef stream, Place* place, bool alone) {
+  Lock lock(mutex_);
+  const Stream* const now = find(stream, true);
+  const CUstream handle = now->handle;
   place->context = now->context;
   place->captured = capturing(stream, &place->capture);
   if (place->captured) return order_in_capture(*now, place->capture);
-  if (last_ == nullptr || last_ == now || !last_->unfinished) return CUDA_SUCCESS;
-  if (!last_->event_is_newest) {
+  Stream* const before = last_;
+  if (before == nullptr || before == now || !before->unfinished) return CUDA_SUCCESS;
+  if (!before->event_is_newest) {
     // A handle that must not be used any more, whose end could not be recorded.
-    if (last_->dead) return CUDA_SUCCESS;
-    const CUresult result = record(*last_);
+    if (before->dead || !alone) return CUDA_SUCCESS;
+    // Only its own thread can name it, and there an event could not be had.
+    if (before->thread != 0 && before->thread != this_thread()) return before->failure;
+    const CUresult result = record(lock, *before);
     if (result != CUDA_SUCCESS) return result;
   }
-  return driver_.cuStreamWaitEvent(now->handle, last_->event, 0);
+  const CUevent event = before->event;
+  ++before->users;
+  lock.unlock();
+  const CUresult result = driver_.cuStreamWaitEvent(handle, event, 0);
+  lock.lock();
+  --before->users;
+  return result;
 }
 
 void StreamOrder::submitted(StreamRef stream, const Place& place) {
-  std::lock_guard lock(mutex_);
+  Lock lock(mutex_);
   Stream* const now = find(stream, true);
   if (place.captured) return submitted_in_capture(*now, place.capture);
   now->unfinished = true;
   now->event_is_newest = false;
+  ++now->submissions;
   if (last_ != nullptr && last_ != now) {
     events_ahead_ = kInARow;
   } else if (events_ahead_ != 0) {
@@ -164,22 +202,22 @@ void StreamOrder::submitted(StreamRef stream, const Place& place) {
   }
   last_ = now;
   // Only the owning thread can name its default stream.
-  if (now->thread != 0 || events_ahead_ != 0) record(*now);
+  if (now->thread != 0 || events_ahead_ != 0) record(lock, *now);
 }
 
-CUresult StreamOrder::order_together(std::span<const StreamRef> streams) {
+CUresult StreamOrder::order_together(std::span<const StreamRef> streams, bool alone) {
   for (const StreamRef stream : streams) {
     Place place;
-    if (const CUresult result = order(stream, &place); result != CUDA_SUCCESS) return result;
+    if (const CUresult result = order(stream, &place, alone); result != CUDA_SUCCESS) return result;
   }
   return CUDA_SUCCESS;
 }
 
 // One after the other, so that the last one's event stands for all.
-void StreamOrder::submitted_together(std::span<const StreamRef> streams) {
+void StreamOrder::submitted_together(std::span<const StreamRef> streams, bool alone) {
   for (const StreamRef stream : streams) {
     Place place;
-    order(stream, &place);
+    order(stream, &place, alone);
     submitted(stream, place);
   }
 }
@@ -211,13 +249,16 @@ bool StreamOrder::finished() {
 }
 
 void StreamOrder::before_capture(StreamRef stream) {
-  std::lock_guard lock(mutex_);
+  Lock lock(mutex_);
   // While a blocking stream captures, nothing may be recorded on the legacy one.
   for (Stream& s : streams_) {
-    if (!s.dead && s.handle == CU_STREAM_LEGACY && s.unfinished && !s.event_is_newest) record(s);
+    if (!s.dead && s.handle == CU_STREAM_LEGACY && s.unfinished && !s.event_is_newest) {
+      record(lock, s);
+    }
   }
   Stream* const known = find(stream, false);
-  if (known != nullptr && known->unfinished && !known->event_is_newest) record(*known);
+  if (known == nullptr || !is_left_alone(lock, *known)) return;
+  if (known->unfinished && !known->event_is_newest) record(lock, *known);
 }
 
 // Of two streams the one waits for the other without having been told to when the
@@ -235,30 +276,24 @@ bool StreamOrder::may_come_after(const Stream& stream, StreamRef other) {
   return blocking(handle) && blocking(stream.handle);
 }
 
-// All other streams were followed by an event when their last successor came. Whoever
-// holds the lock for long is stuck in a full queue, perhaps until our caller has made
-// the call that this one comes before.
+// All other streams were followed by an event when their last successor came.
 void StreamOrder::before_wait(std::optional<StreamRef> stream) {
-  std::unique_lock lock(mutex_, std::try_to_lock);
-  for (const auto end = std::chrono::steady_clock::now() + kWaitersPatience; !lock.owns_lock();) {
-    if (std::chrono::steady_clock::now() > end) return;
-    std::this_thread::sleep_for(std::chrono::microseconds(20));
-    lock.try_lock();
-  }
+  Lock lock(mutex_);
   if (last_ == nullptr || last_->dead || !last_->unfinished || last_->event_is_newest) return;
   if (last_->thread != 0 && last_->thread != this_thread()) return;  // not ours to name
   if (stream && !may_come_after(*last_, *stream)) return;
   std::uint64_t capture = 0;
-  if (!capturing({last_->handle}, &capture)) record(*last_);
+  if (!capturing({last_->handle}, &capture)) record(lock, *last_);
 }
 
 // Whether the end of the stream's work can be told after its destruction.
-bool StreamOrder::record_end(Stream& stream) {
-  if (record(stream) == CUDA_SUCCESS) return true;
-  if (stream.event != nullptr) driver_.cuEventDestroy_v2(stream.event);
-  stream.event = nullptr;
+bool StreamOrder::record_end(Lock& lock, Stream& stream) {
+  if (record(lock, stream) == CUDA_SUCCESS) return true;
+  if (stream.event != nullptr && stream.users == 0) {
+    driver_.cuEventDestroy_v2(std::exchange(stream.event, nullptr));
+  }
   vmm::RelaxedCaptureScope relaxed(driver_);
-  if (record(stream) == CUDA_SUCCESS || finished_locked(stream)) return true;
+  if (record(lock, stream) == CUDA_SUCCESS || finished_locked(stream)) return true;
   // The legacy stream waits for all blocking ones. (Not while some stream captures.)
   unsigned flags = CU_STREAM_NON_BLOCKING;
   const auto get_flags = real().cuStreamGetFlags;
@@ -266,18 +301,16 @@ bool StreamOrder::record_end(Stream& stream) {
       (flags & CU_STREAM_NON_BLOCKING) != 0) {
     return false;
   }
-  const CUstream handle = std::exchange(stream.handle, CU_STREAM_LEGACY);
-  const CUresult result = record(stream);
-  stream.handle = handle;
-  return result == CUDA_SUCCESS;
+  return record(lock, stream, CU_STREAM_LEGACY) == CUDA_SUCCESS;
 }
 
 bool StreamOrder::before_destroy(CUstream stream) {
-  std::lock_guard lock(mutex_);
+  Lock lock(mutex_);
   bool known = true;
   for (Stream& s : streams_) {
     if (s.dead || s.handle != stream) continue;
-    if (s.unfinished && !s.event_is_newest && !record_end(s)) {
+    const bool own = is_left_alone(lock, s);
+    if (s.unfinished && !s.event_is_newest && !(own && record_end(lock, s))) {
       known = false;
       s.lost = lost_so_far_.fetch_add(1) + 1;
       lost_.fetch_add(1);
@@ -304,11 +337,16 @@ void StreamOrder::context_finished(CUcontext context, std::uint64_t lost_before)
 
 void StreamOrder::before_context_destroy(CUcontext context) {
   std::lock_guard lock(mutex_);
-  std::erase_if(streams_, [&](const Stream& s) {
+  std::erase_if(streams_, [&](Stream& s) {
     if (s.context != context) return false;
     if (&s == last_) last_ = nullptr;
-    if (s.lost != 0) lost_.fetch_sub(1);
-    return true;
+    if (std::exchange(s.lost, 0) != 0) lost_.fetch_sub(1);
+    if (s.users == 0 && s.waiters == 0) return true;
+    // Another thread's call waits for an event of it, which has happened.
+    s.dead = true;
+    s.unfinished = false;
+    s.event = nullptr;  // it goes with the context
+    return false;
   });
 }
 

@@ -19,10 +19,11 @@
 
 namespace kvshim::preload {
 
-/// Thread-safe; its mutex is held only across event records, queries and stream waits.
-/// The first and the last of these wait where a stream's queue is full (10,000 pieces of
-/// work): before_wait() doesn't wait for that. order() and submitted() are called
-/// by one thread at a time (the gate's submission lock).
+/// Thread-safe. Recording an event and letting a stream wait for one wait themselves where
+/// the stream's queue is full (10,000 pieces of work), perhaps until another thread has
+/// made a call that comes here first: the mutex is held across neither, only across
+/// queries and what a capture takes in. order() and submitted() are called by one thread
+/// at a time (the gate's submission lock), but for those that gave up waiting for it.
 class StreamOrder final : public vmm::Quiescence {
  public:
   explicit StreamOrder(const vmm::DriverApi& driver) : driver_(driver) {}
@@ -36,15 +37,17 @@ class StreamOrder final : public vmm::Quiescence {
 
   /// Makes the stream wait for pool work that another stream (of the same
   /// capture, or none) has submitted before. At most two driver calls; none
-  /// while one stream does all the work and nothing is captured.
-  CUresult order(StreamRef stream, Place* place);
+  /// while one stream does all the work and nothing is captured. `alone`: the caller has
+  /// the submission lock. Who hasn't must not touch the other stream, in whose full queue
+  /// the thread that has it may be stuck: then there may be no order.
+  CUresult order(StreamRef stream, Place* place, bool alone = true);
   /// Work was submitted to the stream, at the place where order() put it.
   void submitted(StreamRef stream, const Place& place);
   /// For work that one call starts in several streams, each of which has been ordered:
   /// all of it comes behind what was submitted to any of them, in no order of its own;
   /// what is submitted afterwards to any stream comes behind all of it.
-  CUresult order_together(std::span<const StreamRef> streams);
-  void submitted_together(std::span<const StreamRef> streams);
+  CUresult order_together(std::span<const StreamRef> streams, bool alone = true);
+  void submitted_together(std::span<const StreamRef> streams, bool alone = true);
   /// Whether all submitted work has finished: queries only. REQUIRES: the
   /// calling thread's capture mode is relaxed.
   bool finished() override;
@@ -52,7 +55,8 @@ class StreamOrder final : public vmm::Quiescence {
   // Life of streams, in the thread that makes the call, before it.
 
   /// False when the end of the stream's unfinished work can't be told from now
-  /// on: nothing counts as finished until context_finished().
+  /// on: nothing counts as finished until context_finished(). Waits, for 10 s at most,
+  /// until other threads' calls on the stream have returned.
   bool before_destroy(CUstream stream);
   /// Also before a stream waits for an event (it may join a capture by that).
   void before_capture(StreamRef stream);
@@ -80,9 +84,14 @@ class StreamOrder final : public vmm::Quiescence {
     CUevent event = nullptr;
     bool event_is_newest = false;  // recorded after the last submission
     bool unfinished = false;
-    bool dead = false;       // the handle must not be used any more
-    std::uint64_t lost = 0;  // which of the lost ones, from 1; 0: not lost
+    bool dead = false;                // the handle must not be used any more
+    std::uint64_t lost = 0;           // which of the lost ones, from 1; 0: not lost
+    std::uint64_t submissions = 0;    // how many there were
+    unsigned users = 0;               // calls under way, without the mutex
+    unsigned waiters = 0;             // for these calls
+    CUresult failure = CUDA_SUCCESS;  // of the last attempt to record the event
   };
+  using Lock = std::unique_lock<std::mutex>;
   /// Where the newest work of a capture is.
   struct CaptureEnd {
     CUstream handle = nullptr;
@@ -92,8 +101,10 @@ class StreamOrder final : public vmm::Quiescence {
 
   Stream* find(StreamRef stream, bool make);
   CUcontext context_of(CUstream handle) const;
-  CUresult record(Stream& stream);
-  bool record_end(Stream& stream);
+  CUresult record(Lock& lock, Stream& stream) { return record(lock, stream, stream.handle); }
+  CUresult record(Lock& lock, Stream& stream, CUstream on);
+  bool record_end(Lock& lock, Stream& stream);
+  static bool is_left_alone(Lock& lock, Stream& stream);
   static bool may_come_after(const Stream& stream, StreamRef other);
   CUresult order_in_capture(const Stream& now, std::uint64_t capture);
   void submitted_in_capture(const Stream& now, std::uint64_t capture);

@@ -31,6 +31,7 @@ bool lock_with_patience(std::mutex& mutex) {
 }
 
 thread_local CurrentWork* current_work = nullptr;
+thread_local unsigned in_no_order = 0;  // submissions of this thread that gave up waiting
 
 }  // namespace
 
@@ -39,6 +40,8 @@ Submission::Submission(DeviceRuntime& device) : device_(device) {
   device.gate.enter();
   locked_ = lock_with_patience(device.submission);
   if (!locked_) {
+    ++in_no_order;
+    device.memory.comes_in_no_order(device.gate.epoch());
     log::warning(
         "a submission waited 10 s for another thread's; going on without the order "
         "between streams");
@@ -46,9 +49,15 @@ Submission::Submission(DeviceRuntime& device) : device_(device) {
 }
 
 Submission::~Submission() {
-  if (locked_) device_.submission.unlock();
+  if (locked_) {
+    device_.submission.unlock();
+  } else {
+    --in_no_order;
+  }
   device_.gate.leave();
 }
+
+bool Submission::thread_is_alone() noexcept { return in_no_order == 0; }
 
 Access part_in(const PoolView& pool, const Access& range) {
   const CUdeviceptr begin = std::max(range.address, pool.base);
@@ -86,7 +95,7 @@ CUresult guard_on_own_stream(DeviceRuntime& device, std::span<const vmm::AbiRun>
   const StreamRef own{device.memory.kernels().stream(), StreamFlavor::kLegacy};
   vmm::ContextScope current(Runtime::get()->driver(), device.memory.context());
   StreamOrder::Place place;
-  CUresult result = device.streams.order(own, &place);
+  CUresult result = device.streams.order(own, &place, Submission::thread_is_alone());
   if (result == CUDA_SUCCESS) {
     result = device.memory.kernels().launch_fixed_guard(own.handle, written);
   }
@@ -116,14 +125,15 @@ CUresult guard_for_another_context(DeviceRuntime& device, StreamRef stream,
   const CUresult result = guard_on_own_stream(device, written);
   if (result != CUDA_SUCCESS || captured) return result;
   StreamOrder::Place same;
-  return device.streams.order(stream, &same);  // now behind the guard
+  return device.streams.order(stream, &same,
+                              Submission::thread_is_alone());  // now behind the guard
 }
 
 }  // namespace
 
 CUresult put_in_front(DeviceRuntime& device, StreamRef stream, std::span<const vmm::AbiRun> written,
                       const vmm::LinearWrite* linear, StreamOrder::Place* place) {
-  CUresult result = device.streams.order(stream, place);
+  CUresult result = device.streams.order(stream, place, Submission::thread_is_alone());
   if (result != CUDA_SUCCESS || (written.empty() && linear == nullptr)) return result;
   if (place->context != device.memory.context()) {
     return guard_for_another_context(device, stream, everything_written(device, written, linear),

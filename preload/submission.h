@@ -15,13 +15,16 @@
 namespace kvshim::preload {
 
 /// Between entering a device's gate and leaving it. At most one thread at a time
-/// is inside, unless it had to give up waiting for another one.
+/// is inside, unless it had to give up waiting for another one: then its work is in no
+/// order with the other's, and the device's memory is told so.
 class Submission {
  public:
   explicit Submission(DeviceRuntime& device);
   ~Submission();
   /// Whether no other submission can be under way.
   bool alone() const { return locked_; }
+  /// The same of all that the calling thread is in.
+  static bool thread_is_alone() noexcept;
   Submission(const Submission&) = delete;
   Submission& operator=(const Submission&) = delete;
 

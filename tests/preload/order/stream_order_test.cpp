@@ -12,6 +12,7 @@
 namespace kvshim::preload {
 namespace {
 
+using namespace std::chrono_literals;
 using testing::StreamDriver;
 
 class StreamOrderTest : public ::testing::Test {
@@ -349,24 +350,84 @@ TEST_F(StreamOrderTest, AContextsEndForgetsItsStreams) {
   EXPECT_EQ(driver_.calls, calls);
 }
 
-// A thread is stuck in a full queue until another's stream has been told to wait.
-TEST_F(StreamOrderTest, AWaitIsNotHeldUpByAThreadThatIsStuckInAFullQueue) {
-  submit(a_);
-  submit(b_);
-  driver_.queue_full = true;
-  std::thread stuck([this] { submit(a_); });
-  while (!driver_.record_waits) std::this_thread::yield();
-  std::atomic<bool> returned{false};
-  std::thread waiter([&] {
-    order_.before_wait(StreamRef{b_});
-    returned = true;
+// A thread is stuck in a full queue until others have made calls that come here first.
+class StuckRecordTest : public StreamOrderTest {
+ protected:
+  void SetUp() override {
+    submit(a_);
+    submit(b_);
+    driver_.queue_full = true;
+    stuck_ = std::thread([this] { submit(a_); });
+    while (!driver_.record_waits) std::this_thread::yield();
+  }
+  void TearDown() override {
+    if (!stuck_.joinable()) return;
+    driver_.queue_full = false;
+    stuck_.join();
+  }
+  // Whether the call returns while the other thread is stuck.
+  template <class Call>
+  static bool returns(const Call& call, std::chrono::milliseconds patience = 20s) {
+    std::atomic<bool> returned{false};
+    std::thread caller([&] {
+      call();
+      returned = true;
+    });
+    const auto end = std::chrono::steady_clock::now() + patience;
+    while (!returned && std::chrono::steady_clock::now() < end) std::this_thread::yield();
+    const bool result = returned;
+    if (!result) testing::stream_driver().queue_full = false;
+    caller.join();
+    return result;
+  }
+
+  std::thread stuck_;
+};
+
+TEST_F(StuckRecordTest, HoldsUpNoWait) {
+  EXPECT_TRUE(returns([&] { order_.before_wait(StreamRef{b_}); }));
+}
+
+TEST_F(StuckRecordTest, HoldsUpNoOtherStreamsEnd) {
+  EXPECT_TRUE(returns([&] { order_.before_destroy(b_); }));
+}
+
+TEST_F(StuckRecordTest, HoldsUpNobodyWhoAsksWhetherAllHasFinished) {
+  EXPECT_TRUE(returns([&] { EXPECT_FALSE(order_.finished()); }));
+}
+
+// It would be recorded on in the same full queue.
+TEST_F(StuckRecordTest, HoldsUpNoSubmissionThatGaveUpTheOrder) {
+  EXPECT_TRUE(returns([&] {
+    StreamOrder::Place place;
+    EXPECT_EQ(order_.order({c_}, &place, false), CUDA_SUCCESS);
+    EXPECT_EQ(place.context, driver_.contexts.back());
+  }));
+}
+
+TEST_F(StuckRecordTest, IsWaitedForBeforeItsOwnStreamEnds) {
+  EXPECT_FALSE(returns([&] { order_.before_destroy(a_); }, 50ms));
+}
+
+// Another thread's default stream has another handle there, so it can't be waited for.
+TEST_F(StreamOrderTest, AnEventThatAThreadCouldNotRecordIsAnErrorForWhoComesNext) {
+  std::thread other([&] {
+    driver_.failing_records = 1;
+    submit(CU_STREAM_PER_THREAD);
   });
-  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
-  while (!returned && std::chrono::steady_clock::now() < end) std::this_thread::yield();
-  EXPECT_TRUE(returned);
-  driver_.queue_full = false;
-  stuck.join();
-  waiter.join();
+  other.join();
+  StreamOrder::Place place;
+  EXPECT_EQ(order_.order({CU_STREAM_PER_THREAD}, &place), CUDA_ERROR_UNKNOWN);
+  EXPECT_EQ(order_.order({a_}, &place), CUDA_ERROR_UNKNOWN);
+}
+
+TEST_F(StreamOrderTest, ThreadsThatHaveEndedLeaveNothingBehind) {
+  for (int i = 0; i < 30; ++i) {
+    std::thread([&] { driver_.finish(submit(CU_STREAM_PER_THREAD)); }).join();
+    EXPECT_TRUE(order_.finished());
+  }
+  submit(a_);
+  EXPECT_LE(driver_.events.size(), 3u);
 }
 
 }  // namespace
