@@ -147,6 +147,7 @@ class Releaser {
     std::uint64_t bytes = 0;
     For whom = For::kNobody;
     std::uint64_t most = UINT64_MAX;  // not a byte more: what lies above the reserve
+    std::uint64_t free = 0;           // of the GPU, when it was looked at; limits don't ask
   };
   /// What a scan under `epoch` found idle, oldest last.
   struct IdleContents {

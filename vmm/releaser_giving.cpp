@@ -68,7 +68,7 @@ Releaser::Wanted Releaser::wanted_now() {
   const std::uint64_t plain = way_.tried.load() < way_seen_ ? way_.lacking.load() : 0;
   if (plain != 0) {
     const std::uint64_t free = memory_.gpu_free();
-    if (free < plain) return {plain - free, For::kOwnAllocation};
+    if (free < plain) return {plain - free, For::kOwnAllocation, UINT64_MAX, free};
   }
   Pressure* const pressure = memory_.pressure();
   if (pressure == nullptr || !pressure->anyone_else() || !pressure->anyone_asks()) return {};
@@ -76,11 +76,12 @@ Releaser::Wanted Releaser::wanted_now() {
   std::uint64_t spare = paused ? 0 : memory_.spare();
   if (merely_pauses()) spare = std::min(spare, memory_.untouched_since(last_step()));
   const auto idle = std::chrono::duration_cast<milliseconds>(idle_).count();
-  const std::uint64_t asked = pressure->asked_of_us({.gpu_free = memory_.gpu_free(),
+  const std::uint64_t free = memory_.gpu_free();
+  const std::uint64_t asked = pressure->asked_of_us({.gpu_free = free,
                                                      .floor = memory_.floor(),
                                                      .spare = spare,
                                                      .idle_ms = static_cast<std::uint64_t>(idle)});
-  return asked != 0 ? Wanted{asked, For::kNeighbours, spare} : Wanted{};
+  return asked != 0 ? Wanted{asked, For::kNeighbours, spare, free} : Wanted{};
 }
 
 // Releasing thread. What can't be given now is refused at once, so that nobody waits
@@ -256,14 +257,15 @@ void Releaser::tell_round(const Wanted& wanted, std::uint64_t freed, bool undist
   const auto us = [](Clock::duration time) {
     return std::to_string(duration_cast<microseconds>(time).count());
   };
-  memory_.events().push(
-      EventLevel::kDebug,
-      "a round of giving: " + mebibytes(wanted.bytes) + " wanted, " + mebibytes(freed) +
-          " freed in " + us(took) + " us; scan " + us(round.scan) + ", zeros " + us(round.zeros) +
-          ", preparing copies " + us(round.parking.prepare) + ", swaps " + us(round.parking.swap) +
-          ", releasing handles " + us(round.parking.retire) + ", waiting for copies " +
-          us(round.parking.copy) + (undisturbed ? "" : "; disturbed") + " (at " +
-          us(round.begin.time_since_epoch()) + " us)");
+  memory_.events().push(EventLevel::kDebug,
+                        "a round of giving: " + mebibytes(wanted.bytes) + " wanted, " +
+                            mebibytes(wanted.free) + " were free, " + mebibytes(freed) +
+                            " freed in " + us(took) + " us; scan " + us(round.scan) + ", zeros " +
+                            us(round.zeros) + ", preparing copies " + us(round.parking.prepare) +
+                            ", swaps " + us(round.parking.swap) + ", releasing handles " +
+                            us(round.parking.retire) + ", waiting for copies " +
+                            us(round.parking.copy) + (undisturbed ? "" : "; disturbed") + " (at " +
+                            us(round.begin.time_since_epoch()) + " us)");
 }
 
 // One line a second at most.
