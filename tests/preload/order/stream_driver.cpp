@@ -53,8 +53,8 @@ CUresult event_destroy(CUevent event) {
   return CUDA_SUCCESS;
 }
 CUresult event_record(CUevent event, CUstream handle) {
-  while (current->queue_full) {
-    current->record_waits = true;
+  const bool first = !current->record_waits.exchange(current->queue_full);
+  while (current->queue_full && (first || !current->first_record_only)) {
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
   ++current->calls;

@@ -59,6 +59,7 @@ struct StreamDriver {
   unsigned failing_records = 0;         // so many fail, then they succeed
   std::atomic<bool> queue_full{false};  // a record waits until it isn't
   std::atomic<bool> record_waits{false};
+  std::atomic<bool> first_record_only{false};  // others don't wait
   std::vector<CUcontext> contexts;
 
  private:
