@@ -138,16 +138,22 @@ Releaser::ParkBatch Releaser::start_copies(std::uint64_t epoch, std::deque<Exten
 }
 
 bool Releaser::swap_batch(std::uint64_t epoch, const ParkBatch& batch, std::uint64_t* parked) {
-  std::vector<bool> swapped(batch.prepared.size(), false);
+  std::vector<PreparedPark> prepared = batch.prepared;
+  const std::vector<std::span<const PreparedPark>> groups = swapped_together(&prepared);
+  std::vector<bool> swapped;
   bool restorable = false;
-  const bool undisturbed = in_slices(epoch, batch.prepared.size(), [&](std::size_t i) {
-    swapped[i] = memory_.swap_to_parked(batch.prepared[i], ticks_);
-    if (!swapped[i]) return;
-    *parked += batch.prepared[i].extent.bytes();
-    restorable = restorable || !batch.prepared[i].extent.cold;
+  const bool undisturbed = in_slices(epoch, groups.size(), [&](std::size_t i) {
+    const std::vector<bool> done = memory_.swap_to_parked(groups[i], ticks_);
+    for (std::size_t k = 0; k < done.size(); ++k) {
+      swapped.push_back(done[k]);
+      if (!done[k]) continue;
+      *parked += groups[i][k].extent.bytes();
+      restorable = restorable || !groups[i][k].extent.cold;
+    }
   });
-  for (std::size_t i = 0; i < batch.prepared.size(); ++i) {
-    if (!swapped[i]) memory_.cancel_park(batch.prepared[i]);
+  swapped.resize(prepared.size(), false);
+  for (std::size_t i = 0; i < prepared.size(); ++i) {
+    if (!swapped[i]) memory_.cancel_park(prepared[i]);
   }
   if (restorable) restorable_.store(true);
   return undisturbed;
@@ -283,11 +289,10 @@ bool Releaser::release(std::uint64_t epoch) {
 
 void Releaser::warn_no_room(std::span<const ExtentName> stays) {
   if (warned_no_room_++ != 0) return;
-  memory_.events().push(EventLevel::kWarning,
-                        mebibytes(total_bytes(stays)) +
-                            " of idle contents stay in GPU memory: the host budget of " +
-                            mebibytes(memory_.host_budget()) +
-                            " is full (options host_budget, contents)");
+  memory_.events().push(
+      EventLevel::kWarning,
+      mebibytes(total_bytes(stays)) + " of idle contents stay in GPU memory: the host budget of " +
+          mebibytes(memory_.host_budget()) + " is full (options host_budget, contents)");
 }
 
 }  // namespace kvshim::vmm
