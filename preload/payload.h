@@ -20,7 +20,8 @@ inline bool pools_exist() noexcept { return gate_detail::arena_bytes != 0; }
 bool is_device_memory(std::uint64_t address) noexcept;
 
 /// Searches what is about to be copied from host memory, row by row. Skips device
-/// memory; does nothing while no pool exists.
+/// memory, and host memory of the driver's that only the GPU may read; does nothing
+/// while no pool exists.
 void search_payload(StreamRef stream, const CopySide& source, const CopyExtent& extent);
 
 inline void search_payload(StreamRef stream, const void* source, std::size_t bytes) {

@@ -1,5 +1,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 
 #include <array>
 
@@ -61,6 +62,27 @@ TEST_F(CopyHooks, ADevicePointerCalledHostIsNeverRead) {
   hook_cuMemcpyHtoD_v2(kOther, reinterpret_cast<const void*>(kOther + 4096), 512);
   EXPECT_THAT(notes().payloads, IsEmpty());
   EXPECT_THAT(notes().names(), ElementsAre("cuMemcpyHtoD_v2"));
+}
+
+TEST_F(CopyHooks, HostMemoryThatOnlyTheGpuMayReadIsNotSearched) {
+  constexpr std::size_t kPiece = std::size_t{2} << 20;
+  void* const place = mmap(nullptr, 5 * kPiece, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(place, MAP_FAILED);
+  const auto first = (reinterpret_cast<std::uintptr_t>(place) / kPiece + 1) * kPiece;
+  const auto piece = [&](std::size_t i) { return reinterpret_cast<void*>(first + i * kPiece); };
+  notes().host_memory = {first};
+  hook_cuMemcpyHtoDAsync_v2(kOther, piece(0), 4 * kPiece, kStream);
+  EXPECT_THAT(notes().payloads, IsEmpty());
+  // Mapped side by side, each with its own access.
+  ASSERT_EQ(mprotect(piece(0), kPiece, PROT_READ), 0);
+  ASSERT_EQ(mprotect(piece(2), 2 * kPiece, PROT_READ), 0);
+  notes().host_memory = {first + 64};
+  hook_cuMemcpyHtoDAsync_v2(kOther, reinterpret_cast<void*>(first + 64), 4 * kPiece - 64, kStream);
+  EXPECT_THAT(notes().payloads,
+              ElementsAre(std::pair<const void*, std::size_t>(reinterpret_cast<void*>(first + 64),
+                                                              kPiece - 64),
+                          std::pair<const void*, std::size_t>(piece(2), 2 * kPiece)));
+  munmap(place, 5 * kPiece);
 }
 
 TEST_F(CopyHooks, WriteIntoAPoolIsGuardedAndRetried) {

@@ -71,8 +71,10 @@ CUresult pointer_attribute(void* data, CUpointer_attribute attribute, CUdevicept
                            retries > 0});
   bool known = address >= kOther && address < kOther + (std::uint64_t{1} << 30);
   for (const std::uint64_t other : notes().device_memory) known |= other == address;
-  if (!known) return CUDA_ERROR_INVALID_VALUE;
-  *static_cast<unsigned int*>(data) = CU_MEMORYTYPE_DEVICE;
+  bool host = false;
+  for (const std::uint64_t other : notes().host_memory) host |= other == address;
+  if (!known && !host) return CUDA_ERROR_INVALID_VALUE;
+  *static_cast<unsigned int*>(data) = host ? CU_MEMORYTYPE_HOST : CU_MEMORYTYPE_DEVICE;
   return CUDA_SUCCESS;
 }
 

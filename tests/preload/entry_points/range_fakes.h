@@ -50,7 +50,8 @@ struct Notes {
   std::vector<CUDA_MEMCPY2D> copies_2d;
   std::vector<CUDA_MEMCPY3D> copies_3d;
   std::vector<std::uint64_t> device_memory;  // addresses the driver knows, besides kOther
-  std::vector<CUcontext> peers;  // told to peer_access_enabled()
+  std::vector<std::uint64_t> host_memory;    // the same, in host memory
+  std::vector<CUcontext> peers;              // told to peer_access_enabled()
   CUresult driver_result = CUDA_SUCCESS;
   bool drop_zero_fills = false;
 
