@@ -152,7 +152,11 @@ DeviceRuntime* Runtime::device_for_pool(CUcontext context, std::string* why) {
   }
   std::lock_guard lock(making_);
   auto& slot = devices_[static_cast<std::size_t>(index)];
-  if (DeviceRuntime* known = slot.load(std::memory_order_acquire)) return known;
+  if (DeviceRuntime* known = slot.load(std::memory_order_acquire)) {
+    if (!ending_.contains(known)) return known;
+    *why = "the context of its GPU's pools is about to end";
+    return nullptr;
+  }
   if (threads_failed_) {
     *why = kNoThreads;
     return nullptr;
@@ -243,24 +247,32 @@ DeviceRuntime* Runtime::device_for_pool(CUcontext context, std::string* why) {
 }
 
 void Runtime::context_ends(CUcontext context) {
-  std::lock_guard lock(making_);
-  for (auto& slot : devices_) {
-    DeviceRuntime* device = slot.load(std::memory_order_acquire);
-    if (device == nullptr) continue;
-    {
-      vmm::ContextScope current(driver_, context);
-      driver_.cuCtxSynchronize();  // as the context's destruction does
-    }
+  const std::vector<DeviceRuntime*> all = devices();
+  if (all.empty()) return;
+  vmm::ContextScope current(driver_, context);
+  driver_.cuCtxSynchronize();  // as the context's destruction does
+  for (DeviceRuntime* device : all) {
     device->streams.before_context_destroy(context);
-    if (device->memory.context() != context) continue;
-    vmm::ContextScope current(driver_, context);
-    device->stop_threads();
-    for (const vmm::PoolFigures& pool : device->memory.pools()) device->memory.free(pool.base);
-    device->memory.give_addresses_back();
-    slot.store(nullptr, std::memory_order_release);
-    ended_.push_back(device);
-    // The object stays: a hook of another thread may be about to leave its gate.
+    if (device->memory.context() == context) end(*device);
   }
+}
+
+// Without the lock while anything is waited for.
+void Runtime::end(DeviceRuntime& device) {
+  auto& slot = devices_[static_cast<std::size_t>(device.memory.device())];
+  {
+    std::lock_guard lock(making_);
+    if (slot.load(std::memory_order_acquire) != &device || ending_.contains(&device)) return;
+    ending_.insert(&device);
+  }
+  device.stop_threads();
+  for (const vmm::PoolFigures& pool : device.memory.pools()) device.memory.free(pool.base);
+  device.memory.give_addresses_back();
+  std::lock_guard lock(making_);
+  slot.store(nullptr, std::memory_order_release);
+  ending_.erase(&device);
+  // The object stays: a hook of another thread may be about to leave its gate.
+  ended_.push_back(&device);
 }
 
 void Runtime::remember_reason(std::uint64_t pool, std::string reason) {

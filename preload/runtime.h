@@ -9,6 +9,7 @@
 #include <mutex>
 #include <string>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "config/loader.h"
@@ -92,6 +93,7 @@ class Runtime {
  private:
   static constexpr CUdevice kMostDevices = 64;
   bool make_arena(std::string* why);
+  void end(DeviceRuntime& device);
   static std::atomic<Runtime*> instance_;
   vmm::DriverApi driver_;
   config::Loaded configuration_;
@@ -99,6 +101,7 @@ class Runtime {
   std::unique_ptr<heuristics::KernelCatalog> catalog_;
   std::unique_ptr<heuristics::Recognizer> recognizer_;
   mutable std::mutex making_;
+  std::unordered_set<const DeviceRuntime*> ending_;
   std::vector<DeviceRuntime*> ended_;
   bool threads_failed_ = false;
   std::unique_ptr<vmm::Arena> arena_;

@@ -57,6 +57,38 @@ TEST_F(BlockedStream, AFillThatItsStreamNeverGetsToEndsWithTheDriversError) {
   EXPECT_EQ(contents(pool_, kMiB), std::vector<std::uint8_t>(kMiB, 7));
 }
 
+TEST_F(BlockedStream, AContextThatWaitsForItsEndHoldsUpNoAllocation) {
+  CUcontext other = nullptr;
+  ASSERT_EQ(cuCtxCreate_v2(&other, 0, 0), CUDA_SUCCESS);
+  HostGate gate;
+  CUstream theirs = nullptr;
+  ASSERT_EQ(cuStreamCreate(&theirs, CU_STREAM_NON_BLOCKING), CUDA_SUCCESS);
+  ASSERT_EQ(gate.close(theirs), CUDA_SUCCESS);
+  ASSERT_EQ(cuCtxSetCurrent(context_), CUDA_SUCCESS);
+  std::atomic<bool> ending{false}, ended{false}, allocated{false};
+  std::thread end([&] {
+    ending = true;
+    EXPECT_EQ(cuCtxDestroy_v2(other), CUDA_SUCCESS);
+    ended = true;
+  });
+  while (!ending) std::this_thread::yield();
+  std::this_thread::sleep_for(100ms);  // the call has come to its wait
+  std::thread allocation([&] {
+    CUdeviceptr pool = 0;
+    EXPECT_EQ(cuCtxSetCurrent(context_), CUDA_SUCCESS);
+    EXPECT_EQ(cuMemAlloc_v2(&pool, kPoolBytes), CUDA_SUCCESS);
+    allocated = true;
+    EXPECT_EQ(cuMemFree_v2(pool), CUDA_SUCCESS);
+  });
+  const auto deadline = std::chrono::steady_clock::now() + 20s;
+  while (!allocated && std::chrono::steady_clock::now() < deadline) std::this_thread::yield();
+  EXPECT_TRUE(allocated);
+  EXPECT_FALSE(ended) << "nothing was waited for";
+  gate.open();
+  end.join();
+  allocation.join();
+}
+
 TEST_F(BlockedStream, WhatIsPresentIsFilledWithoutWaiting) {
   ASSERT_EQ(cuMemsetD8Async(pool_, 1, kMiB, stream_), CUDA_SUCCESS);
   ASSERT_EQ(cuStreamSynchronize(stream_), CUDA_SUCCESS);
