@@ -1,8 +1,9 @@
 # kvshim_add_test(<name> SOURCES <file>... [LIBRARIES <target>...]
 #                 [TIMEOUT <seconds for each test>] [ENVIRONMENT <name=value>...]
-#                 [SERIAL])
+#                 [SERIAL] [FILLS_GPU])
 # A GoogleTest program whose tests ctest knows one by one (but for disabled ones,
-# which other tests start in processes of their own).
+# which other tests start in processes of their own). FILLS_GPU: alone on a real GPU; each
+# test has a simulated one for itself.
 #
 # kvshim_use_preload_objects(<target> <name>...)
 # Links single sources of preload/ (without .cpp) into a test that brings fakes in
@@ -12,7 +13,7 @@ find_package(GTest REQUIRED)
 include(GoogleTest)
 
 function(kvshim_add_test name)
-  cmake_parse_arguments(arg "SERIAL" "TIMEOUT" "SOURCES;LIBRARIES;ENVIRONMENT" ${ARGN})
+  cmake_parse_arguments(arg "SERIAL;FILLS_GPU" "TIMEOUT" "SOURCES;LIBRARIES;ENVIRONMENT" ${ARGN})
   if(NOT arg_TIMEOUT)
     set(arg_TIMEOUT 60)
   endif()
@@ -37,6 +38,9 @@ function(kvshim_add_test name)
   set(properties TIMEOUT ${arg_TIMEOUT})
   if(arg_SERIAL)
     list(APPEND properties RUN_SERIAL ON)
+  endif()
+  if(arg_FILLS_GPU)
+    list(APPEND properties LABELS fills_gpu)
   endif()
   gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 60
                        TEST_PREFIX "${name}." TEST_FILTER "-*DISABLED_*" PROPERTIES ${properties})

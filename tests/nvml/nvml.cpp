@@ -19,7 +19,10 @@ struct MemoryV2 {  // nvmlMemory_v2_t
 };
 
 constexpr unsigned kVersion2 = sizeof(MemoryV2) | (2u << 24);
-constexpr int kUninitialized = 1, kInvalidArgument = 2, kNotFound = 6, kVersionMismatch = 25;
+constexpr int kUninitialized = 1, kInvalidArgument = 2, kNotFound = 6;
+// To a version of the structure that it does not know (driver 580.159.04), not
+// NVML_ERROR_ARGUMENT_VERSION_MISMATCH.
+constexpr int kFunctionNotFound = 13;
 constexpr unsigned long long kMiB = 1 << 20;
 // What a driver keeps for itself; CUDA's total is less than NVML's by it.
 constexpr unsigned long long kReserved = 32 * kMiB;
@@ -91,7 +94,7 @@ NVML int nvmlDeviceGetMemoryInfo(void* device, Memory* memory) {
 
 NVML int nvmlDeviceGetMemoryInfo_v2(void* device, MemoryV2* memory) {
   if (memory == nullptr) return kInvalidArgument;
-  if (memory->version != kVersion2) return kVersionMismatch;
+  if (memory->version != kVersion2) return kFunctionNotFound;
   Memory older{};
   const int result = nvmlDeviceGetMemoryInfo(device, &older);
   if (result != 0) return result;

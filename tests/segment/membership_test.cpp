@@ -17,6 +17,9 @@ namespace {
 using std::chrono::milliseconds;
 constexpr std::size_t kMiB = std::size_t{1} << 20;
 constexpr std::size_t kPool = 64 * kMiB;
+const bool kOnGpu = std::getenv("KVSHIM_TESTS_ON_GPU") != nullptr;
+/// For a context and modules; on a GPU other tests run beside this one.
+const std::size_t kDriverTakes = kOnGpu ? std::size_t{16} << 30 : 64 * kMiB;
 
 class MembershipTest : public SegmentTest {
  protected:
@@ -86,7 +89,8 @@ TEST_F(MembershipTest, AProcessShowsItsPoolAndWhatBecomesOfIt) {
   const RecordSnapshot& record = gpu.records[0];
   EXPECT_TRUE(is_running_here(record.identity));
   EXPECT_EQ(record.identity.name.str(), "membership_test");
-  EXPECT_EQ(record.identity.gpu_total, std::uint64_t{1} << 30);
+  if (!kOnGpu) EXPECT_EQ(record.identity.gpu_total, std::uint64_t{1} << 30);
+  EXPECT_GE(record.identity.gpu_total, std::uint64_t{1} << 30);
   EXPECT_NE(record.identity.gpu_name.str(), "");
   EXPECT_EQ(record.settings.idle_timeout_ms, 100u);
   EXPECT_TRUE(shows(child.pid(), [](const RecordSnapshot& now) { return now.control_heard(); }));
@@ -101,7 +105,7 @@ TEST_F(MembershipTest, ShowsTheFreeMemoryOfTheGpuAsTheDriverHasIt) {
   EXPECT_TRUE(shows(child.pid(), [](const RecordSnapshot& record) {
     const Figures& f = record.figures;
     return f.resident == 0 && f.gpu_free + f.device_cached <= record.identity.gpu_total &&
-           f.gpu_free + f.device_cached + 64 * kMiB > record.identity.gpu_total;
+           f.gpu_free + f.device_cached + kDriverTakes > record.identity.gpu_total;
   }));
 }
 

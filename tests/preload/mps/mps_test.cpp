@@ -21,6 +21,7 @@ class MpsTest : public segment::SegmentTest {
  protected:
   void SetUp() override {
     if (std::getenv("KVSHIM_SIM_MPS") == nullptr) GTEST_SKIP() << "run by ctest, with LD_PRELOAD";
+    if (std::getenv("KVSHIM_TESTS_ON_GPU") != nullptr) GTEST_SKIP() << "a GPU without MPS";
     SegmentTest::SetUp();
     setenv("KVSHIM_SEGMENT_DIR", folder_.c_str(), 1);
     setenv("KVSHIM_LOG_FILE", (folder_ + "/log").c_str(), 1);
