@@ -151,17 +151,23 @@ CUresult hook_cuTexObjectCreate(CUtexObject* texture, const CUDA_RESOURCE_DESC* 
 
 CUresult hook_cuTexObjectDestroy(CUtexObject texture) noexcept {
   return at_boundary([&] {
+    TexturePins& all = texture_pins();
     PinId pinned = kNoPin;
     if (gate_detail::arena_bytes != 0) {
-      TexturePins& all = texture_pins();
       const std::lock_guard lock(all.mutex);
       if (const auto found = all.pins.find(texture); found != all.pins.end()) {
         pinned = found->second;
-        all.pins.erase(found);
+        all.pins.erase(found);  // before its name can be given to another
       }
     }
     const CUresult result = real().cuTexObjectDestroy(texture);
-    if (pinned != kNoPin) unpin(pinned);
+    if (pinned == kNoPin) return result;
+    if (result == CUDA_SUCCESS) {
+      unpin(pinned);
+    } else {  // it lives on
+      const std::lock_guard lock(all.mutex);
+      all.pins.emplace(texture, pinned);
+    }
     return result;
   });
 }

@@ -182,6 +182,10 @@ TEST_F(QueryHooks, ATexturesPartOfAPoolStaysUntilItIsDestroyed) {
   EXPECT_THAT(notes().unpinned, IsEmpty());
   hook_cuTexObjectDestroy(6);
   EXPECT_THAT(notes().unpinned, IsEmpty());
+  notes().driver_result = CUDA_ERROR_UNKNOWN;
+  hook_cuTexObjectDestroy(5);
+  EXPECT_THAT(notes().unpinned, IsEmpty()) << "it lives on";
+  notes().driver_result = CUDA_SUCCESS;
   hook_cuTexObjectDestroy(5);
   EXPECT_THAT(notes().unpinned, ElementsAre(1u));
   hook_cuTexObjectDestroy(5);
