@@ -147,33 +147,6 @@ bool try_pool(const char* entry_point, CUdeviceptr* address, std::size_t bytes, 
   return true;
 }
 
-// As cuMemFree waits: for everything that the pool's GPU has to do, whatever context
-// is current. During a capture elsewhere a context synchronisation would invalidate
-// it, so the pool's own work is waited for by queries, unless it will never end: after
-// an error, which the own stream shows as every stream does.
-CUresult wait_as_free_does(Runtime& runtime, DeviceRuntime& device, const vmm::PoolRecord& record) {
-  vmm::ContextScope current(runtime.driver(), record.context);
-  if (!any_capture()) return runtime.driver().cuCtxSynchronize();
-  vmm::RelaxedCaptureScope relaxed(runtime.driver());
-  while (!device.streams.finished()) {
-    const CUresult state = runtime.driver().cuStreamQuery(device.memory.kernels().stream());
-    if (state != CUDA_SUCCESS && state != CUDA_ERROR_NOT_READY) return state;
-    std::this_thread::sleep_for(std::chrono::microseconds(100));
-  }
-  return CUDA_SUCCESS;
-}
-
-CUresult free_pool(Runtime& runtime, const vmm::PoolRecord& record) {
-  DeviceRuntime& device = *runtime.of(record);
-  const CUresult waited = wait_as_free_does(runtime, device, record);
-  if (waited != CUDA_SUCCESS && waited != CUDA_ERROR_DEINITIALIZED) return waited;
-  vmm::Releaser::Pause pause(device.releaser);
-  const std::uint64_t id = record.id;
-  const CUresult result = device.memory.free(record.base);
-  log::info("pool " + std::to_string(id) + " freed");
-  return result;
-}
-
 const vmm::PoolRecord* pool_at_base(CUdeviceptr address) {
   if (!in_arena(address)) return nullptr;
   const Runtime* runtime = Runtime::get();
@@ -184,8 +157,8 @@ const vmm::PoolRecord* pool_at_base(CUdeviceptr address) {
 struct DeferredFree {
   CUdeviceptr base;
   std::uint64_t pool;  // id: another may lie there by then
-  CUevent event;
-  bool behind_all;  // behind all pool work that was submitted before
+  CUevent event;       // where its stream has to get; null: nowhere
+  bool behind_all;     // behind all pool work that was submitted before
 };
 std::mutex deferred_mutex;
 auto& deferred = *new std::vector<DeferredFree>;  // leaked, see escape.cpp
@@ -194,6 +167,39 @@ std::size_t being_freed = 0;                      // taken out of the list, not 
 bool any_deferred_free() {
   std::lock_guard lock(deferred_mutex);
   return !deferred.empty() || being_freed != 0;
+}
+
+// As cuMemFree waits: for everything that the pool's GPU has to do, whatever context
+// is current. During a capture elsewhere a context synchronisation would invalidate
+// it, so the pool's own work is waited for by queries, unless it will never end: after
+// an error, which the own stream shows as every stream does. NOT_READY: some of it can't
+// be asked about (of a stream that was destroyed).
+CUresult wait_as_free_does(Runtime& runtime, DeviceRuntime& device, const vmm::PoolRecord& record) {
+  vmm::ContextScope current(runtime.driver(), record.context);
+  if (!any_capture()) return runtime.driver().cuCtxSynchronize();
+  vmm::RelaxedCaptureScope relaxed(runtime.driver());
+  while (!device.streams.all_but_lost_finished()) {
+    const CUresult state = runtime.driver().cuStreamQuery(device.memory.kernels().stream());
+    if (state != CUDA_SUCCESS && state != CUDA_ERROR_NOT_READY) return state;
+    std::this_thread::sleep_for(std::chrono::microseconds(100));
+  }
+  return device.streams.lost() == 0 ? CUDA_SUCCESS : CUDA_ERROR_NOT_READY;
+}
+
+CUresult free_pool(Runtime& runtime, const vmm::PoolRecord& record) {
+  DeviceRuntime& device = *runtime.of(record);
+  const CUresult waited = wait_as_free_does(runtime, device, record);
+  if (waited == CUDA_ERROR_NOT_READY) {
+    std::lock_guard lock(deferred_mutex);
+    deferred.push_back({record.base, record.id, nullptr, false});
+    return CUDA_SUCCESS;
+  }
+  if (waited != CUDA_SUCCESS && waited != CUDA_ERROR_DEINITIALIZED) return waited;
+  vmm::Releaser::Pause pause(device.releaser);
+  const std::uint64_t id = record.id;
+  const CUresult result = device.memory.free(record.base);
+  log::info("pool " + std::to_string(id) + " freed");
+  return result;
 }
 
 // cuMemFreeAsync returns at once; the pool goes when the stream has come so far. The
@@ -231,12 +237,12 @@ bool has_come_to_its_free(Runtime& runtime, const DeferredFree& one) {
   if (record == nullptr || record->id != one.pool) return true;
   DeviceRuntime& device = *runtime.of(*record);
   vmm::ContextScope current(runtime.driver(), device.memory.context());
-  return runtime.driver().cuEventQuery(one.event) == CUDA_SUCCESS &&
+  return (one.event == nullptr || runtime.driver().cuEventQuery(one.event) == CUDA_SUCCESS) &&
          (one.behind_all || device.streams.finished());
 }
 
 void finish_free(Runtime& runtime, const DeferredFree& one) {
-  runtime.driver().cuEventDestroy_v2(one.event);
+  if (one.event != nullptr) runtime.driver().cuEventDestroy_v2(one.event);
   const vmm::PoolRecord* record = pool_at_base(one.base);
   if (record == nullptr || record->id != one.pool) return;  // its context has ended
   DeviceRuntime& device = *runtime.of(*record);

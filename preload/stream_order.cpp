@@ -248,6 +248,13 @@ bool StreamOrder::finished() {
   return true;
 }
 
+bool StreamOrder::all_but_lost_finished() {
+  std::lock_guard lock(mutex_);
+  return std::all_of(streams_.begin(), streams_.end(), [this](Stream& stream) {
+    return stream.lost != 0 || finished_locked(stream);
+  });
+}
+
 void StreamOrder::before_capture(StreamRef stream) {
   Lock lock(mutex_);
   // While a blocking stream captures, nothing may be recorded on the legacy one.

@@ -51,6 +51,8 @@ class StreamOrder final : public vmm::Quiescence {
   /// Whether all submitted work has finished: queries only. REQUIRES: the
   /// calling thread's capture mode is relaxed.
   bool finished() override;
+  /// The same, but for the work of which lost() tells.
+  bool all_but_lost_finished();
 
   // Life of streams, in the thread that makes the call, before it.
 

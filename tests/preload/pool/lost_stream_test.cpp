@@ -1,0 +1,64 @@
+// A stream destroyed while no event can be recorded on it: nobody can tell when its work ends.
+#include <atomic>
+#include <chrono>
+#include <thread>
+
+#include "pool_fixture.h"
+
+namespace kvshim::preload {
+namespace {
+
+using namespace std::chrono_literals;
+
+class LostStream : public PoolTest {
+ protected:
+  static bool soon(const auto& condition) {
+    const auto end = std::chrono::steady_clock::now() + 20s;
+    while (!condition()) {
+      if (std::chrono::steady_clock::now() > end) return false;
+      std::this_thread::sleep_for(1ms);
+    }
+    return true;
+  }
+  static bool lives(CUdeviceptr pool) {
+    unsigned long long id = 0;
+    return cuPointerGetAttribute(&id, CU_POINTER_ATTRIBUTE_BUFFER_ID, pool) == CUDA_SUCCESS &&
+           id >= 1ull << 48;
+  }
+};
+
+TEST_F(LostStream, DoesNotHoldUpAFreeDuringACapture) {
+  CUstream lost = nullptr;
+  CUdeviceptr pool = 0;
+  ASSERT_EQ(cuStreamCreate(&lost, CU_STREAM_NON_BLOCKING), CUDA_SUCCESS);
+  ASSERT_EQ(cuMemAlloc_v2(&pool, kPoolBytes), CUDA_SUCCESS);
+  ASSERT_EQ(cuMemsetD8Async(pool, 1, kMiB, lost), CUDA_SUCCESS);
+  ASSERT_EQ(cuStreamSynchronize(lost), CUDA_SUCCESS);
+  std::atomic<bool> open{false};
+  const auto until_open = [](void* flag) {
+    while (!static_cast<std::atomic<bool>*>(flag)->load()) std::this_thread::sleep_for(1ms);
+  };
+  ASSERT_EQ(cuLaunchHostFunc(lost, until_open, &open), CUDA_SUCCESS);
+  ASSERT_EQ(cuMemsetD8Async(pool, 2, kMiB, lost), CUDA_SUCCESS);
+  ASSERT_EQ(cuStreamDestroy_v2(lost), CUDA_SUCCESS);
+  ASSERT_EQ(cuStreamBeginCapture_v2(stream_, CU_STREAM_CAPTURE_MODE_RELAXED), CUDA_SUCCESS);
+
+  std::atomic<bool> freed{false};
+  std::thread other([&] {
+    EXPECT_EQ(cuCtxSetCurrent(context_), CUDA_SUCCESS);
+    EXPECT_EQ(cuMemFree_v2(pool), CUDA_SUCCESS);
+    freed = true;
+  });
+  EXPECT_TRUE(soon([&] { return freed.load(); }));
+  EXPECT_TRUE(lives(pool)) << "its work has not ended";
+  CUgraph graph = nullptr;
+  EXPECT_EQ(cuStreamEndCapture(stream_, &graph), CUDA_SUCCESS);
+  EXPECT_EQ(cuGraphDestroy(graph), CUDA_SUCCESS);
+  open = true;
+  EXPECT_EQ(cuCtxSynchronize(), CUDA_SUCCESS);
+  other.join();
+  EXPECT_TRUE(soon([&] { return !lives(pool); }));
+}
+
+}  // namespace
+}  // namespace kvshim::preload
