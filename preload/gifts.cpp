@@ -31,9 +31,24 @@ std::uint64_t turn(const segment::Owner& owner, const vmm::Giver& us, std::int64
 Gifts::Said& Gifts::said_to(const segment::NeighbourNeed& need) noexcept {
   Said& said = said_[need.index];
   if (said.claim != need.claim || said.serial != need.need.serial) {
-    said = {need.claim, need.need.serial, 0, false};
+    said = {need.claim, need.need.serial};
   }
   return said;
+}
+
+// mutex_ held. Bytes that are freed for it count, whoever has freed them.
+std::uint64_t Gifts::still_owed(const segment::NeighbourNeed& need,
+                                std::uint64_t lacking) noexcept {
+  if (need.need.kind == segment::NeedKind::kPlain) return UINT64_MAX;
+  const std::uint64_t freed = AnswerWords(need.answered_bytes).freed;
+  Said& said = said_to(need);
+  if (!said.looked) {
+    said.looked = true;
+    said.owed = lacking;
+    said.before = freed;
+  }
+  const std::uint64_t since = freed - std::min(freed, said.before);
+  return said.owed - std::min(said.owed, since);
 }
 
 std::uint64_t Gifts::asked_of(segment::Owner& owner, const vmm::Giver& us,
@@ -41,12 +56,13 @@ std::uint64_t Gifts::asked_of(segment::Owner& owner, const vmm::Giver& us,
   try {
     std::vector<NeedSeen> needs;
     std::uint64_t oldest = UINT64_MAX;
-    for (const segment::NeighbourNeed& need : owner.needs()) {
+    const std::vector<segment::NeighbourNeed> found = owner.needs();
+    for (const segment::NeighbourNeed& need : found) {
       needs.push_back(seen(need));
       oldest = std::min(oldest, need.need.posted_ns);
     }
     if (needs.empty()) return 0;
-    const std::uint64_t wanted = uncovered(needs, us.gpu_free, us.floor, us.idle_ms);
+    std::uint64_t wanted = uncovered(needs, us.gpu_free, us.floor, us.idle_ms);
     if (wanted == 0) return 0;
     if (us.spare == 0 || us.idle_ms < kLeastIdleMs) {
       gave(owner, 0);
@@ -55,6 +71,13 @@ std::uint64_t Gifts::asked_of(segment::Owner& owner, const vmm::Giver& us,
     const std::uint64_t before = std::min(kMostTurns, turn(owner, us, priority));
     const std::uint64_t now = segment::monotonic_ns();
     if (now > oldest && now - oldest < before * kTurnNs) return 0;
+    std::lock_guard lock(mutex_);
+    std::uint64_t owed = 0;
+    for (const segment::NeighbourNeed& need : found) {
+      const std::uint64_t part = still_owed(need, wanted);
+      owed = part > UINT64_MAX - owed ? UINT64_MAX : owed + part;
+    }
+    wanted = std::min(wanted, owed);
     return std::min(wanted, us.spare);
   } catch (const std::bad_alloc&) {
     return 0;
@@ -62,6 +85,7 @@ std::uint64_t Gifts::asked_of(segment::Owner& owner, const vmm::Giver& us,
 }
 
 void Gifts::begins(segment::Owner& owner) noexcept {
+  std::lock_guard lock(mutex_);
   for (const segment::NeighbourNeed& need : owner.needs()) {
     Said& said = said_to(need);
     if (said.begun == AnswerWords::kMostBegun) continue;
@@ -70,7 +94,18 @@ void Gifts::begins(segment::Owner& owner) noexcept {
   }
 }
 
+void Gifts::goes_on(segment::Owner& owner) {
+  std::lock_guard lock(mutex_);
+  for (const segment::NeighbourNeed& need : owner.needs()) {
+    Said& said = said_to(need);
+    if (said.begun != 0 || said.refused) continue;
+    ++said.begun;
+    owner.answer(need, AnswerWords::kBegun);
+  }
+}
+
 void Gifts::gave(segment::Owner& owner, std::uint64_t bytes) noexcept {
+  std::lock_guard lock(mutex_);
   std::vector<segment::NeighbourNeed> needs = owner.needs();
   if (bytes == 0) {
     for (const segment::NeighbourNeed& need : needs) {
@@ -84,7 +119,9 @@ void Gifts::gave(segment::Owner& owner, std::uint64_t bytes) noexcept {
   std::sort(needs.begin(), needs.end(),
             [](const auto& a, const auto& b) { return served_before(seen(a), seen(b)); });
   for (const segment::NeighbourNeed& need : needs) {
-    const std::uint64_t part = std::min(bytes, need.need.bytes);
+    // What is left when all have theirs was freed for the last one: the floor, a whole extent.
+    const bool last = &need == &needs.back();
+    const std::uint64_t part = last ? bytes : std::min(bytes, need.need.bytes);
     if (part >= AnswerWords::kWhole) owner.answer(need, part - part % AnswerWords::kWhole);
     bytes -= part;
   }

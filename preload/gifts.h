@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <mutex>
 
 #include "preload/giving.h"
 #include "segment/layout.h"
@@ -11,15 +12,20 @@
 
 namespace kvshim::preload {
 
-/// For the releasing thread alone.
+/// Thread-safe; its mutex is held for microseconds.
 class Gifts {
  public:
   /// Bytes to be given now, by the rules of giving.h. Who is at work or has nothing says so.
+  /// For a need of a pool no more than was lacking when it was seen first: what is free is
+  /// told late, when others take and give at the same time, and whoever lacks more asks
+  /// again. (An engine's own allocation asks once.)
   std::uint64_t asked_of(segment::Owner& owner, const vmm::Giver& us,
                          std::int64_t priority) noexcept;
   /// Tells all who need something that it has begun: some times for each need, afterwards
   /// they wait as for somebody who says nothing.
   void begins(segment::Owner& owner) noexcept;
+  /// Tells those who have come to need something since then.
+  void goes_on(segment::Owner& owner);
   /// Deals out what was freed, most urgent needs first; 0: a refusal, once for each need.
   void gave(segment::Owner& owner, std::uint64_t bytes) noexcept;
 
@@ -29,9 +35,14 @@ class Gifts {
     std::uint64_t claim = 0, serial = 0;
     std::uint64_t begun = 0;  // how often
     bool refused = false;
+    bool looked = false;       // something was lacking when it was looked at:
+    std::uint64_t owed = 0;    // so much, by the word of that moment
+    std::uint64_t before = 0;  // answers until then
   };
+  std::uint64_t still_owed(const segment::NeighbourNeed& need, std::uint64_t lacking) noexcept;
   Said& said_to(const segment::NeighbourNeed& need) noexcept;
 
+  std::mutex mutex_;
   std::array<Said, segment::kRecords> said_{};
 };
 

@@ -47,19 +47,61 @@ NeedSeen seen(const segment::NeighbourNeed& need) {
   return {need.need.bytes, kind_of(need.need.kind), need.priority, need.need.posted_ns};
 }
 
+// mutex_ held.
+void Needs::grow(Want* want, Clock::time_point now) noexcept {
+  const bool sequence = want->got && now - want->asked < kSequence;
+  if (!sequence) {
+    want->step = kLeastAsked;
+  } else if (now - want->asked < kQuick || now >= want->until) {
+    want->step = std::min(want->step * 2, kMostAsked);
+  }
+}
+
 bool Needs::ask(segment::Owner& owner, Lack lack, std::uint64_t bytes) noexcept {
   const auto now = Clock::now();
   std::lock_guard lock(mutex_);
   Want& want = wants_[lack == Lack::kRestore ? 0 : 1];
-  const bool sequence = want.got && now - want.asked < kSequence;
-  if (now >= want.until) {
-    want.step = sequence ? std::min(want.step * 2, kMostAsked) : kLeastAsked;
-  }
-  want.bytes = std::max(bytes, want.step);
+  const bool quick = want.got && now - want.asked < kQuick;
+  if (want.got || now >= want.until) grow(&want, now);
+  want.bytes = quick ? bytes + want.step : std::max(bytes, want.step);
+  if (lack != Lack::kRestore) say_ahead(quick ? want.step : 0, now);
+  const Again again = want.got || now >= want.until ? Again::kAsNew : Again::kAsBefore;
   want.asked = now;
   want.until = now + kNeedLives;
-  post(owner, now);
+  want.got = false;
+  post(owner, now, again);
   return now >= want.dont_wait_until;
+}
+
+void Needs::say_ahead(std::uint64_t bytes, Clock::time_point now) noexcept {
+  ahead_.store(bytes, std::memory_order_relaxed);
+  ahead_until_.store((now + 2 * kQuick).time_since_epoch().count(), std::memory_order_relaxed);
+}
+
+// Half of it: what neighbours give comes in pieces that are worth their while.
+std::uint64_t Needs::wanted_ahead() const noexcept {
+  const std::uint64_t bytes = ahead_.load(std::memory_order_relaxed);
+  if (bytes == 0) return 0;
+  const Clock::rep now = Clock::now().time_since_epoch().count();
+  return now < ahead_until_.load(std::memory_order_relaxed) ? bytes / 2 : 0;
+}
+
+void Needs::ask_ahead(segment::Owner& owner, std::uint64_t bytes) noexcept {
+  const auto now = Clock::now();
+  std::lock_guard lock(mutex_);
+  Want& want = wants_[1];
+  // While one is being waited for, it stands for all.
+  if (!want.got || now - want.asked < kAheadEvery) return;
+  if (now - want.asked < kQuick) {
+    grow(&want, now);
+  } else {
+    want.step = std::max(want.step / 2, kLeastAsked);
+  }
+  want.bytes = bytes + want.step;
+  want.asked = now;
+  want.until = now + kNeedLives;
+  say_ahead(want.step, now);
+  post(owner, now, Again::kAsNew);
 }
 
 void Needs::ended(segment::Owner& owner, Lack lack, bool got) noexcept {
@@ -118,9 +160,9 @@ void Needs::refresh(segment::Owner& owner) noexcept {
   post(owner, Clock::now());
 }
 
-// mutex_ held. The most urgent kind, all bytes; again only when it is more than what
-// stands there, so that who waits keeps his turn.
-void Needs::post(segment::Owner& owner, Clock::time_point now) noexcept {
+// mutex_ held. The most urgent kind, all bytes. Unless it is asked for again: only when it
+// is more than what stands there, so that who waits keeps his turn.
+void Needs::post(segment::Owner& owner, Clock::time_point now, Again again) noexcept {
   std::uint64_t bytes = allocations_;
   std::optional<Lack> most;
   for (std::size_t i = 0; i < wants_.size(); ++i) {
@@ -135,9 +177,17 @@ void Needs::post(segment::Owner& owner, Clock::time_point now) noexcept {
     return;
   }
   const NeedSeen::Kind kind = kind_of(kind_of(*most));
-  if (posted_.bytes >= bytes && posted_.kind == kind) return;
-  owner.post_need(bytes, kind_of(*most));
-  posted_ = {bytes, kind, 0, segment::monotonic_ns()};
+  const bool same = posted_.kind == kind && posted_.bytes != 0;
+  const bool repeated =
+      again == Again::kWhenMore || (again == Again::kAsBefore && now - said_ < kRepeatEvery);
+  if (repeated && same && posted_.bytes >= bytes) return;
+  // An allocation that waits is older than the rest.
+  const bool old =
+      same && (again == Again::kAsBefore || (again == Again::kAsNew && allocations_ != 0));
+  const std::uint64_t since = old ? posted_.posted_ns : segment::monotonic_ns();
+  owner.post_need(bytes, kind_of(*most), since);
+  posted_ = {bytes, kind, 0, since};
+  said_ = now;
 }
 
 }  // namespace kvshim::preload

@@ -54,6 +54,13 @@ class Neighbours final : public vmm::Pressure {
     segment::Owner* const owner = membership_of(device_);
     return owner != nullptr && anyone_else() && needs_.ask(*owner, lack, bytes);
   }
+  std::uint64_t wanted_ahead() const noexcept override {
+    return anyone_else() ? needs_.wanted_ahead() : 0;
+  }
+  void ask_ahead(std::uint64_t bytes) noexcept override {
+    segment::Owner* const owner = membership_of(device_);
+    if (owner != nullptr && anyone_else()) needs_.ask_ahead(*owner, bytes);
+  }
   std::uint64_t needed_before_us() noexcept override {
     const segment::Owner* const owner = membership_of(device_);
     return owner != nullptr && asks_.load() ? needs_.before_us(*owner, priority_.load()) : 0;
@@ -72,8 +79,10 @@ class Neighbours final : public vmm::Pressure {
     return owner != nullptr ? gifts_.asked_of(*owner, us, priority_.load()) : 0;
   }
   void begins_to_give() noexcept override {
+    giving_.store(true);
     if (segment::Owner* const owner = membership_of(device_)) gifts_.begins(*owner);
   }
+  void ends_giving() noexcept override { giving_.store(false); }
   void gave(std::uint64_t bytes) noexcept override {
     if (segment::Owner* const owner = membership_of(device_)) gifts_.gave(*owner, bytes);
   }
@@ -117,6 +126,9 @@ class Neighbours final : public vmm::Pressure {
     others_.store(owner.neighbours());
     const bool asks = !owner.needs().empty();
     asks_.store(asks);
+    // The releasing thread is in the middle of it: scans and copies take longer than others
+    // wait for a word.
+    if (asks && giving_.load()) gifts_.goes_on(owner);
     needs_.refresh(owner);
     const std::vector<segment::Control> groups = owner.group_controls();
     const std::uint64_t share = divide_group_quota(owner, device_, device, groups);
@@ -187,11 +199,11 @@ class Neighbours final : public vmm::Pressure {
   }
 
   const CUdevice device_;
-  std::atomic<bool> started_{false}, asks_{false};
+  std::atomic<bool> started_{false}, asks_{false}, giving_{false};
   std::atomic<std::size_t> others_{0};
   std::atomic<std::int64_t> priority_{0};
   Needs needs_;
-  Gifts gifts_;  // the releasing thread's
+  Gifts gifts_;
   // The listening thread's:
   std::uint64_t obeyed_ = 0;
   std::optional<std::uint64_t> requests_;

@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <chrono>
@@ -199,8 +200,12 @@ void run() {
   runtime->driver().cuThreadExchangeStreamCaptureMode(&mode);
   auto written = std::chrono::steady_clock::time_point();
   std::string last;
-  for (;;) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  // The first pool makes this process a member among its neighbours; until then it can't
+  // ask them for anything. Sooner at first: pools may be written as soon as they are there.
+  constexpr std::chrono::milliseconds kEvery{100};
+  std::chrono::milliseconds pause{1};
+  for (;; pause = std::min(pause * 2, kEvery)) {
+    std::this_thread::sleep_for(pause);
     tell_events(*runtime);
     finish_deferred_frees();
     update_memberships(*runtime, *status_path);

@@ -63,12 +63,13 @@ std::uint64_t Owner::group_generation() const noexcept {
   return sum;
 }
 
-std::uint64_t Owner::post_need(std::uint64_t bytes, NeedKind kind) noexcept {
+std::uint64_t Owner::post_need(std::uint64_t bytes, NeedKind kind,
+                               std::uint64_t since_ns) noexcept {
   std::lock_guard lock(mutex_);
   need_.serial += 1;
   need_.bytes = bytes;
   need_.kind = kind;
-  need_.posted_ns = monotonic_ns();
+  need_.posted_ns = since_ns != 0 ? since_ns : monotonic_ns();
   Record* record = own();
   if (record == nullptr) return need_.serial;
   record->answers.store(0, std::memory_order_relaxed);

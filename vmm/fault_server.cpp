@@ -93,7 +93,13 @@ void FaultServer::wait_for_room(std::span<const AbiRun> wanted, bool rows) {
   Pressure* const pressure = memory_.pressure();
   if (pressure == nullptr || !pressure->anyone_else()) return;
   const std::uint64_t bytes = memory_.lacking(wanted, rows, 0);
-  if (bytes == 0) return;
+  if (bytes == 0) {
+    const std::uint64_t ahead = pressure->wanted_ahead();
+    if (ahead == 0) return;
+    const std::uint64_t taken = memory_.lacking(wanted, rows, ahead);
+    if (taken != 0) pressure->ask_ahead(taken);
+    return;
+  }
   vmm::wait_for_room(
       *pressure, Lack::kFault, bytes, {},
       [&](std::uint64_t set_apart) {
@@ -138,8 +144,8 @@ void FaultServer::tell_of_slow_fault(const FaultAnswer& answer, std::chrono::mic
   std::uint64_t granules = 0;
   for (const AbiRun& run : answer.runs) granules += run.count;
   memory_.events().push(EventLevel::kDebug,
-                        "a fault took " + std::to_string(spent.count()) + " us: " +
-                            std::to_string(granules) + " granules in " +
+                        "a fault took " + std::to_string(spent.count()) +
+                            " us: " + std::to_string(granules) + " granules in " +
                             std::to_string(answer.runs.size()) + " runs, " +
                             std::to_string(answer.copies.size()) + " copies by the guard");
 }

@@ -36,6 +36,13 @@ class Pressure {
   /// sequence of faults doesn't ask for each. True: it is worth to wait for it; false:
   /// nobody is there, or the last such need went unanswered a moment ago.
   virtual bool ask(Lack lack, std::uint64_t bytes) noexcept = 0;
+  /// While faults lack memory in quick succession: when less than this is free beyond what
+  /// one takes now, it is time to ask, so that nobody waits at the next one. 0 mostly; a
+  /// load or two.
+  virtual std::uint64_t wanted_ahead() const noexcept = 0;
+  /// Tells the neighbours that a fault is about to take `bytes` of that, and goes on. Not
+  /// more often than they can hear it.
+  virtual void ask_ahead(std::uint64_t bytes) noexcept = 0;
   /// Bytes that neighbours need more urgently than this process (higher priority, or as
   /// high and asked earlier): what becomes free is theirs first.
   virtual std::uint64_t needed_before_us() noexcept = 0;
@@ -56,6 +63,8 @@ class Pressure {
   /// Looking for idle contents and copying them takes its time: those who wait are told
   /// that it has begun.
   virtual void begins_to_give() noexcept = 0;
+  /// And that it is over: until then whoever comes to need something is told the same.
+  virtual void ends_giving() noexcept = 0;
   /// `bytes` were freed; 0: nothing can be given now, so nobody need wait for it.
   virtual void gave(std::uint64_t bytes) noexcept = 0;
 };

@@ -178,10 +178,13 @@ bool Releaser::wait_for_stream(Poll poll) {
 
 // Pinning delays the creation of handles and the engine's own driver calls in other
 // threads (facts; measured in faults and launches): for a part of the time only, and
-// never beside work.
+// never beside work, and no more when somebody wants memory: it is looked for first.
 void Releaser::make_slabs(std::uint64_t epoch) {
   const auto end = Clock::now() + tick_ / 2;
-  while (!interrupted(epoch) && memory_.make_slabs_ahead() && Clock::now() < end) continue;
+  while (!interrupted(epoch) && !wakeup_.rung() && memory_.make_slabs_ahead() &&
+         Clock::now() < end) {
+    continue;
+  }
 }
 
 // Ends when new work comes: whoever submits it may wait for working_.

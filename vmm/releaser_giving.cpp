@@ -18,7 +18,8 @@ using std::chrono::milliseconds;
 // between the steps of one request, and what is taken then is asked for at once.
 constexpr std::chrono::nanoseconds kQuiet = milliseconds(20);
 // What is parked in one go, before it is looked again whether it is still wanted.
-constexpr std::uint64_t kAtOnce = std::uint64_t{1} << 30;
+// (Copies and swaps overlap within one go only.)
+constexpr std::uint64_t kAtOnce = std::uint64_t{2} << 30;
 // When nothing more could be given it is tried again after so long, or after new work.
 constexpr std::chrono::nanoseconds kTryAgain = std::chrono::seconds(1);
 constexpr std::chrono::nanoseconds kTellEvery = std::chrono::seconds(1);
@@ -143,7 +144,7 @@ void Releaser::give_what_is_wanted() {
       wanted = wanted_now();
     }
   }
-  giving_ = false;
+  if (std::exchange(giving_, false)) memory_.pressure()->ends_giving();
   way_.under_way.store(false);
   if (wanted.whom == For::kNeighbours && given == 0) memory_.pressure()->gave(0);
   bringing_down_.store(false);  // a busy process is brought down in its next quiet moment

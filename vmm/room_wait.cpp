@@ -41,7 +41,8 @@ bool wait_for_room(Pressure& pressure, Lack lack, std::uint64_t bytes, const Roo
   const auto begin = Clock::now();
   auto end = begin + std::min(wait.patience, wait.longest);
   std::uint64_t given = pressure.answers().bytes;
-  const std::uint64_t given_before = given;
+  std::uint64_t told = 0;
+  auto heard = begin;
   unsigned answers_seen = 0;
   bool got = false, refused = false;
   while (!got && Clock::now() < end) {
@@ -50,10 +51,17 @@ bool wait_for_room(Pressure& pressure, Lack lack, std::uint64_t bytes, const Roo
     const Pressure::Answers answers = pressure.answers();
     refused = !got && answers.refused_by_all;
     if (refused) break;
+    const auto now = Clock::now();
     if (answers.bytes > given) {
       ++answers_seen;
+      told += answers.bytes - given;
       given = answers.bytes;
-      end = std::min(Clock::now() + wait.between, begin + wait.longest);
+      heard = now;
+      end = std::min(now + wait.between, begin + wait.longest);
+    } else if (!got && answers_seen != 0 && now - heard >= wait.again) {
+      pressure.ask(lack, bytes);
+      given = pressure.answers().bytes;
+      heard = now;
     }
   }
   pressure.ended(lack, got);
@@ -63,8 +71,8 @@ bool wait_for_room(Pressure& pressure, Lack lack, std::uint64_t bytes, const Roo
                 name_of(lack) +
                     (" that lacks " + std::to_string(bytes >> 20) + " MiB waited " +
                      std::to_string(us) + " us for neighbours: ") +
-                    std::to_string(answers_seen) + " answers, " +
-                    std::to_string((given - std::min(given, given_before)) >> 20) + " MiB, " +
+                    std::to_string(answers_seen) + " answers, " + std::to_string(told >> 20) +
+                    " MiB, " +
                     (got       ? "there is room"
                      : refused ? "all refused"
                                : "in vain") +

@@ -18,6 +18,9 @@ struct RoomWait {
   std::chrono::nanoseconds between = std::chrono::milliseconds(250);
   /// and after so long in any case.
   std::chrono::nanoseconds longest = std::chrono::seconds(1);
+  /// When they have given nothing more for so long, but room is lacking still, it is asked
+  /// for again: others may have taken what was given.
+  std::chrono::nanoseconds again = std::chrono::milliseconds(20);
 };
 
 /// Asks for `bytes` and waits while `lacking` (told how many free bytes are somebody

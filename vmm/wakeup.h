@@ -20,6 +20,8 @@ class Wakeup {
     rung_.store(1, std::memory_order_release);
     syscall(SYS_futex, &rung_, FUTEX_WAKE_PRIVATE, 1, nullptr, nullptr, 0);
   }
+  /// Whether the next wait_for() returns at once: for a sleeper that does something else.
+  bool rung() const noexcept { return rung_.load(std::memory_order_acquire) != 0; }
   /// Sleeps at most `longest`; true: woken (also when that was before the call).
   bool wait_for(std::chrono::nanoseconds longest) noexcept {
     if (rung_.load(std::memory_order_acquire) == 0 && longest.count() > 0) {

@@ -21,6 +21,11 @@ class FakePressure final : public Pressure {
     if (on_ask) on_ask(bytes);
     return worth_waiting.load();
   }
+  std::uint64_t wanted_ahead() const noexcept override { return ahead.load(); }
+  void ask_ahead(std::uint64_t bytes) noexcept override {
+    asked_ahead_for.store(bytes);
+    asks_ahead.fetch_add(1);
+  }
   std::uint64_t needed_before_us() noexcept override { return before_us.load(); }
   Answers answers() noexcept override { return {answered.load(), refused.load()}; }
   void ended(Lack, bool got) noexcept override { (got ? ended_with : ended_without).fetch_add(1); }
@@ -34,6 +39,7 @@ class FakePressure final : public Pressure {
     return std::min(bytes > done ? bytes - done : 0, us.spare);
   }
   void begins_to_give() noexcept override { begun.fetch_add(1); }
+  void ends_giving() noexcept override { endings.fetch_add(1); }
   void gave(std::uint64_t bytes) noexcept override {
     given.fetch_add(bytes);
     if (bytes == 0) refusals.fetch_add(1);
@@ -41,11 +47,12 @@ class FakePressure final : public Pressure {
 
   std::atomic<bool> there{true}, worth_waiting{true}, refused{false};
   std::atomic<std::uint64_t> elsewhere{0}, before_us{0}, answered{0};
+  std::atomic<std::uint64_t> ahead{0}, asked_ahead_for{0}, asks_ahead{0};
   std::atomic<std::uint64_t> asked_for{0}, asks{0}, ended_with{0}, ended_without{0};
   std::atomic<Lack> last_lack{Lack::kFault};
   /// What neighbours want of this process, and what they got.
   std::atomic<std::uint64_t> first_spare{0};  // that was not 0
-  std::atomic<std::uint64_t> wanted{0}, given{0}, refusals{0}, begun{0}, idle_ms{0};
+  std::atomic<std::uint64_t> wanted{0}, given{0}, refusals{0}, begun{0}, endings{0}, idle_ms{0};
   std::function<void(std::uint64_t)> on_ask;  // set before anything runs
 };
 

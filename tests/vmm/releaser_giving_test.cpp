@@ -57,6 +57,7 @@ TEST_F(GivingTest, AQuietPoolGivesWhatIsAskedForAndNoMore) {
   ASSERT_TRUE(comes_down_to(2));
   stays_as_it_is();
   EXPECT_EQ(neighbours_.begun.load(), 1u);
+  EXPECT_EQ(neighbours_.endings.load(), 1u);
   EXPECT_EQ(neighbours_.given.load(), 2 * kGranuleBytes);
   EXPECT_EQ(bench_.memory->statistics().given_bytes.load(), 2 * kGranuleBytes);
   for (const std::uint32_t g : {10u, 30u, 50u, 70u}) EXPECT_TRUE(bench_.holds(pool_, g, 7));

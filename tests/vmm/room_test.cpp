@@ -187,6 +187,23 @@ TEST_F(RoomWaitTest, ALimitIsNoReasonToAsk) {
   EXPECT_EQ(bench_.figures(pool_).parked, kGranuleBytes);
 }
 
+TEST_F(RoomWaitTest, WhatAQuickSequenceWillNeedIsAskedForBeforeItLacks) {
+  bench_.driver.give_gpu_memory(rest_);
+  neighbours_.ahead.store(rest_);  // more than is free beyond the fault
+  write();
+  EXPECT_EQ(neighbours_.asks_ahead.load(), 1u);
+  EXPECT_EQ(neighbours_.asked_ahead_for.load(), kGranuleBytes);
+  EXPECT_EQ(neighbours_.asks.load(), 0u) << "nobody waits";
+  EXPECT_EQ(bench_.figures(pool_).resident, kGranuleBytes);
+}
+
+TEST_F(RoomWaitTest, NothingIsAskedForAheadWhileEnoughIsFree) {
+  bench_.driver.give_gpu_memory(rest_);
+  neighbours_.ahead.store(kGranuleBytes);
+  write();
+  EXPECT_EQ(neighbours_.asks_ahead.load(), 0u);
+}
+
 class Waits : public ::testing::Test {
  protected:
   std::chrono::nanoseconds wait(const std::function<bool(std::uint64_t)>& lacking) {
@@ -212,6 +229,17 @@ TEST_F(Waits, GoesOnForAsLongAsSomebodyGives) {
   const auto told = events_.drain();
   ASSERT_EQ(told.size(), 1u) << "what took long is told, once";
   EXPECT_NE(told[0].text.find("there is room"), std::string::npos) << told[0].text;
+}
+
+// Others may have taken what was given for it.
+TEST_F(Waits, AsksAgainWhenWhatWasGivenIsNotThere) {
+  neighbours_.on_ask = [this](std::uint64_t) { neighbours_.answered.store(0); };
+  wait([&](std::uint64_t) {
+    if (neighbours_.asks.load() == 1) neighbours_.answered.store(kMiB);
+    return neighbours_.asks.load() < 2;
+  });
+  EXPECT_TRUE(got_);
+  EXPECT_EQ(neighbours_.asks.load(), 2u);
 }
 
 TEST_F(Waits, EndsWhenAllHaveRefused) {
