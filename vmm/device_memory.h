@@ -75,15 +75,6 @@ struct PreparedPark {
   CUdeviceptr staging = 0;                       // where the copy goes
 };
 
-/// Of blocks that are swapped under the lock together: as much as the largest extent, so
-/// that a fault, or a submitter at the closed gate, waits no longer for them than for it
-/// (0.8 ms beside copies, measured).
-inline constexpr std::uint64_t kSwappedTogether = order_bytes(kMaxOrder);
-
-/// Sorts by address and cuts into what one call of swap_to_parked() or swap_to_resident()
-/// takes: blocks that lie side by side in a pool, up to kSwappedTogether bytes.
-std::vector<std::span<const PreparedPark>> swapped_together(std::vector<PreparedPark>* prepared);
-
 enum class Preparation {
   kDone,
   kSplit,    // not as a whole: its halves may be had
@@ -225,13 +216,7 @@ class DeviceMemory {
   /// Swaps. REQUIRES: gate closed, no work that may touch the extents unfinished,
   /// residency bits cleared. False: the extents changed meanwhile (nothing done) or
   /// the driver refused (the old mappings are back).
-  bool swap_to_parked(const PreparedPark& prepared, std::uint64_t tick) {
-    return swap_to_parked(std::span(&prepared, 1), tick)[0];
-  }
-  /// The same for several, under the lock together: at most kSwappedTogether bytes, or one.
-  /// Those that lie side by side in a pool, in this order, share the driver's calls. Says of
-  /// each whether it was swapped.
-  std::vector<bool> swap_to_parked(std::span<const PreparedPark> prepared, std::uint64_t tick);
+  bool swap_to_parked(const PreparedPark& prepared, std::uint64_t tick);
   /// Makes extents absent, merging neighbours except near the last written
   /// slots. Returns the bytes that were forgotten, in GPU and host memory
   /// (handles are released by release_retired(), outside the gate). Tails are
@@ -248,10 +233,7 @@ class DeviceMemory {
   /// (as swap_to_parked()). At least `headroom` bytes of the GPU are left to others.
   Preparation prepare_return(const ExtentName& block, std::uint64_t headroom,
                              PreparedPark* prepared);
-  bool swap_to_resident(const PreparedPark& prepared) {
-    return swap_to_resident(std::span(&prepared, 1))[0];
-  }
-  std::vector<bool> swap_to_resident(std::span<const PreparedPark> prepared);
+  bool swap_to_resident(const PreparedPark& prepared);
   void cancel_return(const PreparedPark& prepared);
 
   /// Quiet-moment work: makes one host slab ahead, of the orders that a release
@@ -386,12 +368,7 @@ class DeviceMemory {
   void add_blocks(const Pool& pool, std::span<const Extents::const_iterator> extents,
                   bool split_at_fronts, std::vector<ExtentName>* blocks) const;
   std::array<std::size_t, kOrders> slabs_wanted() const;
-  using Swapped = std::function<void(const Block&, const PreparedPark&)>;
-  std::vector<bool> swap_prepared(std::span<const PreparedPark> prepared, ExtentState from,
-                                  const Swapped& swapped);
-  std::size_t joined_from(std::span<const PreparedPark> prepared, ExtentState from,
-                          std::vector<Block>* run);
-  bool swap_run(std::span<const Block> run, std::span<const PreparedPark> prepared);
+  bool swap_block(const Block& block, const PreparedPark& prepared);
   void replace_block(const Block& block, const PreparedPark& by, Extent extent);
   bool map_as_recorded(Pool& pool, std::uint32_t offset, const Extent& extent);
   void make_piece_absent(Pool& pool, const Piece& piece, std::uint64_t* forgotten);
@@ -447,7 +424,6 @@ class DeviceMemory {
   bool pending_rows_ = false;
   bool asked_watched_ = false;  // the fault that is being answered met a watched extent
   std::vector<Retired> retired_;
-  unsigned joins_refused_ = 0;  // in a row; see swap_prepared()
   struct RetiredStaging {
     CUdeviceptr address;
     std::uint8_t order;

@@ -19,63 +19,9 @@ constexpr std::uint64_t kRowCopiedByAFault = std::uint64_t{192} << 20;
 // MiB (measured), whatever the extents' size.
 constexpr std::uint8_t kLeastMerged = 2;
 
-// Refusals of common calls in a row after which blocks are swapped one by one.
-constexpr unsigned kJoinsRefused = 3;
-
 bool newer(const ExtentName& a, const ExtentName& b) { return a.written > b.written; }
 
-bool side_by_side(const ExtentName& a, const ExtentName& b) {
-  return a.pool == b.pool && b.offset == a.offset + order_granules(a.order);
-}
-
-// Most recently written first, but what can be swapped together stays together, in the
-// order of addresses: it counts as written when the newest of it was. `blocks`: by pool
-// and address.
-void sort_for_joined_swaps(std::vector<ExtentName>* blocks) {
-  struct Run {
-    std::uint64_t newest;
-    std::size_t first, last;
-  };
-  std::vector<Run> runs;
-  for (std::size_t i = 0; i < blocks->size(); ++i) {
-    const ExtentName& block = (*blocks)[i];
-    if (i == 0 || !side_by_side((*blocks)[i - 1], block) ||
-        block.offset % order_granules(kMaxOrder) == 0) {
-      runs.push_back({0, i, i});
-    }
-    runs.back().newest = std::max(runs.back().newest, block.written);
-    runs.back().last = i + 1;
-  }
-  std::stable_sort(runs.begin(), runs.end(),
-                   [](const Run& a, const Run& b) { return a.newest > b.newest; });
-  std::vector<ExtentName> sorted;
-  for (const Run& run : runs) {
-    sorted.insert(sorted.end(), blocks->begin() + static_cast<std::ptrdiff_t>(run.first),
-                  blocks->begin() + static_cast<std::ptrdiff_t>(run.last));
-  }
-  *blocks = std::move(sorted);
-}
-
 }  // namespace
-
-std::vector<std::span<const PreparedPark>> swapped_together(std::vector<PreparedPark>* prepared) {
-  std::sort(prepared->begin(), prepared->end(), [](const PreparedPark& a, const PreparedPark& b) {
-    return a.extent.address < b.extent.address;
-  });
-  const std::span<const PreparedPark> all(*prepared);
-  std::vector<std::span<const PreparedPark>> groups;
-  std::uint64_t bytes = 0;
-  for (std::size_t i = 0; i < all.size(); ++i) {
-    bytes += all[i].extent.bytes();
-    if (i == 0 || !side_by_side(all[i - 1].extent, all[i].extent) || bytes > kSwappedTogether) {
-      groups.push_back(all.subspan(i, 1));
-      bytes = all[i].extent.bytes();
-    } else {
-      groups.back() = {groups.back().data(), groups.back().size() + 1};
-    }
-  }
-  return groups;
-}
 
 // --- blocks -------------------------------------------------------------------
 
@@ -149,7 +95,7 @@ std::vector<ExtentName> DeviceMemory::blocks_to_park(std::span<const ExtentName>
       if (!found.empty()) add_blocks(*pool, found, true, &blocks);
     }
   }
-  sort_for_joined_swaps(&blocks);
+  std::stable_sort(blocks.begin(), blocks.end(), newer);
   return blocks;
 }
 
@@ -198,66 +144,19 @@ bool DeviceMemory::find_block(const ExtentName& name, ExtentState state, Block* 
   return reached == end && !pool->pinned(name.offset, order_granules(name.order));
 }
 
-// Blocks from the front of `prepared` that can be swapped with the same calls; at least
-// one, unless the first has changed.
-std::size_t DeviceMemory::joined_from(std::span<const PreparedPark> prepared, ExtentState from,
-                                      std::vector<Block>* run) {
-  run->clear();
-  const std::size_t most = joins_refused_ < kJoinsRefused ? prepared.size() : 1;
-  while (run->size() < most) {
-    const ExtentName& next = prepared[run->size()].extent;
-    if (!run->empty() && !side_by_side(prepared[run->size() - 1].extent, next)) break;
-    Block block;
-    if (!find_block(next, from, &block)) break;
-    run->push_back(block);
-  }
-  return run->size();
-}
-
-// One unmapping takes any number of mappings, whole ones, and so does the opening.
-bool DeviceMemory::swap_run(std::span<const Block> run, std::span<const PreparedPark> prepared) {
-  const CUdeviceptr address = prepared.front().extent.address;
-  std::vector<Mapper::Placed> placed;
-  std::uint64_t bytes = 0;
-  for (const PreparedPark& one : prepared) {
-    placed.push_back({one.extent.order, one.host_handle});
-    bytes += one.extent.bytes();
-  }
+// One unmap takes any number of mappings, whole ones.
+bool DeviceMemory::swap_block(const Block& block, const PreparedPark& prepared) {
+  const ExtentName& name = prepared.extent;
   mapper_.begin_swap();
-  bool ok = mapper_.unmap(address, bytes) == CUDA_SUCCESS;
+  bool ok = mapper_.unmap(name.address, name.bytes()) == CUDA_SUCCESS;
   if (ok) {
-    ok = mapper_.map_joined(address, placed, true) == CUDA_SUCCESS;
-    if (!ok) {
-      for (const Block& block : run) {
-        for (auto it = block.first; it != block.last; ++it) {
-          map_as_recorded(*block.pool, it->first, it->second);
-        }
-      }
+    ok = mapper_.map(name.address, name.order, prepared.host_handle, true) == CUDA_SUCCESS;
+    for (auto it = block.first; it != block.last && !ok; ++it) {
+      map_as_recorded(*block.pool, it->first, it->second);
     }
   }
   mapper_.end_swap();
   return ok;
-}
-
-// Blocks whose common calls are refused are tried by themselves. A driver that refuses
-// them again and again isn't asked any more.
-std::vector<bool> DeviceMemory::swap_prepared(std::span<const PreparedPark> prepared,
-                                              ExtentState from, const Swapped& swapped) {
-  std::vector<bool> done(prepared.size(), false);
-  std::vector<Block> run;
-  for (std::size_t i = 0; i < prepared.size();) {
-    const std::size_t count = joined_from(prepared.subspan(i), from, &run);
-    const std::span<const Block> blocks(run);
-    const std::span<const PreparedPark> by = prepared.subspan(i, count);
-    const bool together = count > 1 && swap_run(blocks, by);
-    if (count > 1) joins_refused_ = together ? 0 : joins_refused_ + 1;
-    for (std::size_t k = 0; k < count; ++k) {
-      done[i + k] = together || swap_run(blocks.subspan(k, 1), by.subspan(k, 1));
-      if (done[i + k]) swapped(blocks[k], by[k]);
-    }
-    i += std::max<std::size_t>(count, 1);
-  }
-  return done;
 }
 
 void DeviceMemory::replace_block(const Block& block, const PreparedPark& by, Extent extent) {
@@ -312,17 +211,16 @@ void DeviceMemory::cancel_park(const PreparedPark& prepared) {
   if (pools_.empty()) host_.trim(0);
 }
 
-std::vector<bool> DeviceMemory::swap_to_parked(std::span<const PreparedPark> prepared,
-                                               std::uint64_t tick) {
+bool DeviceMemory::swap_to_parked(const PreparedPark& prepared, std::uint64_t tick) {
   std::lock_guard lock(mutex_);
-  const auto parked = [&](const Block& block, const PreparedPark& by) {
-    replace_block(block, by,
-                  {.state = ExtentState::kParked, .parked_tick = tick, .cold = by.extent.cold});
-    statistics_.parked_bytes_total.fetch_add(by.extent.bytes(), std::memory_order_relaxed);
-  };
-  std::vector<bool> done = swap_prepared(prepared, ExtentState::kResident, parked);
+  const ExtentName& name = prepared.extent;
+  Block block;
+  if (!find_block(name, ExtentState::kResident, &block)) return false;
+  if (!swap_block(block, prepared)) return false;
+  replace_block(block, prepared, {.state = ExtentState::kParked, .parked_tick = tick, .cold = name.cold});
+  statistics_.parked_bytes_total.fetch_add(name.bytes(), std::memory_order_relaxed);
   check("park");
-  return done;
+  return true;
 }
 
 // --- coming back ------------------------------------------------------------------
@@ -360,18 +258,19 @@ void DeviceMemory::cancel_return(const PreparedPark& prepared) {
   preparing_device_ -= prepared.extent.bytes();
 }
 
-std::vector<bool> DeviceMemory::swap_to_resident(std::span<const PreparedPark> prepared) {
+bool DeviceMemory::swap_to_resident(const PreparedPark& prepared) {
   std::lock_guard lock(mutex_);
-  const auto came = [&](const Block& block, const PreparedPark& by) {
-    retired_staging_.push_back({by.staging, by.extent.order});
-    preparing_device_ -= by.extent.bytes();
-    replace_block(block, by, {.state = ExtentState::kResident, .parked_tick = tick_.load()});
-    statistics_.promotions.fetch_add(1, std::memory_order_relaxed);
-    statistics_.promoted_bytes.fetch_add(by.extent.bytes(), std::memory_order_relaxed);
-  };
-  std::vector<bool> done = swap_prepared(prepared, ExtentState::kParked, came);
+  const ExtentName& name = prepared.extent;
+  Block block;
+  if (!find_block(name, ExtentState::kParked, &block)) return false;
+  if (!swap_block(block, prepared)) return false;
+  retired_staging_.push_back({prepared.staging, name.order});
+  preparing_device_ -= name.bytes();
+  replace_block(block, prepared, {.state = ExtentState::kResident, .parked_tick = tick_.load()});
+  statistics_.promotions.fetch_add(1, std::memory_order_relaxed);
+  statistics_.promoted_bytes.fetch_add(name.bytes(), std::memory_order_relaxed);
   check("return");
-  return done;
+  return true;
 }
 
 // --- slabs ------------------------------------------------------------------------

@@ -29,7 +29,9 @@ Mapper::Mapper(const DriverApi& driver, CUdevice device, int host_numa_node)
       device_location_{CU_MEM_LOCATION_TYPE_DEVICE, device},
       host_location_{CU_MEM_LOCATION_TYPE_HOST_NUMA, host_numa_node} {}
 
-void Mapper::begin_swap() { swaps_begun.fetch_add(1); }
+void Mapper::begin_swap() {
+  swaps_begun.fetch_add(1);
+}
 void Mapper::end_swap() { swaps_ended.fetch_add(1); }
 
 CUresult Mapper::create(unsigned order, CUmemLocationType type, int id,
@@ -42,7 +44,8 @@ CUresult Mapper::create(unsigned order, CUmemLocationType type, int id,
 }
 
 CUresult Mapper::create_device(unsigned order, CUmemGenericAllocationHandle* handle) {
-  const CUresult result = create(order, device_location_.type, device_location_.id, handle);
+  const CUresult result =
+      create(order, device_location_.type, device_location_.id, handle);
   if (result == CUDA_SUCCESS) physical_.device += order_bytes(order);
   return result;
 }
@@ -53,7 +56,8 @@ CUresult Mapper::create_host(unsigned order, CUmemGenericAllocationHandle* handl
   return result;
 }
 
-CUresult Mapper::create_host_uncounted(unsigned order, CUmemGenericAllocationHandle* handle) const {
+CUresult Mapper::create_host_uncounted(unsigned order,
+                                       CUmemGenericAllocationHandle* handle) const {
   return create(order, host_location_.type, host_location_.id, handle);
 }
 
@@ -91,25 +95,14 @@ void Mapper::release_zero_handles() {
 
 CUresult Mapper::map(CUdeviceptr address, unsigned order, CUmemGenericAllocationHandle handle,
                      bool writable) {
-  const Placed one{order, handle};
-  return map_joined(address, std::span(&one, 1), writable);
-}
-
-CUresult Mapper::map_joined(CUdeviceptr address, std::span<const Placed> handles, bool writable) {
-  CUdeviceptr end = address;
-  CUresult result = CUDA_SUCCESS;
-  for (const Placed& placed : handles) {
-    const std::size_t bytes = order_bytes(placed.order);
-    result = driver_.cuMemMap(end, bytes, 0, placed.handle, 0);
-    if (result != CUDA_SUCCESS) break;
-    end += bytes;
-  }
-  if (result == CUDA_SUCCESS) {
-    const CUmemAccessDesc access{device_location_, writable ? CU_MEM_ACCESS_FLAGS_PROT_READWRITE
-                                                            : CU_MEM_ACCESS_FLAGS_PROT_READ};
-    result = driver_.cuMemSetAccess(address, end - address, &access, 1);
-  }
-  if (result != CUDA_SUCCESS && end != address) driver_.cuMemUnmap(address, end - address);
+  const std::size_t bytes = order_bytes(order);
+  CUresult result = driver_.cuMemMap(address, bytes, 0, handle, 0);
+  if (result != CUDA_SUCCESS) return result;
+  const CUmemAccessDesc access{
+      device_location_,
+      writable ? CU_MEM_ACCESS_FLAGS_PROT_READWRITE : CU_MEM_ACCESS_FLAGS_PROT_READ};
+  result = driver_.cuMemSetAccess(address, bytes, &access, 1);
+  if (result != CUDA_SUCCESS) driver_.cuMemUnmap(address, bytes);
   return result;
 }
 

@@ -53,13 +53,6 @@ class Mapper {
   /// Maps a handle and opens it. On failure nothing stays mapped.
   CUresult map(CUdeviceptr address, unsigned order, CUmemGenericAllocationHandle handle,
                bool writable);
-  struct Placed {
-    unsigned order = 0;
-    CUmemGenericAllocationHandle handle = 0;
-  };
-  /// Maps handles (at least one) side by side from `address` on and opens them with one
-  /// call. On failure nothing stays mapped.
-  CUresult map_joined(CUdeviceptr address, std::span<const Placed> handles, bool writable);
   /// Removes whole mappings. A failure other than DEINITIALIZED breaks I2.
   CUresult unmap(CUdeviceptr address, std::size_t bytes);
   /// Maps zero handles over the pieces; on failure unmaps those it mapped.

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <deque>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -116,10 +117,10 @@ class Releaser {
    private:
     std::atomic<std::uint32_t>& count_;
   };
-  /// Blocks whose copies are under way, or done and waiting for their swap.
-  struct ParkBatch {
-    std::vector<PreparedPark> prepared;
-    bool copying = true;  // every copy could be enqueued
+  /// A block whose copy is under way, or done and waiting for its swap.
+  struct ParkCopy {
+    std::optional<PreparedPark> block;
+    bool copying = true;  // it could be enqueued
   };
   /// Where the time of a release went.
   struct ParkTimes {
@@ -189,9 +190,9 @@ class Releaser {
             std::vector<ExtentName>* no_room, ParkTimes* times);
   bool park_blocks(std::uint64_t epoch, std::deque<ExtentName> blocks, std::uint64_t* parked,
                    std::vector<ExtentName>* no_room, ParkTimes* times);
-  ParkBatch start_copies(std::uint64_t epoch, std::deque<ExtentName>* blocks,
-                         std::vector<ExtentName>* no_room);
-  bool swap_batch(std::uint64_t epoch, const ParkBatch& batch, std::uint64_t* parked);
+  ParkCopy start_copy(std::uint64_t epoch, std::deque<ExtentName>* blocks,
+                      std::vector<ExtentName>* no_room);
+  bool swap_copied(std::uint64_t epoch, const PreparedPark& block, std::uint64_t* parked);
   bool drop_parked_for(std::uint64_t epoch, std::uint64_t bytes);
   void drop_expired(std::uint64_t epoch);
   void warn_no_room(std::span<const ExtentName> stays);

@@ -100,27 +100,21 @@ bool Releaser::make_absent(std::uint64_t epoch, std::span<const ExtentName> exte
                    [&](std::size_t i) { *freed += memory_.swap_to_absent(groups[i], proof); });
 }
 
-// Copies of some blocks, and the clearing of their bits behind them, with the gate
-// open. No more than new work may have to wait for: about 2.5 ms of copies.
-Releaser::ParkBatch Releaser::start_copies(std::uint64_t epoch, std::deque<ExtentName>* blocks,
-                                           std::vector<ExtentName>* no_room) {
-  constexpr std::uint64_t kBatchBytes = std::uint64_t{128} << 20;
-  ParkBatch batch;
-  std::vector<ExtentName> names;
-  std::uint64_t bytes = 0;
-  while (!blocks->empty() && bytes < kBatchBytes && !interrupted(epoch)) {
+// The copy of the next block that there is host memory for, and the clearing of its bits
+// behind it, with the gate open.
+Releaser::ParkCopy Releaser::start_copy(std::uint64_t epoch, std::deque<ExtentName>* blocks,
+                                        std::vector<ExtentName>* no_room) {
+  while (!blocks->empty() && !interrupted(epoch)) {
     const ExtentName name = blocks->front();
     blocks->pop_front();
     PreparedPark one;
     switch (memory_.prepare_park(name, &one)) {
-      case Preparation::kDone:
-        batch.prepared.push_back(one);
-        names.push_back(name);
-        bytes += name.bytes();
-        batch.copying = batch.copying &&
-                        driver_.cuMemcpyDtoDAsync_v2(one.staging, name.address, name.bytes(),
-                                                     memory_.kernels().stream()) == CUDA_SUCCESS;
-        break;
+      case Preparation::kDone: {
+        const bool copying =
+            driver_.cuMemcpyDtoDAsync_v2(one.staging, name.address, name.bytes(),
+                                         memory_.kernels().stream()) == CUDA_SUCCESS;
+        return {one, launch_clear(std::span(&name, 1)) && copying};
+      }
       case Preparation::kSplit: {
         const auto parts = DeviceMemory::halves(name);
         blocks->insert(blocks->begin(), parts.begin(), parts.end());
@@ -133,34 +127,22 @@ Releaser::ParkBatch Releaser::start_copies(std::uint64_t epoch, std::deque<Exten
         break;
     }
   }
-  if (!names.empty()) batch.copying = launch_clear(names) && batch.copying;
-  return batch;
+  return {};
 }
 
-bool Releaser::swap_batch(std::uint64_t epoch, const ParkBatch& batch, std::uint64_t* parked) {
-  std::vector<PreparedPark> prepared = batch.prepared;
-  const std::vector<std::span<const PreparedPark>> groups = swapped_together(&prepared);
-  std::vector<bool> swapped;
-  bool restorable = false;
-  const bool undisturbed = in_slices(epoch, groups.size(), [&](std::size_t i) {
-    const std::vector<bool> done = memory_.swap_to_parked(groups[i], ticks_);
-    for (std::size_t k = 0; k < done.size(); ++k) {
-      swapped.push_back(done[k]);
-      if (!done[k]) continue;
-      *parked += groups[i][k].extent.bytes();
-      restorable = restorable || !groups[i][k].extent.cold;
-    }
-  });
-  swapped.resize(prepared.size(), false);
-  for (std::size_t i = 0; i < prepared.size(); ++i) {
-    if (!swapped[i]) memory_.cancel_park(prepared[i]);
+bool Releaser::swap_copied(std::uint64_t epoch, const PreparedPark& block, std::uint64_t* parked) {
+  bool swapped = false;
+  const bool undisturbed =
+      in_slices(epoch, 1, [&](std::size_t) { swapped = memory_.swap_to_parked(block, ticks_); });
+  if (!swapped) {
+    memory_.cancel_park(block);
+    return undisturbed;
   }
-  if (restorable) restorable_.store(true);
+  *parked += block.extent.bytes();
+  if (!block.extent.cold) restorable_.store(true);
   return undisturbed;
 }
 
-// While the copies of one batch run, the one before it is swapped and its GPU
-// memory released: the copies take 160 us for 8 MiB, the driver's calls as long.
 bool Releaser::park(std::uint64_t epoch, std::span<const ExtentName> extents, std::uint64_t* parked,
                     std::vector<ExtentName>* no_room, ParkTimes* times) {
   const std::vector<ExtentName> plan = memory_.blocks_to_park(extents);
@@ -168,34 +150,44 @@ bool Releaser::park(std::uint64_t epoch, std::span<const ExtentName> extents, st
                      times);
 }
 
+// While a block is copied, what the swap before took out is released, and the block before
+// it is swapped: for 8 MiB the copy takes 155 us, the calls 150 to 220. Only one block is
+// copied beside a swap, because opening a mapping (cuMemSetAccess) ends no sooner than the
+// copies to host memory that were submitted before it (measured: docs/results/parking.md).
+// With one it waits for the rest of that one, after its own work has run beside it. With
+// 128 MiB the first swap waited 2.5 ms for all of them, the lock held and the gate closed,
+// and the others then ran beside nothing.
 bool Releaser::park_blocks(std::uint64_t epoch, std::deque<ExtentName> blocks,
                            std::uint64_t* parked, std::vector<ExtentName>* no_room,
                            ParkTimes* times) {
-  ParkBatch copied;
+  ParkCopy copied;
   bool undisturbed = true;
   auto now = Clock::now();
   const auto spent = [&now](Clock::duration* in) {
     const auto then = std::exchange(now, Clock::now());
     *in += now - then;
   };
-  while (undisturbed && (!blocks.empty() || !copied.prepared.empty())) {
-    ParkBatch next = start_copies(epoch, &blocks, no_room);
+  while (undisturbed && (!blocks.empty() || copied.block)) {
+    const ParkCopy next = start_copy(epoch, &blocks, no_room);
     spent(&times->prepare);
-    undisturbed = swap_batch(epoch, copied, parked);
-    spent(&times->swap);
-    if (undisturbed) retire(epoch);
+    retire(epoch);
     tell_needy(*parked);
     spent(&times->retire);
-    if (next.prepared.empty()) {  // what came after the last swap disturbs nothing
+    if (copied.block) undisturbed = swap_copied(epoch, *copied.block, parked);
+    spent(&times->swap);
+    if (!next.block) {  // what came after the last swap disturbs nothing
       undisturbed = undisturbed && blocks.empty();
     } else {
       undisturbed = wait_for_stream() && next.copying && undisturbed && !interrupted(epoch);
     }
     spent(&times->copy);
-    copied = std::move(next);
+    copied = next;
   }
   // What was copied before new work came may be older than what it is a copy of.
-  for (const PreparedPark& one : copied.prepared) memory_.cancel_park(one);
+  if (copied.block) memory_.cancel_park(*copied.block);
+  if (undisturbed) retire(epoch);
+  tell_needy(*parked);
+  spent(&times->retire);
   return undisturbed;
 }
 

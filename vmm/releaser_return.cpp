@@ -78,15 +78,11 @@ std::uint64_t Releaser::bring_back(std::span<const ExtentName>* blocks,
   while (!next.empty() || !copied.empty()) {
     copying = copy_returns(next) && copying;
     std::uint64_t swapped = 0;
-    for (const std::span<const PreparedPark> group : swapped_together(&copied)) {
-      const std::vector<bool> done =
-          copying ? memory_.swap_to_resident(group) : std::vector<bool>(group.size(), false);
-      for (std::size_t i = 0; i < group.size(); ++i) {
-        if (done[i]) {
-          swapped += group[i].extent.bytes();
-        } else {
-          memory_.cancel_return(group[i]);
-        }
+    for (const PreparedPark& one : copied) {
+      if (copying && memory_.swap_to_resident(one)) {
+        swapped += one.extent.bytes();
+      } else {
+        memory_.cancel_return(one);
       }
     }
     came += swapped;

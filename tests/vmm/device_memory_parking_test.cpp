@@ -136,91 +136,6 @@ TEST(BlocksTest, MostRecentlyWrittenBlocksComeFirst) {
   EXPECT_EQ(blocks.back().offset, 0u);
 }
 
-// --- swapped together ---------------------------------------------------------------
-
-/// The blocks of 8 MiB of rows 16 to 31 of a layer.
-std::vector<PreparedPark> prepared_blocks(RowsBench& bench, std::size_t layer) {
-  std::vector<PreparedPark> batch;
-  for (const ExtentName& block : bench.memory->blocks_to_park(bench.resident())) {
-    if (block.pool != bench.layers[layer]->id || block.offset / 16 != 1) continue;
-    batch.emplace_back();
-    EXPECT_EQ(bench.memory->prepare_park(block, &batch.back()), Preparation::kDone);
-    bench.copy({block.address, batch.back().staging, block.bytes()});
-  }
-  EXPECT_EQ(batch.size(), 4u);
-  return batch;
-}
-
-// A release prepares 128 MiB at a time: what lies side by side must be among it.
-TEST(SwappedTogetherTest, TheOrderOfParkingKeepsNeighboursSideBySide) {
-  RowsBench bench(24, 64);
-  std::vector<PreparedPark> first;
-  for (const ExtentName& block : bench.memory->blocks_to_park(bench.resident())) {
-    if (block.offset >= 48) continue;  // away from the front, where extents are small
-    if (first.size() < 16) first.push_back({block, 0, 0});
-  }
-  for (const auto group : swapped_together(&first)) {
-    EXPECT_EQ(group.size(), 4u);
-    EXPECT_EQ(group.front().extent.offset % 16, 0u);
-  }
-}
-
-TEST(SwappedTogetherTest, NoMoreThanALargestExtentIsSwappedAtATime) {
-  std::vector<PreparedPark> blocks;
-  for (std::uint32_t i = 0; i < 9; ++i) {
-    blocks.push_back({{.pool = 1, .offset = 4 * i, .order = 2, .address = 4 * i * kGranuleBytes}});
-  }
-  blocks.push_back({{.pool = 2, .offset = 0, .order = 2, .address = 36 * kGranuleBytes}});
-  std::reverse(blocks.begin(), blocks.end());
-  std::vector<std::size_t> sizes;
-  for (const auto group : swapped_together(&blocks)) sizes.push_back(group.size());
-  EXPECT_EQ(sizes, (std::vector<std::size_t>{4, 4, 1, 1})) << "another pool's is no neighbour";
-}
-
-TEST(SwappedTogetherTest, OneThatHasChangedDoesNotKeepItsNeighbours) {
-  RowsBench bench(24, 64);
-  std::vector<PreparedPark> batch = prepared_blocks(bench, 3);
-  const auto groups = swapped_together(&batch);
-  ASSERT_EQ(groups.size(), 1u);
-  bench.memory->pin(batch[1].extent.address, 1);
-  const std::vector<bool> done = bench.memory->swap_to_parked(groups[0], 1);
-  EXPECT_EQ(done, (std::vector<bool>{true, false, true, true}));
-  bench.memory->cancel_park(batch[1]);
-  bench.memory->release_retired();
-  EXPECT_EQ(bench.memory->host_in_use(), 3 * 8 * kMiB);
-  bench.expect_contents();
-}
-
-// A driver that does not take several mappings in a call costs nothing but the call.
-TEST(SwappedTogetherTest, WhatIsRefusedTogetherIsSwappedOneByOne) {
-  RowsBench bench(24, 64);
-  std::vector<PreparedPark> batch = prepared_blocks(bench, 3);
-  bench.driver.fail(Call::cuMemSetAccess, 1, CUDA_ERROR_INVALID_VALUE);
-  const std::uint64_t opened = bench.driver.calls(Call::cuMemSetAccess);
-  EXPECT_EQ(bench.memory->swap_to_parked(swapped_together(&batch)[0], 1),
-            std::vector<bool>(4, true));
-  // 16 extents as they were, then the four blocks.
-  EXPECT_EQ(bench.driver.calls(Call::cuMemSetAccess) - opened, 1u + 16u + 4u);
-  EXPECT_EQ(bench.memory->broken_invariant(), "");
-  bench.memory->release_retired();
-  bench.expect_contents();
-}
-
-TEST(SwappedTogetherTest, ADriverThatRefusesAgainAndAgainIsAskedNoMore) {
-  RowsBench bench(24, 64);
-  for (int times = 0; times < 4; ++times) {
-    std::vector<PreparedPark> batch = prepared_blocks(bench, static_cast<std::size_t>(times));
-    const bool asked = times < 3;
-    if (asked) bench.driver.fail(Call::cuMemSetAccess, 1, CUDA_ERROR_INVALID_VALUE);
-    const std::uint64_t unmapped = bench.driver.calls(Call::cuMemUnmap);
-    EXPECT_EQ(bench.memory->swap_to_parked(swapped_together(&batch)[0], 1),
-              std::vector<bool>(4, true));
-    EXPECT_EQ(bench.driver.calls(Call::cuMemUnmap) - unmapped, asked ? 1u + 1u + 4u : 4u);
-    bench.memory->release_retired();
-  }
-  bench.expect_contents();
-}
-
 // --- returning --------------------------------------------------------------------
 
 // A reader that nobody knows of must never see half a copy.
@@ -326,9 +241,8 @@ struct Calls {
   std::uint64_t before_[kCalls];
 };
 
-// 24 layers, 64 rows of one granule each, as an engine leaves them: 3 GiB. Opening and
-// unmapping cost the driver most (docs/results/parking.md); blocks of 8 MiB that lie side
-// by side, up to 32 MiB, share these calls.
+// 24 layers, 64 rows of one granule each, as an engine leaves them: 3 GiB. The driver
+// takes 38 us to map and open, 25 us to unmap, 18 us to release and 5 us to copy.
 TEST(ParkingCostTest, MovesOfRowsTakeFewCalls) {
   RowsBench bench(24, 64);
   while (bench.memory->make_slabs_ahead()) continue;
@@ -337,9 +251,8 @@ TEST(ParkingCostTest, MovesOfRowsTakeFewCalls) {
   bench.park_merged();
   EXPECT_EQ(bench.memory->physical().device, 0u);
   EXPECT_LE(static_cast<double>(parking.of(Call::cuMemMap)), 1.2 * blocks_of_8_mib);
-  const double joined_swaps = static_cast<double>(bench.bytes()) / kSwappedTogether;
-  EXPECT_LE(static_cast<double>(parking.of(Call::cuMemUnmap)), 1.2 * joined_swaps);
-  EXPECT_EQ(parking.of(Call::cuMemSetAccess), parking.of(Call::cuMemUnmap));
+  EXPECT_EQ(parking.of(Call::cuMemSetAccess), parking.of(Call::cuMemMap));
+  EXPECT_EQ(parking.of(Call::cuMemUnmap), parking.of(Call::cuMemMap));
   EXPECT_EQ(parking.of(Call::cuMemCreate), 0u);
   EXPECT_EQ(parking.of(Call::cuMemRelease), 24u * 64u) << "once for each handle that was there";
 

@@ -2,8 +2,6 @@
 
 #include <gtest/gtest.h>
 
-#include <array>
-
 #include "tests/vmm/fake_driver.h"
 
 namespace kvshim::vmm::testing {
@@ -74,33 +72,6 @@ TEST_F(MapperTest, AFailedMapLeavesNothingMapped) {
     EXPECT_EQ(driver_.mapping_bytes(base_), 0u);
   }
   EXPECT_EQ(mapper_.map(base_, 0, handle, true), CUDA_SUCCESS);
-}
-
-TEST_F(MapperTest, JoinedHandlesAreOpenedByOneCallAndUnmappedByOne) {
-  std::array<Mapper::Placed, 3> placed{{{0, 0}, {1, 0}, {0, 0}}};
-  for (Mapper::Placed& one : placed) {
-    ASSERT_EQ(mapper_.create_device(one.order, &one.handle), CUDA_SUCCESS);
-  }
-  for (std::uint64_t nth = 1; nth <= 3; ++nth) {
-    driver_.fail(Call::cuMemMap, nth, CUDA_ERROR_UNKNOWN);
-    EXPECT_EQ(mapper_.map_joined(base_, placed, true), CUDA_ERROR_UNKNOWN);
-    for (std::uint64_t at = 0; at < 4; ++at) {
-      EXPECT_EQ(driver_.mapped(base_ + at * kGranuleBytes), Mapped::kHole) << nth;
-    }
-  }
-  driver_.fail(Call::cuMemSetAccess, 1, CUDA_ERROR_UNKNOWN);
-  EXPECT_EQ(mapper_.map_joined(base_, placed, true), CUDA_ERROR_UNKNOWN);
-  EXPECT_EQ(driver_.mapped(base_), Mapped::kHole);
-  driver_.fail_nothing();
-  const std::uint64_t opened = driver_.calls(Call::cuMemSetAccess);
-  EXPECT_EQ(mapper_.map_joined(base_, placed, true), CUDA_SUCCESS);
-  EXPECT_EQ(driver_.calls(Call::cuMemSetAccess) - opened, 1u);
-  for (std::uint64_t at = 0; at < 4; ++at) {
-    EXPECT_EQ(driver_.mapped(base_ + at * kGranuleBytes), Mapped::kWritable);
-  }
-  EXPECT_EQ(driver_.mapping_bytes(base_ + kGranuleBytes), 2 * kGranuleBytes);
-  EXPECT_EQ(mapper_.unmap(base_, 4 * kGranuleBytes), CUDA_SUCCESS);
-  EXPECT_EQ(driver_.mapped(base_ + 3 * kGranuleBytes), Mapped::kHole);
 }
 
 TEST_F(MapperTest, MapZeroUnmapsWhatItMappedWhenALaterPieceFails) {

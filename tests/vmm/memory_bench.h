@@ -3,11 +3,9 @@
 
 #include <gtest/gtest.h>
 
-#include <algorithm>
 #include <cstring>
 #include <memory>
 #include <optional>
-#include <span>
 #include <string>
 #include <vector>
 
@@ -28,7 +26,6 @@ inline constexpr std::uint64_t kFloor = 512 * kMiB;
 class MemoryBench {
  public:
   static constexpr std::uint64_t kArena = 12 * kGiB;
-  static constexpr std::size_t kPreparedAtOnce = 16;
 
   explicit MemoryBench(DeviceSettings settings = {.host_budget = kGiB},
                        std::uint64_t gpu_bytes = 8 * kGiB)
@@ -121,26 +118,19 @@ class MemoryBench {
   std::vector<ExtentName> parked() const { return memory->extents_in(ExtentState::kParked); }
   /// Parks every unpinned resident extent as it is; how many were parked.
   std::size_t park_all(std::uint64_t tick = 1) { return park(resident(), tick); }
-  /// As a release does: prepared a few at a time, those side by side swapped together.
   std::size_t park(const std::vector<ExtentName>& blocks, std::uint64_t tick = 1) {
     std::size_t count = 0;
-    for (std::size_t at = 0; at < blocks.size(); at += kPreparedAtOnce) {
-      std::vector<PreparedPark> batch;
-      for (std::size_t i = at; i < std::min(at + kPreparedAtOnce, blocks.size()); ++i) {
-        PreparedPark prepared;
-        if (memory->prepare_park(blocks[i], &prepared) != Preparation::kDone) continue;
-        copy({blocks[i].address, prepared.staging, blocks[i].bytes()});
-        batch.push_back(prepared);
+    for (const ExtentName& name : blocks) {
+      PreparedPark prepared;
+      if (memory->prepare_park(name, &prepared) != Preparation::kDone) continue;
+      copy({name.address, prepared.staging, name.bytes()});
+      if (memory->swap_to_parked(prepared, tick)) {
+        if (++count % 256 == 0) memory->release_retired();
+      } else {
+        memory->cancel_park(prepared);
       }
-      for (const std::span<const PreparedPark> group : swapped_together(&batch)) {
-        const std::vector<bool> done = memory->swap_to_parked(group, tick);
-        for (std::size_t i = 0; i < group.size(); ++i) {
-          if (!done[i]) memory->cancel_park(group[i]);
-          count += done[i] ? 1 : 0;
-        }
-      }
-      memory->release_retired();
     }
+    memory->release_retired();
     return count;
   }
   /// Parks in blocks, as a release does.
@@ -160,23 +150,17 @@ class MemoryBench {
   /// Brings parked blocks back; how many came.
   std::size_t bring_back(const std::vector<ExtentName>& blocks) {
     std::size_t count = 0;
-    for (std::size_t at = 0; at < blocks.size(); at += kPreparedAtOnce) {
-      std::vector<PreparedPark> batch;
-      for (std::size_t i = at; i < std::min(at + kPreparedAtOnce, blocks.size()); ++i) {
-        PreparedPark prepared;
-        if (memory->prepare_return(blocks[i], 0, &prepared) != Preparation::kDone) continue;
-        copy({blocks[i].address, prepared.staging, blocks[i].bytes()});
-        batch.push_back(prepared);
+    for (const ExtentName& name : blocks) {
+      PreparedPark prepared;
+      if (memory->prepare_return(name, 0, &prepared) != Preparation::kDone) continue;
+      copy({name.address, prepared.staging, name.bytes()});
+      if (memory->swap_to_resident(prepared)) {
+        ++count;
+      } else {
+        memory->cancel_return(prepared);
       }
-      for (const std::span<const PreparedPark> group : swapped_together(&batch)) {
-        const std::vector<bool> done = memory->swap_to_resident(group);
-        for (std::size_t i = 0; i < group.size(); ++i) {
-          if (!done[i]) memory->cancel_return(group[i]);
-          count += done[i] ? 1 : 0;
-        }
-      }
-      memory->release_retired();
     }
+    memory->release_retired();
     return count;
   }
   /// The figure of free GPU memory is kept for 50 ms.

@@ -49,24 +49,6 @@ TEST(ParkingBlocksTest, AReleaseParksBlocksAndTheFirstWorkBringsThemBack) {
   bench.expect_contents();
 }
 
-// Opening and unmapping cost the driver most of a release's time: small extents at the
-// front, which are mapped one by one, share them.
-TEST(ParkingBlocksTest, NeighboursShareTheCallsOfARelease) {
-  LayersBench bench;
-  bench.write_rows(0, LayersBench::kRows, 1);
-  while (bench.memory->make_slabs_ahead()) continue;  // with their windows
-  const std::uint64_t mapped = bench.driver.calls(Call::cuMemMap);
-  const std::uint64_t opened = bench.driver.calls(Call::cuMemSetAccess);
-  const std::uint64_t unmapped = bench.driver.calls(Call::cuMemUnmap);
-  bench.release_when_idle(quick());
-  ASSERT_TRUE(bench.eventually_parked());
-  // Of each layer one of 16 granules by itself, and 4, 2, 1 and 1 together.
-  EXPECT_EQ(bench.driver.calls(Call::cuMemMap) - mapped, 3u * 5u);
-  EXPECT_EQ(bench.driver.calls(Call::cuMemSetAccess) - opened, 3u * 2u);
-  EXPECT_EQ(bench.driver.calls(Call::cuMemUnmap) - unmapped, 3u * 2u);
-  bench.expect_contents();
-}
-
 TEST(ParkingBlocksTest, WorkAtAnyMomentOfAReleaseLosesNothing) {
   LayersBench bench;
   ReleaseSettings settings = quick(20ms);
