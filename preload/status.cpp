@@ -17,6 +17,7 @@
 
 #include "observe/log.h"
 #include "preload/allocation.h"
+#include "preload/freeing.h"
 #include "preload/kernel_decisions.h"
 #include "preload/membership.h"
 #include "preload/neighbours.h"

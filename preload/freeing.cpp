@@ -1,0 +1,143 @@
+// The end of pools: when everything has finished that may touch them.
+#include "preload/freeing.h"
+
+#include <chrono>
+#include <list>
+#include <mutex>
+#include <string>
+#include <thread>
+
+#include "observe/log.h"
+#include "preload/graph_capture.h"
+#include "preload/submission.h"
+#include "vmm/context_scope.h"
+
+namespace kvshim::preload {
+namespace {
+
+struct DeferredFree {
+  CUdeviceptr base;
+  std::uint64_t pool;  // id: another may lie there by then
+  CUevent event;       // where its stream has to get; null: nowhere
+  bool behind_all;     // behind all pool work that was submitted before
+};
+std::mutex deferred_mutex;
+auto& deferred = *new std::list<DeferredFree>;  // leaked, see escape.cpp
+std::size_t being_freed = 0;                    // taken out of the list, not yet gone
+
+// As cuMemFree waits: for everything that the pool's GPU has to do, whatever context
+// is current. During a capture elsewhere a context synchronisation would invalidate
+// it, so the pool's own work is waited for by queries, unless it will never end: after
+// an error, which the own stream shows as every stream does. NOT_READY: some of it can't
+// be asked about (of a stream that was destroyed).
+CUresult wait_as_free_does(Runtime& runtime, DeviceRuntime& device, const vmm::PoolRecord& record) {
+  vmm::ContextScope current(runtime.driver(), record.context);
+  if (!any_capture()) return runtime.driver().cuCtxSynchronize();
+  vmm::RelaxedCaptureScope relaxed(runtime.driver());
+  while (!device.streams.all_but_lost_finished()) {
+    const CUresult state = runtime.driver().cuStreamQuery(device.memory.kernels().stream());
+    if (state != CUDA_SUCCESS && state != CUDA_ERROR_NOT_READY) return state;
+    std::this_thread::sleep_for(std::chrono::microseconds(100));
+  }
+  return device.streams.lost() == 0 ? CUDA_SUCCESS : CUDA_ERROR_NOT_READY;
+}
+
+bool has_come_to_its_free(Runtime& runtime, const DeferredFree& one) {
+  const vmm::PoolRecord* record = pool_at_base(one.base);
+  if (record == nullptr || record->id != one.pool) return true;
+  DeviceRuntime& device = *runtime.of(*record);
+  vmm::ContextScope current(runtime.driver(), device.memory.context());
+  return (one.event == nullptr || runtime.driver().cuEventQuery(one.event) == CUDA_SUCCESS) &&
+         (one.behind_all || device.streams.finished());
+}
+
+void finish_free(Runtime& runtime, const DeferredFree& one) {
+  if (one.event != nullptr) runtime.driver().cuEventDestroy_v2(one.event);
+  const vmm::PoolRecord* record = pool_at_base(one.base);
+  if (record == nullptr || record->id != one.pool) return;  // its context has ended
+  DeviceRuntime& device = *runtime.of(*record);
+  vmm::ContextScope current(runtime.driver(), device.memory.context());
+  vmm::Releaser::Pause pause(device.releaser);
+  device.memory.free(one.base);
+}
+
+}  // namespace
+
+const vmm::PoolRecord* pool_at_base(CUdeviceptr address) {
+  if (!in_arena(address)) return nullptr;
+  const Runtime* runtime = Runtime::get();
+  const vmm::PoolRecord* record = runtime != nullptr ? runtime->find(address) : nullptr;
+  return record != nullptr && record->base == address ? record : nullptr;
+}
+
+bool any_deferred_free() {
+  std::lock_guard lock(deferred_mutex);
+  return !deferred.empty() || being_freed != 0;
+}
+
+CUresult free_pool(Runtime& runtime, const vmm::PoolRecord& record) {
+  DeviceRuntime& device = *runtime.of(record);
+  const CUresult waited = wait_as_free_does(runtime, device, record);
+  if (waited == CUDA_ERROR_NOT_READY) {
+    std::lock_guard lock(deferred_mutex);
+    deferred.push_back({record.base, record.id, nullptr, false});
+    return CUDA_SUCCESS;
+  }
+  if (waited != CUDA_SUCCESS && waited != CUDA_ERROR_DEINITIALIZED) return waited;
+  vmm::Releaser::Pause pause(device.releaser);
+  const std::uint64_t id = record.id;
+  const CUresult result = device.memory.free(record.base);
+  log::info("pool " + std::to_string(id) + " freed");
+  return result;
+}
+
+// cuMemFreeAsync returns at once; the pool goes when the stream has come so far. The
+// stream is ordered as for a piece of pool work, so that its event alone proves that all
+// of that has finished which may touch the pool for a reason that the program doesn't
+// know (a kernel with an old address in its parameters).
+CUresult free_pool_in_order(Runtime& runtime, const vmm::PoolRecord& record, StreamRef stream,
+                            SubmitRef refuse) {
+  // As a graph's node it could only free what the graph allocates: the driver says so.
+  if (is_capturing(stream)) return refuse();
+  DeviceRuntime& device = *runtime.of(record);
+  DeferredFree one{record.base, record.id, nullptr, false};
+  {
+    Submission submission(device);
+    one.behind_all = submission.alone() && device.streams.lost() == 0;
+    StreamOrder::Place place;
+    CUresult result = device.streams.order(stream, &place, submission.alone());
+    if (result != CUDA_SUCCESS) return result;
+    vmm::ContextScope current(runtime.driver(), place.context);
+    result = runtime.driver().cuEventCreate(&one.event, CU_EVENT_DISABLE_TIMING);
+    if (result != CUDA_SUCCESS) return result;
+    result = runtime.driver().cuEventRecord(one.event, stream.explicit_handle());
+    if (result != CUDA_SUCCESS) {
+      runtime.driver().cuEventDestroy_v2(one.event);
+      return result;
+    }
+  }
+  std::lock_guard lock(deferred_mutex);
+  deferred.push_back(one);
+  return CUDA_SUCCESS;
+}
+
+void finish_deferred_frees() noexcept {
+  Runtime* runtime = Runtime::get();
+  if (runtime == nullptr) return;
+  std::list<DeferredFree> ready;
+  {
+    std::lock_guard lock(deferred_mutex);
+    for (auto next = deferred.begin(); next != deferred.end();) {
+      const auto one = next++;
+      if (has_come_to_its_free(*runtime, *one)) ready.splice(ready.end(), deferred, one);
+    }
+    being_freed += ready.size();
+  }
+  for (const DeferredFree& one : ready) {  // a free may wait for a release under way
+    finish_free(*runtime, one);
+    std::lock_guard lock(deferred_mutex);
+    --being_freed;
+  }
+}
+
+}  // namespace kvshim::preload
