@@ -61,6 +61,10 @@ def main():
                         "library": preloaded_library(), **engine.facts()})
             elif request["do"] == "burst":
                 answer(engine.burst(request["prompts"], request["tokens"], request["logprobs"]))
+            elif request["do"] == "submit":
+                answer(engine.submit(request["prompts"], request["tokens"]))
+            elif request["do"] == "step":
+                answer(engine.step(request["count"]))
             elif request["do"] == "end":
                 break
         if engine:

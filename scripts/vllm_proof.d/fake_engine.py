@@ -119,5 +119,18 @@ class FakeEngine:
                 "prompt_tokens": sum(map(len, prompts)), "output_tokens": tokens * len(prompts),
                 "cached_tokens": cached}
 
+    def submit(self, prompts, tokens):
+        self.submitted = self.burst(prompts, tokens, True)["digests"]
+        self.steps_left = tokens + 1
+        return {"submitted": len(prompts)}
+
+    def step(self, count):
+        steps = min(count, self.steps_left)
+        self.steps_left -= steps
+        time.sleep(0.0001 * steps)
+        ended = self.steps_left == 0
+        return {"seconds": 0.0001 * steps, "steps": steps, "ended": ended,
+                "digests": self.submitted if ended else None}
+
     def close(self):
         (self.folder / str(os.getpid())).unlink(missing_ok=True)

@@ -160,6 +160,14 @@ class EngineProcess:
         self._ask({"do": "burst", "prompts": prompts, "tokens": tokens, "logprobs": logprobs})
         return self._answer(timeout)
 
+    def submit(self, prompts, tokens, timeout=60):
+        self._ask({"do": "submit", "prompts": prompts, "tokens": tokens})
+        return self._answer(timeout)
+
+    def step(self, count, timeout=60):
+        self._ask({"do": "step", "count": count})
+        return self._answer(timeout)
+
     def _ask(self, request):
         data = (json.dumps(request) + "\n").encode()
         try:

@@ -168,6 +168,23 @@ def variants_rows(part):
     return rows
 
 
+def steps_rows(part):
+    plan = part.get("plan") or {}
+    seconds = get(part, "static_seconds", "median"), get(part, "elastic_seconds", "median")
+    return [
+        ("batches whose outputs are identical", f"{part.get('identical_batches')} of "
+         f"{part.get('batches')}", "all", None if part.get("wrong") is None else not part["wrong"]),
+        ("a third engine, elastic and idle, beside them",
+         "none" if not plan.get("neighbour") else str(plan["neighbour"]).rpartition("/")[2], "", None),
+        (f"throughput over static, decode, turns of {plan.get('turn')} steps, median [95 %]",
+         interval(part.get("throughput_ratio")), "at least 0.98",
+         at_most(0.98, get(part, "throughput_ratio", "median"))),
+        ("the same of the first turn of each batch, which has the prefill",
+         interval(part.get("prefill_ratio")), "", None),
+        ("a turn (ms): static, elastic, median",
+         ", ".join(number(1000 * s, 2) if s else "?" for s in seconds), "", None)]
+
+
 TITLES = {
     "memory": "Memory: vLLM alone at utilization 0.9, the shim's defaults",
     "pairs": "Side by side at utilization 0.4, prefix caching on, idle time-out 0.3 s",
@@ -176,6 +193,7 @@ TITLES = {
     "exact_eager": "Eager, prefix caching off, contents = \"disposable\"",
     "serve": "`kvwrap vllm serve`",
     "variants": "Several engines at once that differ in the shim's settings",
+    "steps": "Side by side, a few steps in turn",
     "smoke": "Smoke run",
 }
 
@@ -183,6 +201,8 @@ TITLES = {
 def rows_of(name, part):
     if name == "memory":
         return memory_rows(part)
+    if name == "steps":
+        return steps_rows(part)
     if name == "variants":
         return variants_rows(part)
     return serve_rows(part) if name == "serve" else pair_rows(part)

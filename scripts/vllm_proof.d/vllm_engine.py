@@ -31,6 +31,32 @@ class VllmEngine:
                 "output_tokens": sum(len(o.outputs[0].token_ids) for o in outputs),
                 "cached_tokens": sum(o.num_cached_tokens or 0 for o in outputs)}
 
+    def submit(self, prompts, tokens):
+        """Requests that step() works on; those before must have ended."""
+        from vllm import SamplingParams
+        sampling = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True, seed=0,
+                                  logprobs=1)
+        self.batch = getattr(self, "batch", 0) + 1
+        self.finished = {}
+        self.names = [f"{self.batch}.{number}" for number in range(len(prompts))]
+        for name, prompt in zip(self.names, prompts):
+            self.llm.llm_engine.add_request(name, prompt, sampling)
+        return {"submitted": len(prompts)}
+
+    def step(self, count):
+        """At most `count` steps of the engine; the digests once all requests have ended."""
+        engine = self.llm.llm_engine
+        steps, start = 0, time.monotonic()
+        while steps < count and engine.has_unfinished_requests():
+            for output in engine.step():
+                if output.finished:
+                    self.finished[output.request_id] = digest(output.outputs[0])
+            steps += 1
+        seconds = time.monotonic() - start
+        ended = not engine.has_unfinished_requests()
+        return {"seconds": seconds, "steps": steps, "ended": ended,
+                "digests": [self.finished.get(name) for name in self.names] if ended else None}
+
     def close(self):
         pass
 

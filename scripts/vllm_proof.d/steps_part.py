@@ -1,0 +1,103 @@
+"""Throughput in turns of a few steps each: what machines whose speed changes can't hide.
+
+A machine that is shared can be a quarter slower for a second and say nothing of it; bursts of a
+second in turn then need thousands of pairs to show a hundredth. Two turns of some 30 ms after each
+other mostly meet the same machine. Both engines work on the same batch, the same steps of it.
+"""
+import copy
+import pathlib
+
+import prompts
+from figures import median_interval, spread
+from processes import EngineFailed, EngineProcess
+
+
+class StepsPlan:
+    """What a run does. The neighbour: the folder of a model that a third engine, an elastic one,
+    serves once and then keeps idle beside the two; None: there is none."""
+
+    def __init__(self, **changes):
+        self.util, self.requests, self.tokens, self.turn = 0.4, 16, 400, 8
+        self.batches, self.neighbour = 40, None
+        self.__dict__.update(changes)
+
+
+def run(plan, context):
+    """Returns the part's figures; never raises for an engine's failure ("error" says it)."""
+    result = context.partials["steps"] = {"plan": dict(plan.__dict__), "complete": False}
+    engines = {}
+    try:
+        start(plan, context, engines, result)
+        take_turns(plan, context, engines, result)
+        result["complete"] = True
+    except EngineFailed as problem:
+        result["error"] = str(problem)
+        context.say(f"steps: FAILED: {problem}")
+    finally:
+        for engine in engines.values():
+            engine.end(15) if result["complete"] else engine.kill()
+    return result
+
+
+def start(plan, context, engines, result):
+    wanted = [("static", False, context.settings), ("elastic", True, context.settings)]
+    if plan.neighbour:
+        other = copy.copy(context.settings)
+        other.model = pathlib.Path(plan.neighbour)
+        wanted.append(("neighbour", True, other))
+    for name, elastic, settings in wanted:
+        engines[name] = EngineProcess(name, settings, context.folder / "steps", elastic,
+                                      ["--util", str(plan.util), "--prefix"],
+                                      context.settings.shim_environment)
+        facts = engines[name].wait_ready(context.deadline.wait(240))
+        context.say(f"steps: {name} ready in {facts['ready_after']:.0f} s"
+                    + (f"; {facts['warning']}" if "warning" in facts else ""))
+    for engine in engines.values():
+        engine.burst(prompts.burst(-1, plan.requests, 5), 64)
+    result["pools"] = engines["elastic"].record.pools()
+
+
+def take_turns(plan, context, engines, result):
+    pairs, prefill, wrong = [], [], []
+    result.update(pairs=pairs, prefill=prefill, wrong=wrong, identical_batches=0)
+    engine_of = {name: engines[name] for name in ("static", "elastic")}
+    for number in range(plan.batches):
+        if context.deadline.left() < 30:
+            context.say(f"steps: no time for more than {number} batches")
+            result["cut_short"] = True
+            break
+        asked = prompts.burst(number, plan.requests, 5)
+        for engine in engine_of.values():
+            engine.submit(asked, plan.tokens)
+        first, ended = True, False
+        while not ended:
+            order = ("static", "elastic") if len(pairs) % 2 else ("elastic", "static")
+            answers = {name: engine_of[name].step(plan.turn) for name in order}
+            seconds = [round(answers[name]["seconds"], 6) for name in ("static", "elastic")]
+            same_steps = answers["static"]["steps"] == answers["elastic"]["steps"] == plan.turn
+            if first:
+                prefill.append(seconds)
+            elif same_steps:
+                pairs.append(seconds)
+            first = False
+            if answers["static"]["ended"] != answers["elastic"]["ended"]:
+                raise EngineFailed(f"batch {number}: the engines took different numbers of steps")
+            ended = answers["static"]["ended"]
+        if answers["static"]["digests"] == answers["elastic"]["digests"]:
+            result["identical_batches"] += 1
+        else:
+            wrong.append(number)
+        if number % 10 == 9:
+            evaluate(result)
+            context.say(f"steps: {number + 1} batches, {len(wrong)} wrong, {len(pairs)} pairs, "
+                        f"throughput {result['throughput_ratio']['median']:.4f}")
+    evaluate(result)
+    result["batches"] = result["identical_batches"] + len(wrong)
+
+
+def evaluate(result):
+    pairs = result["pairs"]
+    result["throughput_ratio"] = median_interval([s / e for s, e in pairs], rounds=1000)
+    result["prefill_ratio"] = median_interval([s / e for s, e in result["prefill"]])
+    result["static_seconds"] = spread([s for s, _ in pairs])
+    result["elastic_seconds"] = spread([e for _, e in pairs])
