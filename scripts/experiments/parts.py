@@ -8,6 +8,7 @@ from servers import Ballast, Refused
 
 EXPERIMENTS = {
     "single": "one model under bursts",
+    "second": "the other model under bursts",
     "alternating": "two models alternating on one GPU",
     "oversized": "two models at once, together larger than the GPU",
     "light": "one model under light traffic, never idle for long",
@@ -106,6 +107,8 @@ def shares_of(name, settings):
     full = settings.plan.utilization
     if name.startswith(("single.", "light.")):
         return {"A": full}
+    if name.startswith("second."):
+        return {"B": full}
     if name == "alternating.static":
         # Two static pools fit only side by side. vLLM's share is what a server itself takes, the
         # small engine's is what the whole GPU is filled to.
@@ -178,7 +181,8 @@ def light(run):
     run.idle = levels[-max(1, len(levels) // 4):]  # what it settles at
 
 
-STEPS = {"single": single, "light": light, "alternating": alternating, "oversized": oversized}
+STEPS = {"single": single, "second": single, "light": light, "alternating": alternating,
+         "oversized": oversized}
 
 
 def seconds_of(name, plan, servers_to_start):

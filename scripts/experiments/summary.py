@@ -1,7 +1,8 @@
 """The summary table, as markdown."""
 from figures import quantile
 
-TITLES = {"single": "one model under bursts", "alternating": "two models alternating",
+TITLES = {"single": "one model under bursts", "second": "the other one under bursts",
+          "alternating": "two models alternating",
           "oversized": "two models at once, beyond the GPU", "light": "light traffic"}
 LABELS = {"cold": "kvshim, cold rows", "warm": "kvshim, cold_after = 0", "elastic": "kvshim", "static": "without", "kvcached": "kvcached"}
 
@@ -64,9 +65,65 @@ def table(parts):
     return lines
 
 
+def pools_mib(parts, server):
+    """What a server's pools are on paper, as any elastic run of it says; None: no such run."""
+    for part in parts.values():
+        mib = part["servers"].get(server, {}).get("shim", {}).get("pools", {}).get("mib")
+        if mib:
+            return mib
+    return None
+
+
+def floors(parts):
+    """{server: MiB that its engine takes without its pools, and without what the GPU had in use
+    before}; of static runs of one server."""
+    found = {}
+    for part in parts.values():
+        if part["contestant"] == "static" and len(part["servers"]) == 1 and "base_mib" in part:
+            (server,) = part["servers"]
+            pools = pools_mib(parts, server)
+            if pools and "after_load_mib" in part:
+                found[server] = part["after_load_mib"] - part["base_mib"] - pools
+    return found
+
+
+def together(parts):
+    """How two idle servers compare with their engines without pools, and how each one under load
+    compares with itself alone on the GPU."""
+    both = parts.get("alternating.elastic")
+    if not both or not both.get("bursts"):
+        return
+    known = floors(parts)
+    if both.get("idle_mib") is not None and all(server in known for server in both["servers"]):
+        least = both["base_mib"] + sum(known[server] for server in both["servers"])
+        yield (f"- Idle together: {both['idle_mib']:.0f} MiB; the engines without their pools: "
+               f"{least:.0f} MiB with the {both['base_mib']:.0f} MiB in use before "
+               f"({', '.join(f'{server} {known[server]:.0f}' for server in both['servers'])}): "
+               f"{both['idle_mib'] - least:.0f} MiB over.")
+    for server, name in (("A", "single.elastic"), ("B", "second.elastic")):
+        alone = parts.get(name, {})
+        if server in both["servers"] and alone.get("bursts"):
+            ratio = rate(both, server) / rate(alone, server)
+            yield (f"- {server} under load beside the other, which is idle: {ratio:.2f} of its tokens "
+                   "a second when it has the GPU to itself (bursts minutes apart; "
+                   "`vllm_proof --parts steps --neighbour` compares them in turns).")
+
+
+def alone(parts):
+    """The request that runs alone after each burst: one answer, whatever experiment it is in."""
+    answers = {}
+    for part in parts.values():
+        for server, digests in part.get("probes", {}).items():
+            answers.setdefault(server, []).extend(digests)
+    for server, digests in sorted(answers.items()):
+        most = max(map(digests.count, set(digests)))
+        yield (f"- {server}: the request that ran alone after each burst had the same answer {most} of "
+               f"{len(digests)} times, in all experiments together.")
+
+
 def remarks(content):
     parts = content["parts"]
-    lines = []
+    lines = [*together(parts), *alone(parts)]
     for name, found in content.get("comparison", {}).items():
         if found["answers"]:
             lines.append(f"- {name}: {found['same']} of {found['answers']} answers in bursts are "
