@@ -20,6 +20,7 @@ using std::chrono::nanoseconds;
 constexpr nanoseconds kLook = milliseconds(50);
 constexpr nanoseconds kQuiet = milliseconds(20);
 constexpr nanoseconds kLookAtFree = milliseconds(500);
+constexpr std::chrono::microseconds kSpinFirst{100};
 constexpr std::chrono::seconds kQueryPatience{1};  // for a driver that refuses to say
 
 nanoseconds tick_for(nanoseconds idle_timeout) {
@@ -92,6 +93,7 @@ void Releaser::tick() {
       std::this_thread::sleep_for(std::chrono::microseconds(50));
     }
     give_what_is_wanted();
+    return_beside_work();
     return;
   }
   idle_ += tick_;
@@ -157,6 +159,7 @@ void Releaser::split_at_first_slots(std::uint64_t epoch) {
 // stop: what the stream still touches must keep its mappings.
 bool Releaser::wait_for_stream(Poll poll) {
   Clock::time_point gives_up{};
+  const auto spins_until = Clock::now() + kSpinFirst;
   for (;;) {
     const CUresult state = driver_.cuStreamQuery(memory_.kernels().stream());
     if (state == CUDA_SUCCESS) return true;
@@ -168,7 +171,7 @@ bool Releaser::wait_for_stream(Poll poll) {
     } else {
       gives_up = {};
     }
-    if (poll == Poll::kSpin) {
+    if (poll == Poll::kSpin || (poll == Poll::kSpinFirst && Clock::now() < spins_until)) {
       std::this_thread::yield();
     } else {
       std::this_thread::sleep_for(std::chrono::microseconds(20));

@@ -136,7 +136,11 @@ class Releaser {
   bool interrupted(std::uint64_t epoch) const noexcept {
     return gate_.epoch() != epoch || interruptions_.load() != 0 || stop_.requested();
   }
-  enum class Poll { kSleep, kSpin };
+  enum class Poll {
+    kSleep,
+    kSpinFirst,  // for a tenth of a millisecond
+    kSpin,
+  };
   bool wait_for_stream(Poll poll = Poll::kSleep);
   void make_slabs(std::uint64_t epoch);
   void split_at_first_slots(std::uint64_t epoch);
@@ -214,6 +218,7 @@ class Releaser {
   bool copy_returns(std::span<const PreparedPark> batch);
   bool activity_lasts() const noexcept;
   void return_in_quiet(std::uint64_t epoch);
+  void return_beside_work();
 
   const DriverApi& driver_;
   DeviceMemory& memory_;
@@ -246,6 +251,7 @@ class Releaser {
   // Cold rows, in own ticks:
   std::uint64_t next_watch_ = 0, next_cold_ = 0, cold_told_tick_ = 0;
   std::uint64_t cold_untold_ = 0;  // bytes
+  std::uint64_t next_along_ = 0;   // see return_beside_work()
   std::uint64_t cold_at_once_ = std::uint64_t{64} << 20;
   std::uint64_t worked_ = 0;  // own tick at which work came last
   std::uint64_t warned_no_room_ = 0;

@@ -178,7 +178,9 @@ bool Releaser::park_blocks(std::uint64_t epoch, std::deque<ExtentName> blocks,
     if (!next.block) {  // what came after the last swap disturbs nothing
       undisturbed = undisturbed && blocks.empty();
     } else {
-      undisturbed = wait_for_stream() && next.copying && undisturbed && !interrupted(epoch);
+      // A swap has waited for nearly all of the copy.
+      const Poll poll = copied.block ? Poll::kSpinFirst : Poll::kSleep;
+      undisturbed = wait_for_stream(poll) && next.copying && undisturbed && !interrupted(epoch);
     }
     spent(&times->copy);
     copied = next;

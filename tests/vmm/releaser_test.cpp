@@ -231,6 +231,39 @@ TEST_F(ReleaserTest, FreeingDoesNotWaitForAWholeRelease) {
   ASSERT_TRUE(eventually_resident(0)) << "and the release is taken up again";
 }
 
+// Opening a mapping ends no sooner than the copies to host memory that were submitted
+// before it: a swap waits for whatever is copied beside it, the gate closed.
+TEST_F(ReleaserTest, NoMoreThanOneBlockIsCopiedBesideASwap) {
+  std::vector<std::int64_t> many;
+  for (std::int64_t i = 0; i < 40; ++i) many.push_back(i * 2);  // each a block of its own
+  write(many, 7);
+  bench_.driver.host_create_microseconds.store(20'000);  // the host memory for each
+  bench_.release_when_idle(quick());
+  const auto copies = [&] { return bench_.driver.calls(Call::cuMemcpyDtoDAsync_v2); };
+  ASSERT_TRUE(eventually([&] { return copies() >= 2; }));
+  bench_.driver.hold(own_stream(), true);
+  // It waits for a copy when it asks its stream again and again.
+  std::uint64_t seen = copies(), asked = bench_.driver.calls(Call::cuStreamQuery);
+  ASSERT_TRUE(eventually([&] {
+    if (copies() != seen) {
+      seen = copies();
+      asked = bench_.driver.calls(Call::cuStreamQuery);
+    }
+    return bench_.driver.calls(Call::cuStreamQuery) > asked + 50;
+  }));
+  const std::uint64_t swapped = bench_.figures(pool_).parked / kGranuleBytes;
+  EXPECT_LT(seen, 40u) << "held too late to show anything";
+  EXPECT_EQ(seen - swapped, 1u);
+  // And what was swapped is released beside the copies, but for the last.
+  EXPECT_LE(bench_.memory->physical().device - bench_.figures(pool_).resident, kGranuleBytes);
+  bench_.driver.hold(own_stream(), false);
+  ASSERT_TRUE(eventually_resident(0));
+  ASSERT_TRUE(eventually([&] { return bench_.memory->physical().device == 0; }));
+  for (const std::int64_t g : many) {
+    EXPECT_TRUE(bench_.holds(pool_, static_cast<std::uint32_t>(g), 7));
+  }
+}
+
 // A stop in the middle of copies must not unmap what they touch.
 TEST_F(ReleaserTest, StoppingWaitsForItsOwnCopies) {
   bench_.release_when_idle(quick());
