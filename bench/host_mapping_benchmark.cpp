@@ -76,6 +76,7 @@ int main() {
   KVSHIM_BENCH_CHECK(cuMemAddressFree(base, 2 * kBytes));
   measure_joined_mappings(on);
   measure_swaps(on);
+  measure_paces(on);
   measure_releases(on);
   return 0;
 }

@@ -109,13 +109,13 @@ class Copies {
   Copies(const Copies&) = delete;
   Copies& operator=(const Copies&) = delete;
 
-  void start(const Load& load) {
+  void start(const Load& load, std::size_t bytes = kCopied) {
     if (load.beside == Beside::kNothing) return;
     const bool to_host = load.beside == Beside::kCopiesToHost;
     const Mapped& from = to_host ? device_ : host_;
     const Mapped& to = to_host ? host_ : device_;
     KVSHIM_BENCH_CHECK(cuEventRecord(begin_, stream_));
-    for (std::size_t at = 0; at < kCopied; at += load.piece) {
+    for (std::size_t at = 0; at < bytes; at += load.piece) {
       const std::size_t offset = at % kCopyBuffer;
       copy(to.at(offset), from.at(offset), load);
     }
@@ -252,6 +252,38 @@ void measure_swap(const MappingDevice& on, const SwapCase& what, const Mapped& w
   release_handles(&blocks);
 }
 
+void measure_pace(const MappingDevice& on, std::size_t block, std::size_t count, bool joined,
+                  Copies* copies) {
+  const Addresses pool(kTotal);
+  const Mapped host(on, CU_MEM_LOCATION_TYPE_HOST_NUMA, block, kTotal);
+  MappingHandles resident = make_handles(on, CU_MEM_LOCATION_TYPE_DEVICE, block, kTotal);
+  if (resident.empty() || host.handles().empty()) return;
+  MappingTimes times;
+  KVSHIM_BENCH_CHECK(map_joined(on, pool.at(0), block, resident, 0, resident.size(), &times));
+  times = {};
+  const Load load{Beside::kCopiesToHost, block};
+  const std::size_t each = joined ? count : 1;
+  const Timer timer;
+  for (std::size_t i = 0; i < resident.size(); i += count) {
+    copies->start(load, count * block);
+    for (std::size_t k = i; k < i + count; k += each) {
+      KVSHIM_BENCH_CHECK(unmap_timed(pool.at(k * block), each * block, &times));
+      KVSHIM_BENCH_CHECK(
+          map_joined(on, pool.at(k * block), block, host.handles(), k, each, &times));
+    }
+    while (copies->go_on(load)) continue;
+  }
+  const double took = timer.microseconds();
+  KVSHIM_BENCH_CHECK(cuMemUnmap(pool.at(0), kTotal));
+  release_handles(&resident);
+  char head[192];
+  std::snprintf(head, sizeof head,
+                "{\"scenario\":\"pace\",\"block_mib\":%zu,\"blocks\":%zu,\"joined\":%s,"
+                "\"us_per_mib\":%.2f,",
+                block / kMebibyte, count, joined ? "true" : "false", took / kTotalMib);
+  print_line(head + json(times, "", kTotalMib) + "}");
+}
+
 void measure_release(const MappingDevice& on, std::size_t handle_bytes, const Load& load,
                      Copies* copies) {
   const Addresses addresses(kTotal);
@@ -262,17 +294,24 @@ void measure_release(const MappingDevice& on, std::size_t handle_bytes, const Lo
       map_joined(on, addresses.at(0), handle_bytes, handles, 0, handles.size(), &untold));
   KVSHIM_BENCH_CHECK(cuMemUnmap(addresses.at(0), kTotal));
   copies->start(load);
-  const Timer timer;
+  const Timer releasing;
   release_handles(&handles);
-  const double took = timer.microseconds();
-  const bool lasted = copies->go_on(load);
+  const double released = releasing.microseconds();
+  bool lasted = copies->go_on(load);
   copies->finish(load);
+  copies->start(load);
+  const Timer making;
+  handles = make_handles(on, CU_MEM_LOCATION_TYPE_DEVICE, handle_bytes, kTotal);
+  const double made = making.microseconds();
+  lasted = copies->go_on(load) && lasted;
+  copies->finish(load);
+  release_handles(&handles);
   char line[256];
   std::snprintf(line, sizeof line,
                 "{\"scenario\":\"release\",\"beside\":\"%s\",\"handle_mib\":%zu,"
-                "\"release_us_per_mib\":%.2f,\"copies_lasted\":%s}",
-                name_of(load).c_str(), handle_bytes / kMebibyte, took / kTotalMib,
-                lasted ? "true" : "false");
+                "\"release_us_per_mib\":%.2f,\"make_us_per_mib\":%.2f,\"copies_lasted\":%s}",
+                name_of(load).c_str(), handle_bytes / kMebibyte, released / kTotalMib,
+                made / kTotalMib, lasted ? "true" : "false");
   print_line(line);
 }
 
@@ -312,9 +351,18 @@ void measure_swaps(const MappingDevice& on) {
   release_handles(&without);
 }
 
+void measure_paces(const MappingDevice& on) {
+  Copies copies(on);
+  for (const std::size_t count : {1, 2, 4, 16}) measure_pace(on, kBlock, count, false, &copies);
+  for (const std::size_t count : {2, 4, 16}) measure_pace(on, kBlock, count, true, &copies);
+  for (const std::size_t count : {1, 4}) {
+    measure_pace(on, 32 * kMebibyte, count, false, &copies);
+  }
+}
+
 void measure_releases(const MappingDevice& on) {
   Copies copies(on);
-  for (const Load& load : {Load{}, Load{Beside::kCopiesToHost}}) {
+  for (const Load& load : {Load{}, Load{Beside::kCopiesToHost}, Load{Beside::kCopiesToDevice}}) {
     for (const std::size_t mib : {2, 8, 32}) {
       measure_release(on, mib * kMebibyte, load, &copies);
     }

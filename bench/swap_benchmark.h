@@ -15,8 +15,13 @@ void measure_joined_mappings(const MappingDevice& on);
 /// nothing to do, beside copies to the host, and beside copies from it. A line of JSON each.
 void measure_swaps(const MappingDevice& on);
 
-/// The release of handles of GPU memory that lie nowhere any more, on an idle GPU and beside
-/// copies to the host. A line of JSON for each size.
+/// As parking goes on: some blocks are copied while as many are swapped, and waited for, and
+/// so on. What a MiB takes altogether tells how many it should be, and whether a common call
+/// for several waits for the copies once or for each of them. A line of JSON each.
+void measure_paces(const MappingDevice& on);
+
+/// The making and the release of handles of GPU memory that lie nowhere (any more), on an idle GPU
+/// and beside copies to the host. A line of JSON for each size.
 void measure_releases(const MappingDevice& on);
 
 }  // namespace kvshim::bench
