@@ -16,7 +16,8 @@ const vmm::PoolRecord* pool_at_base(CUdeviceptr address);
 /// finish_deferred_frees().
 CUresult free_pool(Runtime& runtime, const vmm::PoolRecord& record);
 
-/// As cuMemFreeAsync: returns at once. In a capture it is `refuse` that answers.
+/// As cuMemFreeAsync: waits as a submission does, for no work of the GPU. In a capture it is
+/// `refuse` that answers.
 CUresult free_pool_in_order(Runtime& runtime, const vmm::PoolRecord& record, StreamRef stream,
                             SubmitRef refuse);
 

@@ -137,6 +137,36 @@ class Experiments(Case):
         self.assertNotIn("skipped", self.run_all(*chosen[2:], "--parts", "single.elastic",
                                                  "--gap", "1.1"))
 
+    def test_light_traffic(self):
+        """Requests in turn, whose pauses are no idleness: only cold rows go."""
+        names = ("light.static", "light.warm", "light.cold")
+        self.run_all("--simulator", "--short", "--parts", ",".join(names), "--light-seconds", "6",
+                     "--deadline", "100")
+        parts = self.results()["parts"]
+        self.assertEqual(set(parts), set(names))
+        for name, part in parts.items():
+            with self.subTest(part=name):
+                self.assertTrue(part["complete"])
+                self.assertEqual(part, self.part(name))
+                self.assertEqual(part["failed_requests"], 0)
+                self.assertGreater(len(part["bursts"]), 3)
+                self.assertEqual(len(part["levels_mib"]), len(part["bursts"]))
+                self.assertIn(part["levels_mib"][-1], part["idle_all_mib"])
+        device = {}
+        for name in names[1:]:
+            with self.subTest(part=name):
+                part = parts[name]
+                self.assertLess(part["idle_mib"], 0.4 * parts["light.static"]["idle_mib"])
+                device[name] = part["servers"]["A"]["shim"]["device"]
+                self.assertEqual(device[name]["releases"], 0, "it was idle")
+                found = self.results()["comparison"][name]
+                self.assertGreater(found["answers"], 0)
+                self.assertEqual(found["same"], found["answers"])
+        self.assertEqual(device["light.warm"]["cold_bytes_total"], 0)
+        self.assertGreater(device["light.cold"]["cold_bytes_total"], 0)
+        page = (self.out / "summary.md").read_text()
+        self.assertRegex(page, r"light traffic \| kvshim, cold rows \| A \|")
+
     def test_what_does_not_fit_in_time_is_left_out(self):
         said = self.run_all("--simulator", "--short", "--parts", "single.elastic", "--deadline",
                             "14", status=1)
