@@ -146,6 +146,12 @@ class DeviceMemory {
   FaultAnswer fault(std::span<const AbiRun> wanted, bool rows,
                     std::optional<std::uint64_t> finished_epoch = std::nullopt);
   FaultAnswer copied(std::optional<std::uint64_t> finished_epoch = std::nullopt);
+  /// Chooses what the guard of the next fault brings along: parked and unpinned, written
+  /// after `written_after` (a serial), most recently written first, at most `most` bytes, and
+  /// of what was parked as cold only if `cold_too`. Returns the extents whose bits are to
+  /// be cleared so that such a fault comes soon; empty: there is nothing. Any thread.
+  std::vector<ExtentName> come_along(std::uint64_t written_after, bool cold_too,
+                                     std::uint64_t most);
   /// Before the submission of work in no order with what other threads submit: until all
   /// work up to `epoch` (the gate's) has finished, what is parked is served in place, since
   /// a copy of it could miss what such work writes there. Any thread.
@@ -299,6 +305,7 @@ class DeviceMemory {
     Pool* pool;
     std::uint32_t offset;
     PreparedPark park;
+    bool along = false;  // nobody asked for it
   };
   struct Retired {
     std::uint8_t order;
@@ -319,6 +326,7 @@ class DeviceMemory {
                      std::optional<std::uint64_t> finished_epoch);
   bool note_written(Extent& extent);
   void want_promotion(Pool& pool, std::uint32_t offset);
+  void take_along();
   bool moves_later(const AbiRun& granule);
   bool parked_may_move(std::optional<std::uint64_t> finished_epoch) const;
   void finish_pending(std::vector<AbiRun>* runs);
@@ -421,6 +429,7 @@ class DeviceMemory {
   std::vector<Group> groups_;
   std::vector<Pending> pending_;  // promotions that wait for the guard's copy
   std::vector<AbiRun> pending_wanted_;
+  std::vector<ExtentName> along_;  // of come_along(), for the next fault
   bool pending_rows_ = false;
   bool asked_watched_ = false;  // the fault that is being answered met a watched extent
   std::vector<Retired> retired_;

@@ -264,7 +264,7 @@ void DeviceMemory::want_promotion(Pool& pool, std::uint32_t offset) {
   park.staging = *staging;
   if (mapper_.create_device(extent.order, &park.host_handle) == CUDA_SUCCESS) {
     if (mapper_.map(park.staging, extent.order, park.host_handle, true) == CUDA_SUCCESS) {
-      pending_.push_back({&pool, it->first, park});
+      pending_.push_back({&pool, it->first, park, false});
       return;
     }
     mapper_.release_device(extent.order, park.host_handle);
@@ -311,7 +311,12 @@ void DeviceMemory::finish_pending(std::vector<AbiRun>* runs) {
     host_.give_back(name.order, extent.handle);
     extent.state = ExtentState::kResident;
     extent.handle = p.park.host_handle;
-    note_written(extent);
+    if (p.along) {  // as old as it was
+      extent.parked_tick = tick_.load();
+      extent.cold = false;
+    } else {
+      note_written(extent);
+    }
     statistics_.promotions.fetch_add(1, std::memory_order_relaxed);
     statistics_.promoted_bytes.fetch_add(name.bytes(), std::memory_order_relaxed);
     add_run(runs, p.pool->first + p.offset, order_granules(name.order));
@@ -360,6 +365,7 @@ FaultAnswer DeviceMemory::fault(std::span<const AbiRun> wanted, bool rows,
       }
     }
   }
+  if (may_move) take_along();
   if (pending_.empty()) return answer(wanted, rows, finished_epoch);
   FaultAnswer first;
   first.kind = AnswerKind::kCopyFirst;

@@ -85,6 +85,40 @@ TEST_F(PromotionTest, ACopyThatWorkInNoOrderMayHaveOvertakenIsVoid) {
 }
 
 // Unseen work may write an escaped pool at any time: a copy could lose its writes.
+TEST_F(PromotionTest, AFaultForSomethingElseBringsAlongWhatWasChosen) {
+  bench_.served(pool_, 30);  // absent until now
+  ASSERT_EQ(bench_.figures(pool_).parked, 4 * kGranuleBytes);
+  const std::vector<ExtentName> ask = bench_.memory->come_along(0, false, 6 * kGranuleBytes);
+  EXPECT_GT(ask.size(), 6u) << "what comes along, and what was written last";
+  const FaultAnswer first = bench_.fault(pool_, 30);
+  ASSERT_EQ(first.kind, AnswerKind::kCopyFirst);
+  EXPECT_EQ(first.copies.size(), 6u);
+  for (const AbiCopy& copy : first.copies) bench_.copy(copy);
+  const FaultAnswer second = bench_.memory->copied();
+  EXPECT_EQ(second.kind, AnswerKind::kPresent);
+  EXPECT_TRUE(names(second.runs, bench_.granule(pool_, 30)));
+  EXPECT_EQ(bench_.figures(pool_).parked + bench_.figures(sibling_).parked, 2 * kGranuleBytes);
+  EXPECT_EQ(bench_.fault(pool_, 30).kind, AnswerKind::kPresent) << "once";
+  expect_contents();
+}
+
+TEST_F(PromotionTest, NothingComesAlongThatIsOldPinnedOrWouldNotFit) {
+  EXPECT_TRUE(bench_.memory->come_along(bench_.memory->newest_serial(), false, kGiB).empty());
+  EXPECT_TRUE(bench_.memory->come_along(0, false, kGranuleBytes - 1).empty());
+  bench_.memory->pin(bench_.address(pool_, 0), 4 * kGranuleBytes);
+  bench_.memory->pin(bench_.address(sibling_, 0), 4 * kGranuleBytes);
+  EXPECT_TRUE(bench_.memory->come_along(0, false, kGiB).empty());
+}
+
+TEST_F(PromotionTest, NothingComesAlongBesideWorkInNoOrder) {
+  bench_.served(pool_, 30);
+  ASSERT_FALSE(bench_.memory->come_along(0, false, kGiB).empty());
+  bench_.memory->comes_in_no_order(5);
+  const AbiRun wanted{bench_.granule(pool_, 30), 1};
+  EXPECT_EQ(bench_.memory->fault(std::span(&wanted, 1), true, 4).kind, AnswerKind::kPresent);
+  expect_contents();
+}
+
 TEST_F(PromotionTest, APinnedSiblingIsNotMovedForTheRowsSake) {
   bench_.memory->pin(sibling_->base, sibling_->mapped_bytes);
   EXPECT_EQ(bench_.served(pool_, 2).kind, AnswerKind::kPresent);

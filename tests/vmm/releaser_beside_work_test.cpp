@@ -1,0 +1,110 @@
+// Coming back beside work that never pauses.
+#include <gtest/gtest.h>
+
+#include "tests/vmm/fake_pressure.h"
+#include "tests/vmm/rows_bench.h"
+
+namespace kvshim::vmm::testing {
+namespace {
+
+ReleaseSettings never_idle() {
+  ReleaseSettings settings;
+  settings.idle_timeout = 1h;
+  settings.restore_time = 0ms;  // nothing comes back before the first work
+  return settings;
+}
+
+class BesideWork : public ::testing::Test {
+ protected:
+  static constexpr std::uint32_t kRows = 24, kBusyRow = 30;
+  static constexpr std::uint64_t kAll = 3 * kRows * kGranuleBytes;
+  BesideWork()
+      : bench_({.host_budget = kGiB,
+                .read_ahead_max = kNoReadAhead,
+                .rows_ahead = false,
+                .pressure = &neighbours_}) {
+    bench_.write_rows(kBusyRow, kBusyRow + 1, 1);
+  }
+  std::uint64_t parked() const {
+    std::uint64_t sum = 0;
+    for (const PoolRecord* layer : bench_.layers) sum += bench_.figures(layer).parked;
+    return sum;
+  }
+  /// All rows are given to a neighbour in need.
+  void give_all(ReleaseSettings settings = never_idle()) {
+    bench_.write_rows(0, kRows, 1);
+    bench_.release_when_idle(settings);
+    neighbours_.wanted.store(2 * kAll);
+    bench_.releaser->look_now();
+    ASSERT_TRUE(eventually([&] { return bench_.memory->physical().device == 0; }));
+    ASSERT_GE(parked(), kAll);
+    neighbours_.wanted.store(0);
+  }
+  /// Work that is never quiet for a tick.
+  bool work_until(const std::function<bool()>& done,
+                  std::chrono::milliseconds patience = kPatience) {
+    std::uint64_t round = 2;
+    const bool reached = eventually(
+        [&] {
+          bench_.write_rows(kBusyRow, kBusyRow + 1, ++round);
+          return done();
+        },
+        patience);
+    return reached;
+  }
+
+  FakePressure neighbours_;
+  RowsBench bench_;
+};
+
+// Nobody writes these rows, and the process is never idle.
+TEST_F(BesideWork, WhatWasGivenAwayInNeedComesHome) {
+  give_all();
+  EXPECT_TRUE(work_until([&] { return parked() == 0; }));
+  EXPECT_EQ(bench_.memory->statistics().quiet_bytes.load(), 0u) << "there was no quiet moment";
+  EXPECT_GE(bench_.memory->statistics().promoted_bytes.load(), kAll);
+  bench_.expect_contents();
+}
+
+// Answered in place while the GPU was full, it has its bits set.
+TEST_F(BesideWork, WhatWasWrittenInPlaceForWantOfRoomComesHome) {
+  give_all();
+  const std::uint64_t rest = bench_.driver.gpu_free() - kFloor;
+  bench_.driver.take_gpu_memory(rest);
+  neighbours_.worth_waiting.store(false);
+  bench_.write_rows(0, kRows, 2);
+  EXPECT_GE(parked(), kAll);
+  bench_.driver.give_gpu_memory(rest);
+  EXPECT_TRUE(work_until([&] { return parked() == 0; }));
+  bench_.expect_contents();
+}
+
+TEST_F(BesideWork, NothingComesHomeWithoutRoomOrWhileOthersNeedIt) {
+  give_all();
+  const std::uint64_t rest = bench_.driver.gpu_free() - kFloor - 300 * kMiB;
+  bench_.driver.take_gpu_memory(rest);
+  work_until([] { return false; }, 1s);
+  EXPECT_GE(parked(), kAll);
+  bench_.driver.give_gpu_memory(rest);
+  neighbours_.wanted.store(1);  // there is somebody, and what was given covers it
+  work_until([] { return false; }, 1s);
+  EXPECT_GE(parked(), kAll);
+  neighbours_.wanted.store(0);
+  EXPECT_TRUE(work_until([&] { return parked() == 0; }));
+  bench_.expect_contents();
+}
+
+// It would only go again.
+TEST_F(BesideWork, WhatAnIdleReleaseHasParkedStaysThere) {
+  ReleaseSettings settings = never_idle();
+  settings.idle_timeout = 100ms;
+  bench_.write_rows(0, kRows, 1);
+  bench_.release_when_idle(settings);
+  ASSERT_TRUE(eventually([&] { return bench_.memory->physical().device == 0; }));
+  work_until([] { return false; }, 1s);
+  EXPECT_GE(parked(), kAll);
+  bench_.expect_contents();
+}
+
+}  // namespace
+}  // namespace kvshim::vmm::testing
