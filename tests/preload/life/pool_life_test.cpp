@@ -137,6 +137,48 @@ TEST_F(PoolLifeTest, ThreadsWithStreamsOfTheirOwnLoseNothing) {
   for (std::thread& thread : threads) thread.join();
 }
 
+// Streams that are made, waited for and destroyed, and default streams of
+// threads that end, while others submit: each has a part of one pool.
+TEST_F(PoolLifeTest, StreamsComeAndGoBesideEachOther) {
+  const CUdeviceptr pool = make_pool();
+  constexpr std::size_t kPart = 8 * kMiB;
+  std::vector<std::thread> threads;
+  for (std::uint32_t t = 0; t < 4; ++t) {
+    threads.emplace_back([this, pool, t] {
+      const CUdeviceptr part = pool + t * kPart;
+      for (int life = 0; life < 12; ++life) {
+        const auto value = static_cast<std::uint8_t>(16 * t + life + 1);
+        std::thread([&] {
+          ASSERT_EQ(cuCtxSetCurrent(context_), CUDA_SUCCESS);
+          CUstream stream = nullptr;
+          CUevent event = nullptr;
+          ASSERT_EQ(cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING), CUDA_SUCCESS);
+          ASSERT_EQ(cuEventCreate(&event, CU_EVENT_DISABLE_TIMING), CUDA_SUCCESS);
+          ASSERT_EQ(cuMemsetD8Async(part, value, kMiB, stream), CUDA_SUCCESS);
+          ASSERT_EQ(cuLaunchHostFunc(
+                        stream, [](void*) {}, nullptr),
+                    CUDA_SUCCESS);
+          ASSERT_EQ(cuEventRecord(event, stream), CUDA_SUCCESS);
+          ASSERT_EQ(cuStreamWaitEvent(CU_STREAM_PER_THREAD, event, 0), CUDA_SUCCESS);
+          ASSERT_EQ(cuMemcpyDtoDAsync_v2_ptsz(part + 2 * kMiB, part, kMiB, nullptr), CUDA_SUCCESS);
+          ASSERT_EQ(cuMemsetD8Async(part + 4 * kMiB, value, kMiB, stream), CUDA_SUCCESS);
+          EXPECT_EQ(cuEventDestroy_v2(event), CUDA_SUCCESS);
+          EXPECT_EQ(cuStreamDestroy_v2(stream), CUDA_SUCCESS);  // with work of its own
+          ASSERT_EQ(cuStreamSynchronize(CU_STREAM_PER_THREAD), CUDA_SUCCESS);
+        }).join();
+        if (HasFatalFailure()) return;
+        ASSERT_EQ(cuCtxSetCurrent(context_), CUDA_SUCCESS);
+        std::vector<std::uint8_t> found(kMiB);
+        ASSERT_EQ(cuMemcpyDtoH_v2(found.data(), part + 2 * kMiB, kMiB), CUDA_SUCCESS);
+        ASSERT_EQ(found, std::vector<std::uint8_t>(kMiB, value)) << t << ", " << life;
+        if (life % 4 == 3) std::this_thread::sleep_for(80ms);  // idle together now and then
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(cuMemFree_v2(pool), CUDA_SUCCESS);
+}
+
 TEST_F(PoolLifeTest, TwoStreamsOnOnePoolLoseNothing) {
   const CUdeviceptr pool = make_pool();
   CUstream other = nullptr;
