@@ -63,7 +63,7 @@ bool Needs::ask(segment::Owner& owner, Lack lack, std::uint64_t bytes) noexcept 
   Want& want = wants_[lack == Lack::kRestore ? 0 : 1];
   const bool quick = want.got && now - want.asked < kQuick;
   if (want.got || now >= want.until) grow(&want, now);
-  want.bytes = quick ? bytes + want.step : std::max(bytes, want.step);
+  want.bytes = std::max(bytes, quick ? std::min(bytes + want.step, kMostAsked) : want.step);
   if (lack != Lack::kRestore) say_ahead(quick ? want.step : 0, now);
   const Again again = want.got || now >= want.until ? Again::kAsNew : Again::kAsBefore;
   want.asked = now;
@@ -97,7 +97,7 @@ void Needs::ask_ahead(segment::Owner& owner, std::uint64_t bytes) noexcept {
   } else {
     want.step = std::max(want.step / 2, kLeastAsked);
   }
-  want.bytes = bytes + want.step;
+  want.bytes = std::max(bytes, std::min(bytes + want.step, kMostAsked));
   want.asked = now;
   want.until = now + kNeedLives;
   say_ahead(want.step, now);

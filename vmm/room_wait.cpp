@@ -40,8 +40,8 @@ bool wait_for_room(Pressure& pressure, Lack lack, std::uint64_t bytes, const Roo
   if (!pressure.ask(lack, bytes)) return false;
   const auto begin = Clock::now();
   auto end = begin + std::min(wait.patience, wait.longest);
-  std::uint64_t given = pressure.answers().bytes;
-  std::uint64_t told = 0;
+  // Not what is said by now: the first word may have come already.
+  std::uint64_t given = 0, told = 0;
   auto heard = begin;
   unsigned answers_seen = 0;
   bool got = false, refused = false;

@@ -231,6 +231,13 @@ TEST_F(Waits, GoesOnForAsLongAsSomebodyGives) {
   EXPECT_NE(told[0].text.find("there is room"), std::string::npos) << told[0].text;
 }
 
+TEST_F(Waits, HearsAWordThatCameAtOnce) {
+  neighbours_.on_ask = [this](std::uint64_t) { neighbours_.answered.store(1); };
+  const auto begin = std::chrono::steady_clock::now();
+  wait([&](std::uint64_t) { return std::chrono::steady_clock::now() - begin < 100ms; });
+  EXPECT_TRUE(got_) << "somebody has begun: that is worth more than the first patience of 50 ms";
+}
+
 // Others may have taken what was given for it.
 TEST_F(Waits, AsksAgainWhenWhatWasGivenIsNotThere) {
   neighbours_.on_ask = [this](std::uint64_t) { neighbours_.answered.store(0); };
