@@ -326,7 +326,7 @@ class DeviceMemory {
                      std::optional<std::uint64_t> finished_epoch);
   bool note_written(Extent& extent);
   void want_promotion(Pool& pool, std::uint32_t offset);
-  void take_along();
+  void take_along(std::uint64_t kept);
   bool moves_later(const AbiRun& granule);
   bool parked_may_move(std::optional<std::uint64_t> finished_epoch) const;
   void finish_pending(std::vector<AbiRun>* runs);
@@ -358,6 +358,7 @@ class DeviceMemory {
                     std::vector<AbiRun>* runs);
   CUresult create_for_fault(std::uint8_t order, bool must, CUmemGenericAllocationHandle* handle,
                             ExtentState* state);
+  std::uint64_t still_to_be_made(std::span<const AbiRun> wanted, bool rows) const;
   bool gpu_has_room(std::uint64_t bytes);
   bool within_limit(std::uint64_t bytes) const;
   void read_free_memory(std::uint64_t bytes);

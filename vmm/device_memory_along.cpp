@@ -19,45 +19,66 @@ bool newer(const ExtentName& a, const ExtentName& b) { return a.written > b.writ
 
 std::vector<ExtentName> DeviceMemory::come_along(std::uint64_t written_after, bool cold_too,
                                                  std::uint64_t most) {
-  std::vector<ExtentName> askers;
   std::lock_guard lock(mutex_);
   along_.clear();
+  // Named at the end: there may be tens of thousands, and a fault waits meanwhile.
+  struct Asker {
+    std::uint64_t written;
+    const Pool* pool;
+    Extents::const_iterator extent;
+  };
+  const auto later = [](const Asker& a, const Asker& b) { return a.written > b.written; };
+  std::vector<Asker> askers;  // a heap: of what was written last, the first to go on top
   for (const auto& [first, pool] : pools_) {
     for (auto it = pool->extents.cbegin(); it != pool->extents.cend(); ++it) {
       const Extent& extent = it->second;
-      if (!extent.present() || pool->pinned(it->first, order_granules(extent.order))) continue;
-      if (extent.state == ExtentState::kResident) {
-        askers.push_back(name_of(*pool, it));
-      } else if (extent.written_serial > written_after && (cold_too || !extent.cold)) {
-        along_.push_back(name_of(*pool, it));
+      const bool resident = extent.state == ExtentState::kResident;
+      if (!extent.present() ||
+          (resident && askers.size() == kAskers &&
+           extent.written_serial <= askers.front().written) ||
+          (!resident && (extent.written_serial <= written_after || (extent.cold && !cold_too))) ||
+          pool->pinned(it->first, order_granules(extent.order))) {
+        continue;
       }
+      if (!resident) {
+        along_.push_back(name_of(*pool, it));
+        continue;
+      }
+      if (askers.size() == kAskers) {
+        std::pop_heap(askers.begin(), askers.end(), later);
+        askers.pop_back();
+      }
+      askers.push_back({extent.written_serial, pool.get(), it});
+      std::push_heap(askers.begin(), askers.end(), later);
     }
   }
   std::stable_sort(along_.begin(), along_.end(), newer);
   std::uint64_t bytes = 0;
   std::erase_if(along_, [&](const ExtentName& name) {
-    if (bytes + name.bytes() > most) return true;
+    // What the process's own limit forbids would be asked for again and again.
+    if (bytes + name.bytes() > most || !within_limit(bytes + name.bytes())) return true;
     bytes += name.bytes();
     return false;
   });
   if (along_.empty()) return {};
-  const std::size_t asking = std::min(kAskers, askers.size());
-  std::partial_sort(askers.begin(), askers.begin() + static_cast<std::ptrdiff_t>(asking),
-                    askers.end(), newer);
-  askers.resize(asking);
+  std::vector<ExtentName> asking;
+  for (const Asker& asker : askers) asking.push_back(name_of(*asker.pool, asker.extent));
   // What was written in place while there was no room has its bits set: it asks again, too.
-  askers.insert(askers.end(), along_.begin(), along_.end());
-  return askers;
+  asking.insert(asking.end(), along_.begin(), along_.end());
+  return asking;
 }
 
-// After what the fault itself wants, if there is still room for them.
-void DeviceMemory::take_along() {
+// After what the fault itself wants, of which some is made only when this was copied:
+// `kept` bytes. If there is still room for them.
+void DeviceMemory::take_along(std::uint64_t kept) {
   for (const ExtentName& name : std::exchange(along_, {})) {
     Pool* pool = nullptr;
     if (named_extent(name, ExtentState::kParked, &pool) == nullptr ||
         pool->pinned(name.offset, order_granules(name.order))) {
       continue;
     }
+    if (!gpu_has_room(kept + name.bytes())) return;
+    free_estimate_ += kept + name.bytes();  // not taken yet
     const std::size_t before = pending_.size();
     want_promotion(*pool, name.offset);
     if (pending_.size() != before) pending_.back().along = true;

@@ -365,7 +365,8 @@ FaultAnswer DeviceMemory::fault(std::span<const AbiRun> wanted, bool rows,
       }
     }
   }
-  if (may_move) take_along();
+  const bool moves_some = !pending_.empty();
+  if (may_move && !along_.empty()) take_along(still_to_be_made(wanted, rows));
   if (pending_.empty()) return answer(wanted, rows, finished_epoch);
   FaultAnswer first;
   first.kind = AnswerKind::kCopyFirst;
@@ -374,7 +375,8 @@ FaultAnswer DeviceMemory::fault(std::span<const AbiRun> wanted, bool rows,
   }
   pending_wanted_.clear();
   for (const AbiRun& run : wanted) {
-    if (rows || !moves_later(run)) pending_wanted_.push_back(run);
+    // An answer must bring progress: without a copy of its own it is answered in place.
+    if (rows || !moves_some || !moves_later(run)) pending_wanted_.push_back(run);
   }
   pending_rows_ = rows;
   return first;

@@ -94,9 +94,7 @@ bool DeviceMemory::gpu_has_room(std::uint64_t bytes) {
   return true;
 }
 
-std::uint64_t DeviceMemory::lacking(std::span<const AbiRun> wanted, bool rows,
-                                    std::uint64_t set_apart) {
-  std::lock_guard lock(mutex_);
+std::uint64_t DeviceMemory::still_to_be_made(std::span<const AbiRun> wanted, bool rows) const {
   std::uint64_t bytes = 0;
   for (const AbiRun& run : wanted) {
     Pool* pool = pool_of_granule(run.first);
@@ -115,6 +113,13 @@ std::uint64_t DeviceMemory::lacking(std::span<const AbiRun> wanted, bool rows,
       offset = next;
     }
   }
+  return bytes;
+}
+
+std::uint64_t DeviceMemory::lacking(std::span<const AbiRun> wanted, bool rows,
+                                    std::uint64_t set_apart) {
+  std::lock_guard lock(mutex_);
+  const std::uint64_t bytes = still_to_be_made(wanted, rows);
   if (bytes == 0 || !within_limit(bytes)) return 0;
   read_free_memory(bytes + set_apart);
   return free_estimate_ >= floor_ + bytes + set_apart ? 0 : bytes;

@@ -110,6 +110,40 @@ TEST_F(PromotionTest, NothingComesAlongThatIsOldPinnedOrWouldNotFit) {
   EXPECT_TRUE(bench_.memory->come_along(0, false, kGiB).empty());
 }
 
+TEST_F(PromotionTest, WhatComesAlongLeavesToTheFaultWhatItHasToMake) {
+  ASSERT_FALSE(bench_.memory->come_along(0, false, kGiB).empty());
+  const PhysicalBytes held = bench_.memory->physical();
+  bench_.memory->limits().limit.store(held.device + held.zero + 2 * kGranuleBytes);
+  EXPECT_EQ(bench_.served(pool_, 30).kind, AnswerKind::kPresent);  // absent until now
+  for (const PoolRecord* layer : {pool_, sibling_}) {
+    EXPECT_EQ(bench_.figures(layer).resident, kGranuleBytes);
+    EXPECT_EQ(bench_.figures(layer).parked, 4 * kGranuleBytes);
+  }
+  expect_contents();
+}
+
+// Else it would be asked for, in vain, for as long as the limit stands.
+TEST_F(PromotionTest, NoMoreComesAlongThanTheLimitAllows) {
+  const PhysicalBytes held = bench_.memory->physical();
+  bench_.memory->limits().limit.store(held.device + held.zero + 3 * kGranuleBytes);
+  EXPECT_EQ(bench_.memory->come_along(0, false, kGiB).size(), 3u);
+  bench_.memory->limits().limit.store(held.device + held.zero);
+  EXPECT_TRUE(bench_.memory->come_along(0, false, kGiB).empty());
+}
+
+// A guard without progress gives up.
+TEST_F(PromotionTest, WhatComesAlongDoesNotTakeTheAnswersPlace) {
+  bench_.memory->pin(bench_.address(pool_, 2), kGranuleBytes);
+  ASSERT_FALSE(bench_.memory->come_along(0, false, kGiB).empty());
+  bench_.driver.fail(Call::cuMemCreate, 1,
+                     CUDA_ERROR_OUT_OF_MEMORY);  // the driver refuses what was asked for
+  const FaultAnswer answer = bench_.served(pool_, 2, 1, false);
+  EXPECT_EQ(answer.kind, AnswerKind::kPresent);
+  EXPECT_TRUE(names(answer.runs, bench_.granule(pool_, 2)));
+  EXPECT_GT(bench_.figures(sibling_).resident, 0u) << "something came along";
+  expect_contents();
+}
+
 TEST_F(PromotionTest, NothingComesAlongBesideWorkInNoOrder) {
   bench_.served(pool_, 30);
   ASSERT_FALSE(bench_.memory->come_along(0, false, kGiB).empty());
