@@ -133,6 +133,8 @@ void before_stream_destroy(CUstream stream) noexcept {
   if (const Runtime* runtime = Runtime::get()) {
     for (DeviceRuntime* device : runtime->devices()) {
       if (device->streams.before_destroy(stream)) continue;
+      // Nothing can be ordered behind that work.
+      device->memory.comes_in_no_order(device->gate.epoch());
       device->memory.events().push(
           vmm::EventLevel::kWarning,
           "a stream was destroyed whose unfinished work can't be followed: no memory is released "

@@ -60,5 +60,35 @@ TEST_F(LostStream, DoesNotHoldUpAFreeDuringACapture) {
   EXPECT_TRUE(soon([&] { return !lives(pool); }));
 }
 
+// Its work may write parked pages in place, and no guard can be ordered behind it.
+TEST_F(LostStream, LeavesWhatIsParkedInPlace) {
+  const auto free_bytes = [] {
+    std::size_t free = 0, total = 0;
+    EXPECT_EQ(cuMemGetInfo_v2(&free, &total), CUDA_SUCCESS);
+    return free;
+  };
+  CUstream lost = nullptr;
+  ASSERT_EQ(cuStreamCreate(&lost, CU_STREAM_NON_BLOCKING), CUDA_SUCCESS);
+  const std::size_t before = free_bytes();
+  ASSERT_EQ(cuMemsetD8Async(pool_, 1, 32 * kMiB, stream_), CUDA_SUCCESS);
+  ASSERT_EQ(cuStreamSynchronize(stream_), CUDA_SUCCESS);
+  ASSERT_LE(free_bytes() + 32 * kMiB, before);
+  ASSERT_TRUE(soon([&] { return free_bytes() + kMiB > before; })) << "nothing was parked";
+
+  std::atomic<bool> open{false};
+  const auto until_open = [](void* flag) {
+    while (!static_cast<std::atomic<bool>*>(flag)->load()) std::this_thread::sleep_for(1ms);
+  };
+  ASSERT_EQ(cuLaunchHostFunc(lost, until_open, &open), CUDA_SUCCESS);
+  ASSERT_EQ(cuMemsetD8Async(pool_ + 31 * kMiB, 3, kMiB, lost), CUDA_SUCCESS);
+  ASSERT_EQ(cuStreamDestroy_v2(lost), CUDA_SUCCESS);
+  const std::size_t parked = free_bytes();
+  EXPECT_EQ(cuMemsetD8Async(pool_, 2, kMiB, stream_), CUDA_SUCCESS);
+  EXPECT_TRUE(soon([&] { return cuStreamQuery(stream_) == CUDA_SUCCESS; }));
+  EXPECT_EQ(free_bytes(), parked);
+  open = true;
+  EXPECT_EQ(cuCtxSynchronize(), CUDA_SUCCESS);
+}
+
 }  // namespace
 }  // namespace kvshim::preload
