@@ -176,6 +176,7 @@ class Releaser {
   bool find_idle(std::uint64_t epoch, bool pause);
   void tell_given();
   void tell_needy(std::uint64_t freed);
+  bool neighbours_want_no_more(std::uint64_t freed);
   void wait_for_room(Clock::time_point end);
 
   // releaser_cold.cpp
@@ -274,6 +275,7 @@ class Releaser {
   std::uint64_t told_tick_ = 0;
   bool giving_ = false;           // to neighbours, just now
   std::uint64_t needy_told_ = 0;  // bytes
+  std::uint64_t asked_at_ = 0;    // bytes of this round when it was last looked what is wanted
   StopFlag stop_;
 };
 

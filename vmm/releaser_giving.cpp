@@ -20,6 +20,8 @@ constexpr std::chrono::nanoseconds kQuiet = milliseconds(20);
 // What is parked in one go, before it is looked again whether it is still wanted.
 // (Copies and swaps overlap within one go only.)
 constexpr std::uint64_t kAtOnce = std::uint64_t{2} << 30;
+// In between it is looked whether neighbours still want it: others give at the same time.
+constexpr std::uint64_t kLookAgain = std::uint64_t{128} << 20;
 // When nothing more could be given it is tried again after so long, or after new work.
 constexpr std::chrono::nanoseconds kTryAgain = std::chrono::seconds(1);
 constexpr std::chrono::nanoseconds kTellEvery = std::chrono::seconds(1);
@@ -108,7 +110,7 @@ void Releaser::give_what_is_wanted() {
     bool undisturbed = true;
     while (undisturbed && wanted.bytes != 0) {
       std::uint64_t freed = 0;
-      needy_told_ = 0;
+      needy_told_ = asked_at_ = 0;
       giving_ = wanted.whom == For::kNeighbours;
       way_.under_way.store(wanted.whom == For::kOwnAllocation);
       if (giving_ && given == 0) memory_.pressure()->begins_to_give();
@@ -174,6 +176,15 @@ void Releaser::tell_needy(std::uint64_t freed) {
   if (!giving_ || freed <= needy_told_) return;
   memory_.pressure()->gave(freed - needy_told_);
   needy_told_ = freed;
+}
+
+// In the middle of a round.
+bool Releaser::neighbours_want_no_more(std::uint64_t freed) {
+  if (!giving_ || freed - std::min(freed, asked_at_) < kLookAgain) return false;
+  asked_at_ = freed;
+  if (wanted_now().whom == For::kNeighbours) return false;
+  idle_contents_.epoch = UINT64_MAX;  // the rest is found again, in its turn
+  return true;
 }
 
 // Kept until new work comes: nothing changes contents without it, and every swap asks

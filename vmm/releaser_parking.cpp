@@ -172,6 +172,7 @@ bool Releaser::park_blocks(std::uint64_t epoch, std::deque<ExtentName> blocks,
     spent(&times->prepare);
     retire(epoch);
     tell_needy(*parked);
+    if (!blocks.empty() && neighbours_want_no_more(*parked)) blocks.clear();
     spent(&times->retire);
     if (copied.block) undisturbed = swap_copied(epoch, *copied.block, parked);
     spent(&times->swap);

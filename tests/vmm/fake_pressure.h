@@ -43,6 +43,7 @@ class FakePressure final : public Pressure {
   void gave(std::uint64_t bytes) noexcept override {
     given.fetch_add(bytes);
     if (bytes == 0) refusals.fetch_add(1);
+    if (bytes != 0 && on_gift) on_gift();
   }
 
   std::atomic<bool> there{true}, worth_waiting{true}, refused{false};
@@ -53,7 +54,9 @@ class FakePressure final : public Pressure {
   /// What neighbours want of this process, and what they got.
   std::atomic<std::uint64_t> first_spare{0};  // that was not 0
   std::atomic<std::uint64_t> wanted{0}, given{0}, refusals{0}, begun{0}, endings{0}, idle_ms{0};
-  std::function<void(std::uint64_t)> on_ask;  // set before anything runs
+  // Set before anything runs:
+  std::function<void(std::uint64_t)> on_ask;
+  std::function<void()> on_gift;
 };
 
 }  // namespace kvshim::vmm::testing

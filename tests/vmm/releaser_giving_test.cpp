@@ -77,6 +77,30 @@ TEST_F(GivingTest, WhatIsZeroGoesFirstThenWhatWasWrittenLongestAgo) {
   EXPECT_EQ(bench_.parked()[0].offset, 10u);
 }
 
+// Not only when all that was wanted at first is parked.
+TEST_F(GivingTest, WhatOthersGaveMeanwhileIsNotGivenTwice) {
+  constexpr std::uint64_t kGranules = 200;
+  const PoolRecord* const large = bench_.pool(kGiB, "large");
+  std::vector<std::int64_t> slots;
+  for (std::uint64_t g = 0; g < kGranules; ++g) slots.push_back(static_cast<std::int64_t>(g));
+  begin();
+  bench_.write_granules(large, slots, 7);
+  ASSERT_TRUE(bench_.driver.drain(bench_.stream));
+  std::atomic<bool> others_give{true};
+  neighbours_.on_gift = [&] {
+    if (others_give) neighbours_.wanted.store(1);
+  };
+  neighbours_.wanted.store(kGiB);
+  bench_.releaser->look_now();
+  ASSERT_TRUE(eventually([&] { return neighbours_.endings.load() != 0; }));
+  EXPECT_GT(neighbours_.given.load(), 0u);
+  EXPECT_LT(neighbours_.given.load(), 256 * kMiB);
+  for (std::uint32_t g = 0; g < kGranules; ++g) EXPECT_TRUE(bench_.holds(large, g, 7));
+  others_give = false;
+  neighbours_.wanted.store(2 * kGiB);
+  EXPECT_TRUE(comes_down_to(0)) << "the rest is found again";
+}
+
 TEST_F(GivingTest, NothingIsGivenWhileWorkIsUnfinished) {
   begin();
   write({10}, 7);
