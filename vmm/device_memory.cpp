@@ -47,7 +47,11 @@ CUresult DeviceMemory::allocate(std::size_t bytes, const std::string& group, CUc
   {
     std::lock_guard lock(mutex_);
     floor_ = std::max<std::uint64_t>(std::uint64_t{512} << 20, total / 100);
-    dirty.swap(dirty_);
+    std::erase_if(dirty_, [&](const Dirty& one) {
+      if (one.request != 0 && one.request == requests_) return false;
+      dirty.push_back(one.run);
+      return true;
+    });
   }
   // Bits of a freed pool's addresses may still say present; they must be
   // clear before the addresses mean another pool (I9).
@@ -55,7 +59,7 @@ CUresult DeviceMemory::allocate(std::size_t bytes, const std::string& group, CUc
     result = clear_freed(dirty);
     if (result != CUDA_SUCCESS) {
       std::lock_guard lock(mutex_);
-      dirty_.insert(dirty_.end(), dirty.begin(), dirty.end());
+      for (const GranuleRun& run : dirty) dirty_.push_back({run, 0});
       return result;
     }
     for (const GranuleRun& run : dirty) arena_.give_back(run.first, run.count);
@@ -168,7 +172,7 @@ CUresult DeviceMemory::free(CUdeviceptr base) {
     group.fronts = Fronts{};
     group.first_slots.clear();
   }
-  dirty_.push_back({pool.first, pool.granules});
+  dirty_.push_back({{pool.first, pool.granules}, is_told_of(pool) ? requests_ : 0});
   pools_by_id_.erase(pool.id);
   pools_.erase(it);
   if (pools_.empty()) {
@@ -185,7 +189,7 @@ CUresult DeviceMemory::free(CUdeviceptr base) {
 
 void DeviceMemory::give_addresses_back() {
   std::lock_guard lock(mutex_);
-  for (const GranuleRun& run : dirty_) arena_.give_back(run.first, run.count);
+  for (const Dirty& one : dirty_) arena_.give_back(one.run.first, one.run.count);
   dirty_.clear();
 }
 

@@ -324,6 +324,7 @@ class DeviceMemory {
   // faults
   FaultAnswer answer(std::span<const AbiRun> wanted, bool rows,
                      std::optional<std::uint64_t> finished_epoch);
+  bool is_told_of(const Pool& pool) const;
   bool note_written(Extent& extent);
   void want_promotion(Pool& pool, std::uint32_t offset);
   void take_along(std::uint64_t kept);
@@ -440,7 +441,15 @@ class DeviceMemory {
   };
   std::vector<RetiredStaging> retired_staging_;
   std::uint64_t preparing_device_ = 0;  // bytes of GPU memory that prepared returns hold
-  std::vector<GranuleRun> dirty_;  // of freed pools: bits may be set, not yet given back
+  /// Of freed pools: bits may be set, not yet given back.
+  struct Dirty {
+    GranuleRun run;
+    std::uint64_t request;  // whose answer may be setting bits there; 0: none does
+  };
+  std::vector<Dirty> dirty_;
+  // The last answer: its guard may be at it until the next request comes.
+  std::uint64_t requests_ = 0;
+  std::vector<AbiRun> told_;
   std::mutex allocating_;          // orders allocations; taken before mutex_
   std::uint64_t serial_ = 0;
   std::uint64_t reads_anywhere_epoch_ = 0;

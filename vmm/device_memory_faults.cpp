@@ -342,9 +342,20 @@ void DeviceMemory::drop_pending() {
   pending_.clear();
 }
 
+// A guard sets the bits that an answer names some time after it, and asks for nothing
+// else before. Those of a pool that is freed meanwhile (a sibling, what came along) are
+// set when the addresses may mean another one.
+bool DeviceMemory::is_told_of(const Pool& pool) const {
+  return std::any_of(told_.begin(), told_.end(), [&](const AbiRun& run) {
+    return run.first < pool.first + pool.granules && pool.first < run.first + run.count;
+  });
+}
+
 FaultAnswer DeviceMemory::fault(std::span<const AbiRun> wanted, bool rows,
                                 std::optional<std::uint64_t> finished_epoch) {
   std::lock_guard lock(mutex_);
+  ++requests_;
+  told_.clear();
   drop_pending();
   const bool may_move = parked_may_move(finished_epoch);
   for (const AbiRun& run : wanted) {
@@ -367,7 +378,11 @@ FaultAnswer DeviceMemory::fault(std::span<const AbiRun> wanted, bool rows,
   }
   const bool moves_some = !pending_.empty();
   if (may_move && !along_.empty()) take_along(still_to_be_made(wanted, rows));
-  if (pending_.empty()) return answer(wanted, rows, finished_epoch);
+  if (pending_.empty()) {
+    FaultAnswer all = answer(wanted, rows, finished_epoch);
+    told_ = all.runs;
+    return all;
+  }
   FaultAnswer first;
   first.kind = AnswerKind::kCopyFirst;
   for (const Pending& p : pending_) {
@@ -384,6 +399,7 @@ FaultAnswer DeviceMemory::fault(std::span<const AbiRun> wanted, bool rows,
 
 FaultAnswer DeviceMemory::copied(std::optional<std::uint64_t> finished_epoch) {
   std::lock_guard lock(mutex_);
+  ++requests_;
   std::vector<AbiRun> promoted;
   if (parked_may_move(finished_epoch)) {
     finish_pending(&promoted);
@@ -393,6 +409,7 @@ FaultAnswer DeviceMemory::copied(std::optional<std::uint64_t> finished_epoch) {
   FaultAnswer all = answer(pending_wanted_, pending_rows_, finished_epoch);
   all.runs.insert(all.runs.end(), promoted.begin(), promoted.end());
   all.only_watched = false;
+  told_ = all.runs;
   pending_wanted_.clear();
   check("copied");
   return all;

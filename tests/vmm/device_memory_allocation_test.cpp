@@ -138,6 +138,20 @@ TEST(DeviceMemoryAllocationTest, AddressesMeanAnotherPoolOnlyAfterTheirBitsWereC
   EXPECT_EQ(bitmap[granule / 32] >> granule % 32 & 1u, 0u);
 }
 
+// I9 too: the guard sets the bits of its row some time after the answer.
+TEST(DeviceMemoryAllocationTest, AddressesThatAnAnswerNamesMeanAnotherPoolOnlyAfterTheNextRequest) {
+  MemoryBench bench;
+  const PoolRecord* asking = bench.pool(64 * kMiB);
+  const PoolRecord* sibling = bench.pool(64 * kMiB);
+  const CUdeviceptr base = sibling->base;
+  const FaultAnswer answer = bench.fault(asking, 0);
+  ASSERT_TRUE(names(answer.runs, bench.granule(sibling, 0)));
+  EXPECT_EQ(bench.memory->free(base), CUDA_SUCCESS);
+  EXPECT_NE(bench.pool(64 * kMiB)->base, base);
+  bench.fault(asking, 1);  // so it has set them
+  EXPECT_EQ(bench.pool(64 * kMiB)->base, base);
+}
+
 TEST(DeviceMemoryAllocationTest, AFirstAllocationThatFailsLeavesNothing) {
   for (const Call call : {Call::cuMemCreate, Call::cuMemMap, Call::cuMemSetAccess}) {
     const std::uint64_t calls = call == Call::cuMemCreate ? 4 : 5;  // zero handles
