@@ -300,8 +300,12 @@ TEST_F(MakingWayTest, WhatIsTakenIsNotGivenForAgainButKeptForItsRequest) {
   begin();
   write({10, 30, 50}, 7);
   const std::uint64_t free = bench_.driver.gpu_free();
+  bench_.driver.hold(bench_.stream, true);
+  bench_.write_granules(pool_, {50}, 8);  // nothing can be given before it is taken
   MakingWay takes(*bench_.releaser, free + kGranuleBytes);
   takes.takes();
+  bench_.driver.hold(bench_.stream, false);
+  ASSERT_TRUE(bench_.driver.drain(bench_.stream));
   const MakingWay other(*bench_.releaser, kGranuleBytes);
   EXPECT_EQ(other.needed_by_all(), free + 2 * kGranuleBytes);
   stays_as_it_is();
