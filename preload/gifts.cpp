@@ -121,7 +121,11 @@ void Gifts::gave(segment::Owner& owner, std::uint64_t bytes) noexcept {
   for (const segment::NeighbourNeed& need : needs) {
     // What is left when all have theirs was freed for the last one: the floor, a whole extent.
     const bool last = &need == &needs.back();
-    const std::uint64_t part = last ? bytes : std::min(bytes, need.need.bytes);
+    // A need is met in many pieces: what it has got is not dealt to it again.
+    Said& said = said_to(need);
+    const std::uint64_t part =
+        last ? bytes : std::min(bytes, need.need.bytes - std::min(need.need.bytes, said.dealt));
+    said.dealt += part;
     if (part >= AnswerWords::kWhole) owner.answer(need, part - part % AnswerWords::kWhole);
     bytes -= part;
   }

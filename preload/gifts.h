@@ -38,6 +38,7 @@ class Gifts {
     bool looked = false;       // something was lacking when it was looked at:
     std::uint64_t owed = 0;    // so much, by the word of that moment
     std::uint64_t before = 0;  // answers until then
+    std::uint64_t dealt = 0;   // by us
   };
   std::uint64_t still_owed(const segment::NeighbourNeed& need, std::uint64_t lacking) noexcept;
   Said& said_to(const segment::NeighbourNeed& need) noexcept;

@@ -158,6 +158,17 @@ TEST_F(NeedsAndGifts, WhatAnotherGaveForItIsNotGivenAgain) {
   EXPECT_EQ(asked_of_giver(kFloor), 512 * kMiB);
 }
 
+TEST_F(NeedsAndGifts, WhatIsGivenInPiecesReachesTheNextNeedWhenTheFirstIsMet) {
+  const auto other = join();
+  ASSERT_NE(other, nullptr);
+  needs_.ask(*needy_, Lack::kFault, 256 * kMiB);
+  Needs others;
+  others.ask(*other, Lack::kFault, 256 * kMiB);
+  for (int i = 0; i < 40; ++i) gifts_.gave(*giver_, 8 * kMiB);
+  EXPECT_EQ(Needs::answers(*needy_, 2).bytes, 256 * kMiB);
+  EXPECT_EQ(Needs::answers(*other, 2).bytes, 64 * kMiB);
+}
+
 TEST_F(NeedsAndGifts, AnAllocationThatStandsIsGivenForUntilItIsThere) {
   needs_.allocation_begins(*needy_, 100 * kMiB);
   gifts_.gave(*giver_, asked_of_giver(0));
