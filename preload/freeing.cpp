@@ -42,23 +42,32 @@ CUresult wait_as_free_does(Runtime& runtime, DeviceRuntime& device, const vmm::P
   return device.streams.lost() == 0 ? CUDA_SUCCESS : CUDA_ERROR_NOT_READY;
 }
 
+// An event goes with its context, and with that its stream's work has ended.
+bool is_reached(Runtime& runtime, CUevent event) {
+  const CUresult state = runtime.driver().cuEventQuery(event);
+  return state == CUDA_SUCCESS || state == CUDA_ERROR_INVALID_HANDLE ||
+         state == CUDA_ERROR_CONTEXT_IS_DESTROYED;
+}
+
 bool has_come_to_its_free(Runtime& runtime, const DeferredFree& one) {
   const vmm::PoolRecord* record = pool_at_base(one.base);
   if (record == nullptr || record->id != one.pool) return true;
-  DeviceRuntime& device = *runtime.of(*record);
-  vmm::ContextScope current(runtime.driver(), device.memory.context());
-  return (one.event == nullptr || runtime.driver().cuEventQuery(one.event) == CUDA_SUCCESS) &&
-         (one.behind_all || device.streams.finished());
+  DeviceRuntime* const device = runtime.of(*record);
+  if (device == nullptr) return true;  // its context is ending
+  vmm::ContextScope current(runtime.driver(), device->memory.context());
+  return (one.event == nullptr || is_reached(runtime, one.event)) &&
+         (one.behind_all || device->streams.finished());
 }
 
 void finish_free(Runtime& runtime, const DeferredFree& one) {
   if (one.event != nullptr) runtime.driver().cuEventDestroy_v2(one.event);
   const vmm::PoolRecord* record = pool_at_base(one.base);
   if (record == nullptr || record->id != one.pool) return;  // its context has ended
-  DeviceRuntime& device = *runtime.of(*record);
-  vmm::ContextScope current(runtime.driver(), device.memory.context());
-  vmm::Releaser::Pause pause(device.releaser);
-  device.memory.free(one.base);
+  DeviceRuntime* const device = runtime.of(*record);
+  if (device == nullptr) return;
+  vmm::ContextScope current(runtime.driver(), device->memory.context());
+  vmm::Releaser::Pause pause(device->releaser);
+  device->memory.free(one.base);
 }
 
 }  // namespace
@@ -76,7 +85,9 @@ bool any_deferred_free() {
 }
 
 CUresult free_pool(Runtime& runtime, const vmm::PoolRecord& record) {
-  DeviceRuntime& device = *runtime.of(record);
+  DeviceRuntime* const found = runtime.of(record);
+  if (found == nullptr) return CUDA_SUCCESS;  // the end of its context frees it
+  DeviceRuntime& device = *found;
   const CUresult waited = wait_as_free_does(runtime, device, record);
   if (waited == CUDA_ERROR_NOT_READY) {
     std::lock_guard lock(deferred_mutex);
@@ -99,11 +110,14 @@ CUresult free_pool_in_order(Runtime& runtime, const vmm::PoolRecord& record, Str
                             SubmitRef refuse) {
   // As a graph's node it could only free what the graph allocates: the driver says so.
   if (is_capturing(stream)) return refuse();
-  DeviceRuntime& device = *runtime.of(record);
+  DeviceRuntime* const found = runtime.of(record);
+  if (found == nullptr) return CUDA_SUCCESS;  // the end of its context frees it
+  DeviceRuntime& device = *found;
   DeferredFree one{record.base, record.id, nullptr, false};
   {
     Submission submission(device);
-    one.behind_all = submission.alone() && device.streams.lost() == 0;
+    one.behind_all = submission.alone() && device.streams.lost() == 0 &&
+                     device.memory.all_in_order(device.server.finished_epoch());
     StreamOrder::Place place;
     CUresult result = device.streams.order(stream, &place, submission.alone());
     if (result != CUDA_SUCCESS) return result;

@@ -88,9 +88,9 @@ CUresult run_fill(StreamRef stream, CUdeviceptr address, std::size_t bytes, bool
       bytes > record->base + record->mapped_bytes - address) {
     return run_work(stream, std::span(&access, 1), nullptr, submit);
   }
-  DeviceRuntime& device = *runtime->of(*record);
   const std::vector<Touched> touched = by_device(*runtime, std::span(&access, 1));
   if (touched.size() != 1) return run_work(stream, std::span(&access, 1), nullptr, submit);
+  DeviceRuntime& device = *touched[0].device;
   Submission submission(device);
   bool quiet = false;
   std::uint64_t capture = 0;

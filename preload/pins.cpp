@@ -23,7 +23,9 @@ void unpin_all(const Runtime& runtime, std::span<const Pinned> pieces) {
   for (const Pinned& piece : pieces) {
     const vmm::PoolRecord* record = runtime.find(piece.range.address);
     if (record == nullptr || record->id != piece.pool) continue;  // freed, with its pins
-    runtime.of(*record)->memory.unpin(piece.pool, piece.range.address, piece.range.bytes);
+    DeviceRuntime* const device = runtime.of(*record);
+    if (device == nullptr) continue;  // its context is ending
+    device->memory.unpin(piece.pool, piece.range.address, piece.range.bytes);
   }
 }
 

@@ -61,7 +61,8 @@ class Runtime {
   heuristics::Recognizer& recognizer() { return *recognizer_; }
   const heuristics::KernelCatalog& catalog() const { return *catalog_; }
 
-  /// The device of a pool: never null for a record of a live pool.
+  /// The device of a pool; null while its context ends, which another thread may begin at any
+  /// moment.
   DeviceRuntime* of(const vmm::PoolRecord& record) const {
     return devices_[static_cast<std::size_t>(record.device)].load(std::memory_order_acquire);
   }

@@ -33,12 +33,12 @@
 namespace kvshim::vmm {
 
 struct DeviceSettings {
-  std::uint64_t host_budget = 0;        // bytes
+  std::uint64_t host_budget = 0;  // bytes
   std::uint64_t read_ahead_max = order_bytes(kMaxOrder);
-  double read_ahead_share = 0.25;       // of what was written (ReadAheadLimits)
-  bool rows_ahead = true;               // rows made present before they are asked for
+  double read_ahead_share = 0.25;  // of what was written (ReadAheadLimits)
+  bool rows_ahead = true;          // rows made present before they are asked for
   int host_numa_node = 0;
-  Pressure* pressure = nullptr;         // other processes; null: none. Outlives the device
+  Pressure* pressure = nullptr;  // other processes; null: none. Outlives the device
 };
 
 /// What the server tells a guard.
@@ -152,10 +152,14 @@ class DeviceMemory {
   /// be cleared so that such a fault comes soon; empty: there is nothing. Any thread.
   std::vector<ExtentName> come_along(std::uint64_t written_after, bool cold_too,
                                      std::uint64_t most);
+  /// The next fault brings nothing along. Any thread.
+  void leave_along();
   /// Before the submission of work in no order with what other threads submit: until all
   /// work up to `epoch` (the gate's) has finished, what is parked is served in place, since
   /// a copy of it could miss what such work writes there. Any thread.
   void comes_in_no_order(std::uint64_t epoch);
+  /// Whether all such work has finished by `finished_epoch`, or there was none. Any thread.
+  bool all_in_order(std::optional<std::uint64_t> finished_epoch) const;
 
   // --- ahead of the faults ---------------------------------------------------
   // An absent extent can be swapped while the GPU works when nothing that works
@@ -201,8 +205,8 @@ class DeviceMemory {
   // --- release (releasing thread, or a submitter under the closed gate) ----
   /// Unpinned extents in a state, of all pools, most recently written first;
   /// with a tick, only those parked (and last written in place) until then.
-  std::vector<ExtentName> extents_in(ExtentState state, std::uint64_t parked_until =
-                                                            UINT64_MAX) const;
+  std::vector<ExtentName> extents_in(ExtentState state,
+                                     std::uint64_t parked_until = UINT64_MAX) const;
   /// The releasing thread's clock: the age of what is parked.
   void set_tick(std::uint64_t tick) noexcept { tick_.store(tick, std::memory_order_relaxed); }
   /// The blocks in which resident extents are parked best, most recently written
@@ -450,7 +454,7 @@ class DeviceMemory {
   // The last answer: its guard may be at it until the next request comes.
   std::uint64_t requests_ = 0;
   std::vector<AbiRun> told_;
-  std::mutex allocating_;          // orders allocations; taken before mutex_
+  std::mutex allocating_;  // orders allocations; taken before mutex_
   std::uint64_t serial_ = 0;
   std::uint64_t reads_anywhere_epoch_ = 0;
   std::uint64_t no_order_epoch_ = 0;  // of comes_in_no_order(); 0: never

@@ -68,6 +68,11 @@ std::vector<ExtentName> DeviceMemory::come_along(std::uint64_t written_after, bo
   return asking;
 }
 
+void DeviceMemory::leave_along() {
+  std::lock_guard lock(mutex_);
+  along_.clear();
+}
+
 // After what the fault itself wants, of which some is made only when this was copied:
 // `kept` bytes. If there is still room for them.
 void DeviceMemory::take_along(std::uint64_t kept) {

@@ -329,6 +329,11 @@ void DeviceMemory::comes_in_no_order(std::uint64_t epoch) {
   no_order_epoch_ = std::max(no_order_epoch_, epoch);
 }
 
+bool DeviceMemory::all_in_order(std::optional<std::uint64_t> finished_epoch) const {
+  std::lock_guard lock(mutex_);
+  return parked_may_move(finished_epoch);
+}
+
 bool DeviceMemory::parked_may_move(std::optional<std::uint64_t> finished_epoch) const {
   return no_order_epoch_ == 0 || (finished_epoch && *finished_epoch >= no_order_epoch_);
 }

@@ -229,6 +229,7 @@ void Releaser::return_in_quiet(std::uint64_t epoch) {
 void Releaser::return_beside_work() {
   if (ticks_ < next_along_) return;
   next_along_ = ticks_ + static_cast<std::uint64_t>(kAlongLook / tick_);
+  memory_.leave_along();  // chosen when there was room, and nobody asked
   if (memory_.host_in_use() == 0 || memory_.limits().paused.load(std::memory_order_relaxed)) return;
   Pressure* const pressure = memory_.pressure();
   if (pressure != nullptr && pressure->anyone_else() && pressure->anyone_asks()) return;

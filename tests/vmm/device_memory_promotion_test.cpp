@@ -58,7 +58,11 @@ TEST_F(PromotionTest, AWriteBringsTheRowBackInTwoSteps) {
 // A thread gave up waiting for another's submission: each may write in place what the
 // other's guard copies.
 TEST_F(PromotionTest, NothingParkedMovesBesideWorkInNoOrder) {
+  EXPECT_TRUE(bench_.memory->all_in_order(std::nullopt));
   bench_.memory->comes_in_no_order(5);
+  EXPECT_FALSE(bench_.memory->all_in_order(std::nullopt));
+  EXPECT_FALSE(bench_.memory->all_in_order(4));
+  EXPECT_TRUE(bench_.memory->all_in_order(5));
   const AbiRun wanted{bench_.granule(pool_, 2), 1};
   for (const bool rows : {true, false}) {
     const FaultAnswer answer = bench_.memory->fault(std::span(&wanted, 1), rows, 4);
