@@ -26,6 +26,15 @@ std::uint64_t turn(const segment::Owner& owner, const vmm::Giver& us, std::int64
   return givers_before({priority, us.idle_ms, us.spare, owner.index()}, others);
 }
 
+// None when there is no memory to list them: who waits then hears nothing, and has his patience.
+std::vector<segment::NeighbourNeed> needs_of(const segment::Owner& owner) noexcept {
+  try {
+    return owner.needs();
+  } catch (const std::bad_alloc&) {
+    return {};
+  }
+}
+
 }  // namespace
 
 Gifts::Said& Gifts::said_to(const segment::NeighbourNeed& need) noexcept {
@@ -86,7 +95,7 @@ std::uint64_t Gifts::asked_of(segment::Owner& owner, const vmm::Giver& us,
 
 void Gifts::begins(segment::Owner& owner) noexcept {
   std::lock_guard lock(mutex_);
-  for (const segment::NeighbourNeed& need : owner.needs()) {
+  for (const segment::NeighbourNeed& need : needs_of(owner)) {
     Said& said = said_to(need);
     if (said.begun == AnswerWords::kMostBegun) continue;
     ++said.begun;
@@ -96,7 +105,7 @@ void Gifts::begins(segment::Owner& owner) noexcept {
 
 void Gifts::goes_on(segment::Owner& owner) {
   std::lock_guard lock(mutex_);
-  for (const segment::NeighbourNeed& need : owner.needs()) {
+  for (const segment::NeighbourNeed& need : needs_of(owner)) {
     Said& said = said_to(need);
     if (said.begun != 0 || said.refused) continue;
     ++said.begun;
@@ -106,7 +115,7 @@ void Gifts::goes_on(segment::Owner& owner) {
 
 void Gifts::gave(segment::Owner& owner, std::uint64_t bytes) noexcept {
   std::lock_guard lock(mutex_);
-  std::vector<segment::NeighbourNeed> needs = owner.needs();
+  std::vector<segment::NeighbourNeed> needs = needs_of(owner);
   if (bytes == 0) {
     for (const segment::NeighbourNeed& need : needs) {
       Said& said = said_to(need);

@@ -1,6 +1,7 @@
 #include "preload/needs.h"
 
 #include <algorithm>
+#include <new>
 #include <optional>
 
 #include "preload/answer_words.h"
@@ -144,8 +145,12 @@ std::uint64_t Needs::before_us(const segment::Owner& owner, std::int64_t priorit
   }
   ours.priority = priority;
   std::uint64_t before = 0;
-  for (const segment::NeighbourNeed& need : owner.needs()) {
-    if (served_before(seen(need), ours)) before += need.need.bytes;
+  try {
+    for (const segment::NeighbourNeed& need : owner.needs()) {
+      if (served_before(seen(need), ours)) before += need.need.bytes;
+    }
+  } catch (const std::bad_alloc&) {
+    return 0;
   }
   return before;
 }
