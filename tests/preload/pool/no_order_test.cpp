@@ -54,12 +54,24 @@ TEST_F(NoOrder, WhatIsParkedStaysInPlace) {
   EXPECT_TRUE(within(10s, [&] { return calling.load(); }));
   std::this_thread::sleep_for(200ms);  // else the next one comes first, and nothing is tested
   const std::size_t parked = free_bytes();
-  const auto begin = std::chrono::steady_clock::now();
-  EXPECT_EQ(cuMemsetD8Async(pool_, 2, kMiB, stream_), CUDA_SUCCESS);
-  EXPECT_GE(std::chrono::steady_clock::now() - begin, 5s) << "it had not to wait";
-  EXPECT_TRUE(within(30s, [&] { return cuStreamQuery(stream_) == CUDA_SUCCESS; }));
-  EXPECT_EQ(free_bytes(), parked);
+  // In a thread of its own: on an H100 the call did not come back (docs/limits.md), and this
+  // test is to say so and end.
+  std::atomic<bool> filled{false};
+  std::thread fills([&] {
+    EXPECT_EQ(cuCtxSetCurrent(context_), CUDA_SUCCESS);
+    const auto begin = std::chrono::steady_clock::now();
+    EXPECT_EQ(cuMemsetD8Async(pool_, 2, kMiB, stream_), CUDA_SUCCESS);
+    EXPECT_GE(std::chrono::steady_clock::now() - begin, 5s) << "it had not to wait";
+    filled = true;
+  });
+  const bool came_back = within(20s, [&] { return filled.load(); });
+  EXPECT_TRUE(came_back) << "a fill of parked memory waits for the other stream's work";
+  if (came_back) {
+    EXPECT_TRUE(within(10s, [&] { return cuStreamQuery(stream_) == CUDA_SUCCESS; }));
+    EXPECT_EQ(free_bytes(), parked);
+  }
   open = true;
+  fills.join();
   stuck.join();
   EXPECT_EQ(read, std::vector<std::uint8_t>(kMiB, 1));
   EXPECT_EQ(contents(pool_, kMiB), std::vector<std::uint8_t>(kMiB, 2));
