@@ -361,6 +361,7 @@ class DeviceMemory {
   };
   bool make_present(Pool& pool, std::uint32_t offset, std::uint8_t order, Need need,
                     std::vector<AbiRun>* runs);
+  void tell_why_in_host_memory(std::uint64_t bytes, CUresult refused);
   CUresult create_for_fault(std::uint8_t order, bool must, CUmemGenericAllocationHandle* handle,
                             ExtentState* state);
   std::uint64_t still_to_be_made(std::span<const AbiRun> wanted, bool rows) const;

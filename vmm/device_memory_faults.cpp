@@ -24,6 +24,24 @@ void add_run(std::vector<AbiRun>* runs, GranuleIndex first, std::uint32_t count)
 
 }  // namespace
 
+// `refused`: what the driver said although there was room; or SUCCESS. The queue of events is
+// short, and there can be a thousand of these a second: each power of two is told.
+void DeviceMemory::tell_why_in_host_memory(std::uint64_t bytes, CUresult refused) {
+  const std::uint64_t before = statistics_.faults_in_host_memory.load();
+  if (((before + 1) & before) != 0) return;
+  const auto mebibytes = [](std::uint64_t count) { return std::to_string(count >> 20) + " MiB"; };
+  const std::string why =
+      refused != CUDA_SUCCESS
+          ? "the driver refuses (CUDA error " + std::to_string(refused) + ") though " +
+                mebibytes(free_estimate_ + bytes) + " should be free"
+      : !within_limit(bytes) ? "the limit is reached"
+                             : mebibytes(free_estimate_) + " are free, of which " +
+                                   mebibytes(floor_) + " are left alone";
+  events_.push(EventLevel::kDebug, mebibytes(bytes) +
+                                       " of a fault are made in host memory, for the " +
+                                       std::to_string(before + 1) + ". time: " + why);
+}
+
 // GPU memory above the floor; else host memory within the budget; else, when
 // the work at hand must have it, whatever there is: a slow page is better than
 // a dead engine, and the floor is for the engine's own sake.
@@ -38,6 +56,7 @@ CUresult DeviceMemory::create_for_fault(std::uint8_t order, bool must,
   // Absent means zero: what lay in a host page before must not show through.
   if (host_.take_zero(order, handle) == CUDA_SUCCESS) {
     *state = ExtentState::kParked;
+    tell_why_in_host_memory(bytes, room ? result : CUDA_SUCCESS);
     if (statistics_.faults_in_host_memory.fetch_add(1) == 0) {
       events_.push(EventLevel::kWarning,
                    "no GPU memory for a fault: pages are made in host memory (slower, still "

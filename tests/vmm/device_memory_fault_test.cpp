@@ -176,6 +176,12 @@ TEST(DeviceMemoryFaultTest, PagesAreMadeInHostMemoryWhenTheGpuIsFull) {
   EXPECT_EQ(bench.figures(pool).parked, kGranuleBytes);
   EXPECT_EQ(bench.memory->physical().device, 0u);
   EXPECT_EQ(bench.memory->statistics().faults_in_host_memory.load(), 1u);
+  std::string told;
+  for (const Event& event : bench.memory->events().drain()) told += event.text + "\n";
+  EXPECT_NE(told.find("2 MiB of a fault are made in host memory, for the 1. time: "),
+            std::string::npos)
+      << told;
+  EXPECT_NE(told.find(" MiB are free, of which "), std::string::npos) << told;
 }
 
 TEST(DeviceMemoryFaultTest, HostMemoryServesWhenOthersTookTheLastOfTheGpu) {
