@@ -1,0 +1,122 @@
+// Promotion: parked extents that a guard asks for are copied by it and then swapped in. Runs
+// in the server thread; only calls that return while the GPU is busy are made here.
+#include <algorithm>
+#include <numeric>
+
+#include "vmm/device_memory.h"
+#include "vmm/run_list.h"
+
+namespace kvshim::vmm {
+namespace {
+
+constexpr std::uint64_t kMostPromotedAtOnce = std::uint64_t{192} << 20;
+
+}  // namespace
+
+void DeviceMemory::want_promotion(Pool& pool, std::uint32_t offset) {
+  const auto it = pool.extent_at(offset);
+  Extent& extent = it->second;
+  if (extent.state != ExtentState::kParked || pending_.size() == kMaxCopies) return;
+  const bool already = std::any_of(pending_.begin(), pending_.end(), [&](const Pending& p) {
+    return p.pool == &pool && p.offset == it->first;
+  });
+  // The guard copies with one block, tens of GB/s: what would take it longer than
+  // a few milliseconds is served in place until the next release and restore.
+  const std::uint64_t copied = std::accumulate(
+      pending_.begin(), pending_.end(), std::uint64_t{0},
+      [](std::uint64_t sum, const Pending& p) { return sum + p.park.extent.bytes(); });
+  if (already || copied + order_bytes(extent.order) > kMostPromotedAtOnce ||
+      !gpu_has_room(order_bytes(extent.order))) {
+    return;
+  }
+  PreparedPark park;
+  park.extent = {pool.id, it->first, extent.order, address_of(pool, it->first)};
+  const std::optional<CUdeviceptr> staging = fault_staging_.take();
+  if (!staging) return;
+  park.staging = *staging;
+  if (mapper_.create_device(extent.order, &park.host_handle) == CUDA_SUCCESS) {
+    if (mapper_.map(park.staging, extent.order, park.host_handle, true) == CUDA_SUCCESS) {
+      pending_.push_back({&pool, it->first, park, false});
+      return;
+    }
+    mapper_.release_device(extent.order, park.host_handle);
+  }
+  fault_staging_.give_back(park.staging);
+}
+
+// Nothing else brings back what is pinned (an escaped pool), so none of it is answered in
+// place while there is room: its guard asks again when the copies at hand are done.
+bool DeviceMemory::moves_later(const AbiRun& granule) {
+  Pool* const pool = pool_of_granule(granule.first);
+  if (pool == nullptr || granule.count != 1) return false;
+  const std::uint32_t offset = granule.first - pool->first;
+  const auto it = pool->extent_at(offset);
+  return it->second.state == ExtentState::kParked && pool->pinned(offset, 1) &&
+         std::none_of(pending_.begin(), pending_.end(),
+                      [&](const Pending& p) { return p.pool == pool && p.offset == it->first; });
+}
+
+void DeviceMemory::finish_pending(std::vector<AbiRun>* runs) {
+  for (const Pending& p : pending_) {
+    const ExtentName& name = p.park.extent;
+    leave_staging(fault_staging_, p.park.staging, name.bytes());
+    Pool* pool = nullptr;
+    Extent* const parked = named_extent(name, ExtentState::kParked, &pool);
+    if (parked == nullptr) {
+      // Its guard gave up meanwhile and all work ended, so that it could be
+      // restored or dropped: the copy is void.
+      mapper_.release_device(name.order, p.park.host_handle);
+      continue;
+    }
+    Extent& extent = *parked;
+    mapper_.begin_swap();
+    bool ok = mapper_.unmap(name.address, name.bytes()) == CUDA_SUCCESS;
+    if (ok) {
+      ok = mapper_.map(name.address, name.order, p.park.host_handle, true) == CUDA_SUCCESS;
+      if (!ok) map_as_recorded(*p.pool, p.offset, extent);
+    }
+    mapper_.end_swap();
+    if (!ok) {
+      mapper_.release_device(name.order, p.park.host_handle);
+      continue;
+    }
+    host_.give_back(name.order, extent.handle);
+    extent.state = ExtentState::kResident;
+    extent.handle = p.park.host_handle;
+    if (p.along) {  // as old as it was
+      extent.parked_tick = tick_.load();
+      extent.cold = false;
+    } else {
+      note_written(extent);
+    }
+    statistics_.promotions.fetch_add(1, std::memory_order_relaxed);
+    statistics_.promoted_bytes.fetch_add(name.bytes(), std::memory_order_relaxed);
+    add_run(runs, p.pool->first + p.offset, order_granules(name.order));
+  }
+  pending_.clear();
+}
+
+void DeviceMemory::comes_in_no_order(std::uint64_t epoch) {
+  std::lock_guard lock(mutex_);
+  no_order_epoch_ = std::max(no_order_epoch_, epoch);
+}
+
+bool DeviceMemory::all_in_order(std::optional<std::uint64_t> finished_epoch) const {
+  std::lock_guard lock(mutex_);
+  return parked_may_move(finished_epoch);
+}
+
+bool DeviceMemory::parked_may_move(std::optional<std::uint64_t> finished_epoch) const {
+  return no_order_epoch_ == 0 || (finished_epoch && *finished_epoch >= no_order_epoch_);
+}
+
+// A guard gave up between its copies, or they may have missed a write: they are void.
+void DeviceMemory::drop_pending() {
+  for (const Pending& p : pending_) {
+    leave_staging(fault_staging_, p.park.staging, p.park.extent.bytes());
+    mapper_.release_device(p.park.extent.order, p.park.host_handle);
+  }
+  pending_.clear();
+}
+
+}  // namespace kvshim::vmm
