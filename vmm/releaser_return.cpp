@@ -236,6 +236,8 @@ void Releaser::return_beside_work() {
   if (memory_.gpu_free() < memory_.floor() + kQuietHeadroom + kAlong) return;
   std::unique_lock working(working_, std::try_to_lock);
   if (!working) return;
+  // What stands in the own stream may wait for the program, and frees wait for working_.
+  if (driver_.cuStreamQuery(memory_.kernels().stream()) != CUDA_SUCCESS) return;
   const std::vector<ExtentName> ask =
       memory_.come_along(released_serial_, settings_.cold_after.count() == 0, kAlong);
   if (ask.empty()) return;

@@ -94,6 +94,26 @@ TEST_F(BesideWork, NothingComesHomeWithoutRoomOrWhileOthersNeedIt) {
   bench_.expect_contents();
 }
 
+// As when it is ordered behind another context's work, which waits for the program.
+TEST_F(BesideWork, NothingWaitsForAnOwnStreamThatDoesNotGetOn) {
+  give_all();
+  const CUstream own = bench_.memory->kernels().stream();
+  bench_.driver.hold(own, true);
+  ASSERT_EQ(bench_.memory->kernels().launch_scan(0), CUDA_SUCCESS);
+  work_until([] { return false; }, 1s);
+  EXPECT_GE(parked(), kAll);
+  std::atomic<bool> paused{false};
+  std::thread frees([&] {
+    const Releaser::Pause pause(*bench_.releaser);
+    paused = true;
+  });
+  EXPECT_TRUE(eventually([&] { return paused.load(); }, 3s));
+  bench_.driver.hold(own, false);
+  frees.join();
+  EXPECT_TRUE(work_until([&] { return parked() == 0; }));
+  bench_.expect_contents();
+}
+
 // It would only go again.
 TEST_F(BesideWork, WhatAnIdleReleaseHasParkedStaysThere) {
   ReleaseSettings settings = never_idle();
