@@ -37,8 +37,14 @@ CUresult DeviceMemory::allocate(std::size_t bytes, const std::string& group, CUc
   RelaxedCaptureScope relaxed(driver_);
   const std::size_t mapped = round_up_to_granule(bytes);
   const auto granules = static_cast<std::uint32_t>(mapped >> kGranuleShift);
+  // An engine allocates the pools that it has computed before the first: a limit that comes in
+  // between (a group's, which holds from when the process is a member) must not refuse the rest.
+  {
+    std::lock_guard lock(mutex_);
+    if (pools_.empty()) sized_under_ = limit_told();
+  }
   std::size_t free_for_pools = 0, total = 0;
-  CUresult result = memory_info(&free_for_pools, &total);
+  CUresult result = memory_info_under(sized_under_, &free_for_pools, &total);
   if (result != CUDA_SUCCESS) return result;
   // The first comparison also keeps what follows from overflowing.
   if (bytes > total || free_for_pools < mapped) return CUDA_ERROR_OUT_OF_MEMORY;
@@ -73,9 +79,8 @@ CUresult DeviceMemory::allocate(std::size_t bytes, const std::string& group, CUc
   }
   {
     std::lock_guard noting(first_slots_mutex_);  // of pools that were here before
-    std::erase_if(known_first_slots_, [&](CUdeviceptr slot) {
-      return slot - arena_.address(*first) < mapped;
-    });
+    std::erase_if(known_first_slots_,
+                  [&](CUdeviceptr slot) { return slot - arena_.address(*first) < mapped; });
   }
   auto pool = std::make_unique<Pool>(next_pool_id.fetch_add(1), *first, granules, bytes);
   const std::vector<Piece> pieces = cut_into_pieces(*first, 0, granules);
@@ -118,8 +123,8 @@ CUresult DeviceMemory::clear_freed(std::span<const GranuleRun> freed) {
   for (std::size_t at = 0; at < freed.size() && result == CUDA_SUCCESS;
        at += DeviceKernels::kScanCapacity) {
     std::vector<AbiRun> runs;
-    for (const GranuleRun& run :
-         freed.subspan(at, std::min<std::size_t>(DeviceKernels::kScanCapacity, freed.size() - at))) {
+    for (const GranuleRun& run : freed.subspan(
+             at, std::min<std::size_t>(DeviceKernels::kScanCapacity, freed.size() - at))) {
       runs.push_back({run.first, run.count});
     }
     result = kernels_->launch_clear(runs, DeviceKernels::ClearUser::kAllocation);

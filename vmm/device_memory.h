@@ -361,6 +361,12 @@ class DeviceMemory {
   };
   bool make_present(Pool& pool, std::uint32_t offset, std::uint8_t order, Need need,
                     std::vector<AbiRun>* runs);
+  struct LimitTold {
+    std::uint64_t limit = 0;  // 0: none
+    std::uint64_t taken = 0;  // of it by others, what is no pool
+  };
+  LimitTold limit_told() const;
+  CUresult memory_info_under(const LimitTold& told, std::size_t* free, std::size_t* total) const;
   void tell_why_in_host_memory(std::uint64_t bytes, CUresult refused);
   CUresult create_for_fault(std::uint8_t order, bool must, CUmemGenericAllocationHandle* handle,
                             ExtentState* state);
@@ -434,6 +440,7 @@ class DeviceMemory {
   std::unordered_map<std::uint64_t, const PoolRecord*> records_;
   std::deque<PoolRecord> every_record_;  // kept for readers that still hold one (PoolTable)
   std::vector<Group> groups_;
+  LimitTold sized_under_;         // when there was no pool last; allocating_ held
   std::vector<Pending> pending_;  // promotions that wait for the guard's copy
   std::vector<AbiRun> pending_wanted_;
   std::vector<ExtentName> along_;  // of come_along(), for the next fault

@@ -27,6 +27,15 @@ std::uint64_t less(std::uint64_t from, std::uint64_t what) { return from > what 
 // is told), and what they gave back meanwhile counts twice (too much, at most the GPU's
 // size less own pools).
 CUresult DeviceMemory::memory_info(std::size_t* free, std::size_t* total) const {
+  return memory_info_under(limit_told(), free, total);
+}
+
+DeviceMemory::LimitTold DeviceMemory::limit_told() const {
+  return {std::max(limits_.limit.load(), limits_.shown.load()), limits_.shown_taken.load()};
+}
+
+CUresult DeviceMemory::memory_info_under(const LimitTold& told, std::size_t* free,
+                                         std::size_t* total) const {
   constexpr int kTries = 4;
   Pressure* const pressure = settings_.pressure;
   std::uint64_t elsewhere = pressure != nullptr ? pressure->elastic_elsewhere() : 0;
@@ -46,11 +55,9 @@ CUresult DeviceMemory::memory_info(std::size_t* free, std::size_t* total) const 
     if (std::exchange(elsewhere, again) == again) break;
   }
   without_pools = std::min<std::uint64_t>(without_pools + elsewhere, *total);
-  if (const std::uint64_t limit = std::max(limits_.limit.load(), limits_.shown.load());
-      limit != 0) {
-    *total = std::min<std::uint64_t>(*total, limit);
-    without_pools = std::min(without_pools,
-                             less(*total, limits_.other_bytes.load() + limits_.shown_taken.load()));
+  if (told.limit != 0) {
+    *total = std::min<std::uint64_t>(*total, told.limit);
+    without_pools = std::min(without_pools, less(*total, limits_.other_bytes.load() + told.taken));
   }
   *free = less(without_pools, full_size);
   return CUDA_SUCCESS;

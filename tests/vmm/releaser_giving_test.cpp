@@ -2,6 +2,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <memory>
+
 #include "tests/vmm/engine_bench.h"
 #include "tests/vmm/fake_pressure.h"
 
@@ -86,9 +88,10 @@ TEST_F(GivingTest, WhatOthersGaveMeanwhileIsNotGivenTwice) {
   begin();
   bench_.write_granules(large, slots, 7);
   ASSERT_TRUE(bench_.driver.drain(bench_.stream));
-  std::atomic<bool> others_give{true};
-  neighbours_.on_gift = [&] {
-    if (others_give) neighbours_.wanted.store(1);
+  // The releasing thread outlives this function.
+  const auto others_give = std::make_shared<std::atomic<bool>>(true);
+  neighbours_.on_gift = [this, others_give] {
+    if (*others_give) neighbours_.wanted.store(1);
   };
   neighbours_.wanted.store(kGiB);
   bench_.releaser->look_now();
@@ -96,7 +99,7 @@ TEST_F(GivingTest, WhatOthersGaveMeanwhileIsNotGivenTwice) {
   EXPECT_GT(neighbours_.given.load(), 0u);
   EXPECT_LT(neighbours_.given.load(), 256 * kMiB);
   for (std::uint32_t g = 0; g < kGranules; ++g) EXPECT_TRUE(bench_.holds(large, g, 7));
-  others_give = false;
+  *others_give = false;
   neighbours_.wanted.store(2 * kGiB);
   EXPECT_TRUE(comes_down_to(0)) << "the rest is found again";
 }

@@ -44,6 +44,22 @@ TEST(LimitTest, CountsWhatIsNoPool) {
   EXPECT_EQ(bench.memory->over_limit(), kGranuleBytes) << "no more than pools can give";
 }
 
+// As the share of a group does, which comes when the first pool has made the process a member.
+TEST(LimitTest, ThatComesBetweenThePoolsOfAnEngineRefusesNoneOfThem) {
+  MemoryBench bench;
+  const PoolRecord* const first = bench.pool(256 * kMiB);
+  bench.memory->limits().shown.store(400 * kMiB);
+  bench.memory->limits().limit.store(400 * kMiB);
+  EXPECT_EQ(total_memory(bench), 400 * kMiB) << "and yet it is what is told";
+  const PoolRecord* const second = bench.pool(256 * kMiB);
+  ASSERT_NE(second, nullptr);
+  EXPECT_EQ(bench.memory->free(first->base), CUDA_SUCCESS);
+  EXPECT_EQ(bench.memory->free(second->base), CUDA_SUCCESS);
+  const PoolRecord* third = nullptr;
+  EXPECT_EQ(bench.memory->allocate(512 * kMiB, "g", nullptr, &third), CUDA_ERROR_OUT_OF_MEMORY)
+      << "the next engine has been told";
+}
+
 TEST(LimitTest, DoesNotKillAnEngineWhoseHostMemoryIsFull) {
   MemoryBench bench({.host_budget = 0, .read_ahead_max = kNoReadAhead});
   const PoolRecord* pool = bench.pool(256 * kMiB);
