@@ -219,3 +219,19 @@ class EngineProcess:
             lines = self.log_path.read_text(errors="replace").strip().splitlines()
             return lines[-1][-300:] if lines else "its log is empty"
         return "no log"
+
+
+@contextlib.contextmanager
+def engines_of(part, result, context):
+    """{name: engine} to be filled. They end with the block; an engine that fails ends it with
+    result["error"], and only a block that came to its end makes the result complete."""
+    engines = {}
+    try:
+        yield engines
+        result["complete"] = True
+    except EngineFailed as problem:
+        result["error"] = str(problem)
+        context.say(f"{part}: FAILED: {problem}")
+    finally:
+        for engine in engines.values():
+            engine.end(15) if result["complete"] else engine.kill()

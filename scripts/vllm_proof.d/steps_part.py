@@ -9,7 +9,7 @@ import pathlib
 
 import prompts
 from figures import median_interval, spread
-from processes import EngineFailed, EngineProcess
+from processes import EngineProcess, engines_of
 
 
 class StepsPlan:
@@ -25,17 +25,9 @@ class StepsPlan:
 def run(plan, context):
     """Returns the part's figures; never raises for an engine's failure ("error" says it)."""
     result = context.partials["steps"] = {"plan": dict(plan.__dict__), "complete": False}
-    engines = {}
-    try:
+    with engines_of("steps", result, context) as engines:
         start(plan, context, engines, result)
         take_turns(plan, context, engines, result)
-        result["complete"] = True
-    except EngineFailed as problem:
-        result["error"] = str(problem)
-        context.say(f"steps: FAILED: {problem}")
-    finally:
-        for engine in engines.values():
-            engine.end(15) if result["complete"] else engine.kill()
     return result
 
 

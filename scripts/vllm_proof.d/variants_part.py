@@ -11,7 +11,7 @@ import time
 import prompts
 from figures import median_interval, spread
 from pair_part import calibrate, fault_seconds
-from processes import EngineFailed, EngineProcess
+from processes import EngineProcess, engines_of
 
 # What a loss can consist of, each taken away in turn.
 USUAL = ("plain2", "default", "no_pool:KVSHIM_MIN_SIZE=1TiB", "no_rows_ahead:KVSHIM_ROWS_AHEAD=false")
@@ -30,17 +30,9 @@ def run(texts, context, rounds=60, burst_seconds=0.9):
     variants = [("static", None), *map(parse, texts or USUAL)]
     result = context.partials["variants"] = {
         "plan": {"variants": dict(variants), "rounds": rounds}, "complete": False}
-    engines = {}
-    try:
+    with engines_of("variants", result, context) as engines:
         start(variants, engines, context)
         compare(engines, context, result, rounds, burst_seconds)
-        result["complete"] = True
-    except EngineFailed as problem:
-        result["error"] = str(problem)
-        context.say(f"variants: FAILED: {problem}")
-    finally:
-        for engine in engines.values():
-            engine.end(15) if result["complete"] else engine.kill()
     return result
 
 
