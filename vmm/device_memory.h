@@ -181,7 +181,7 @@ class DeviceMemory {
   /// Nothing runs any more: what step_ahead() had left to do is not wanted.
   void nothing_ahead();
   /// Makes the granules present in the calling thread, without a guard; false when
-  /// that is not safe now, or there is no memory: then a guard must do it.
+  /// that is not safe now, or the GPU has no room: then a guard must do it.
   bool make_present_now(std::span<const AbiRun> runs, std::uint64_t finished_epoch);
   /// With the gate closed and all work finished: one step of splitting absent
   /// extents where sequences will begin, so that first faults needn't. False:
@@ -372,6 +372,7 @@ class DeviceMemory {
                             ExtentState* state);
   std::uint64_t still_to_be_made(std::span<const AbiRun> wanted, bool rows) const;
   bool gpu_has_room(std::uint64_t bytes);
+  bool has_room_for(std::uint64_t bytes);
   bool within_limit(std::uint64_t bytes) const;
   void read_free_memory(std::uint64_t bytes);
   // swaps

@@ -181,14 +181,16 @@ bool DeviceMemory::make_now(const AbiRun& run) {
   return true;
 }
 
-// In portions, so that a fault doesn't wait for a whole large range.
+// In portions, so that a fault doesn't wait for a whole large range. Without room it is the
+// guard's: the fault server asks neighbours, and makes pages in host memory only then.
 bool DeviceMemory::make_present_now(std::span<const AbiRun> runs, std::uint64_t finished_epoch) {
   constexpr std::uint32_t kPortion = 64;
   for (const AbiRun& run : runs) {
     for (std::uint32_t at = 0; at < run.count; at += kPortion) {
+      const AbiRun portion{run.first + at, std::min(kPortion, run.count - at)};
       std::lock_guard lock(mutex_);
       if (!absent_can_be_swapped(finished_epoch) ||
-          !make_now({run.first + at, std::min(kPortion, run.count - at)})) {
+          !has_room_for(still_to_be_made(std::span(&portion, 1), false)) || !make_now(portion)) {
         return false;
       }
       check("present now");

@@ -82,8 +82,7 @@ void DeviceMemory::take_along(std::uint64_t kept) {
         pool->pinned(name.offset, order_granules(name.order))) {
       continue;
     }
-    if (!gpu_has_room(kept + name.bytes())) return;
-    free_estimate_ += kept + name.bytes();  // not taken yet
+    if (!has_room_for(kept + name.bytes())) return;
     const std::size_t before = pending_.size();
     want_promotion(*pool, name.offset);
     if (pending_.size() != before) pending_.back().along = true;

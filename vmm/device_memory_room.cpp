@@ -101,6 +101,13 @@ bool DeviceMemory::gpu_has_room(std::uint64_t bytes) {
   return true;
 }
 
+bool DeviceMemory::has_room_for(std::uint64_t bytes) {
+  if (bytes == 0) return true;
+  if (!gpu_has_room(bytes)) return false;
+  free_estimate_ += bytes;  // not taken yet
+  return true;
+}
+
 std::uint64_t DeviceMemory::still_to_be_made(std::span<const AbiRun> wanted, bool rows) const {
   std::uint64_t bytes = 0;
   for (const AbiRun& run : wanted) {

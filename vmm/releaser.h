@@ -195,8 +195,9 @@ class Releaser {
             std::vector<ExtentName>* no_room, ParkTimes* times);
   bool park_blocks(std::uint64_t epoch, std::deque<ExtentName> blocks, std::uint64_t* parked,
                    std::vector<ExtentName>* no_room, ParkTimes* times);
-  ParkCopy start_copy(std::uint64_t epoch, std::deque<ExtentName>* blocks,
+  ParkCopy start_copy(std::uint64_t epoch, std::deque<ExtentName>* blocks, std::uint64_t* cleared,
                       std::vector<ExtentName>* no_room);
+  bool clear_next(const std::deque<ExtentName>& blocks, std::uint64_t* cleared);
   bool swap_copied(std::uint64_t epoch, const PreparedPark& block, std::uint64_t* parked);
   bool drop_parked_for(std::uint64_t epoch, std::uint64_t bytes);
   void drop_expired(std::uint64_t epoch);

@@ -100,24 +100,42 @@ bool Releaser::make_absent(std::uint64_t epoch, std::span<const ExtentName> exte
                    [&](std::size_t i) { *freed += memory_.swap_to_absent(groups[i], proof); });
 }
 
-// The copy of the next block that there is host memory for, and the clearing of its bits
-// behind it, with the gate open.
+// For many blocks at once: a kernel behind each copy would wait for its turn on a GPU where
+// another process works, 2 ms for each block of 32 MiB (measured: docs/results/sharing.md).
+bool Releaser::clear_next(const std::deque<ExtentName>& blocks, std::uint64_t* cleared) {
+  constexpr std::uint64_t kAtOnce = std::uint64_t{2} << 30;
+  std::vector<ExtentName> next;
+  for (const ExtentName& block : blocks) {
+    if (*cleared >= kAtOnce || next.size() == DeviceKernels::kScanCapacity) break;
+    next.push_back(block);
+    *cleared += block.bytes();
+  }
+  const bool launched = launch_clear(next);
+  return wait_for_stream() && launched;
+}
+
+// The copy of the next block that there is host memory for. `cleared`: so many bytes of
+// blocks have their bits clear. What is split or not copied after all keeps them clear, and
+// whoever writes it next asks once.
 Releaser::ParkCopy Releaser::start_copy(std::uint64_t epoch, std::deque<ExtentName>* blocks,
-                                        std::vector<ExtentName>* no_room) {
+                                        std::uint64_t* cleared, std::vector<ExtentName>* no_room) {
   while (!blocks->empty() && !interrupted(epoch)) {
+    if (*cleared == 0 && !clear_next(*blocks, cleared)) return {};
     const ExtentName name = blocks->front();
     blocks->pop_front();
+    *cleared -= name.bytes();
     PreparedPark one;
     switch (memory_.prepare_park(name, &one)) {
       case Preparation::kDone: {
         const bool copying =
             driver_.cuMemcpyDtoDAsync_v2(one.staging, name.address, name.bytes(),
                                          memory_.kernels().stream()) == CUDA_SUCCESS;
-        return {one, launch_clear(std::span(&name, 1)) && copying};
+        return {one, copying};
       }
       case Preparation::kSplit: {
         const auto parts = DeviceMemory::halves(name);
         blocks->insert(blocks->begin(), parts.begin(), parts.end());
+        *cleared += name.bytes();
         break;
       }
       case Preparation::kNoRoom:
@@ -161,6 +179,7 @@ bool Releaser::park_blocks(std::uint64_t epoch, std::deque<ExtentName> blocks,
                            std::uint64_t* parked, std::vector<ExtentName>* no_room,
                            ParkTimes* times) {
   ParkCopy copied;
+  std::uint64_t cleared = 0;
   bool undisturbed = true;
   auto now = Clock::now();
   const auto spent = [&now](Clock::duration* in) {
@@ -168,7 +187,7 @@ bool Releaser::park_blocks(std::uint64_t epoch, std::deque<ExtentName> blocks,
     *in += now - then;
   };
   while (undisturbed && (!blocks.empty() || copied.block)) {
-    const ParkCopy next = start_copy(epoch, &blocks, no_room);
+    const ParkCopy next = start_copy(epoch, &blocks, &cleared, no_room);
     spent(&times->prepare);
     retire(epoch);
     tell_needy(*parked);

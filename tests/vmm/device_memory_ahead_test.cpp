@@ -228,6 +228,21 @@ TEST_F(AheadTest, ARangeThatAReaderMayLookAtNeedsItsGuard) {
   EXPECT_TRUE(bench_.memory->make_present_now(std::span(&range, 1), 5));
 }
 
+// A neighbour may make room, which is for the guard's fault to ask: a page made in host
+// memory at once would take the driver longer than that.
+TEST_F(AheadTest, ARangeThatTheGpuHasNoRoomForIsLeftToItsGuard) {
+  const AbiRun range{bench_.granule(layers_[0], 20), 100};
+  bench_.memory->limits().limit.store(bench_.memory->physical().zero + 50 * kGranuleBytes);
+  EXPECT_FALSE(bench_.memory->make_present_now(std::span(&range, 1), kBusy));
+  EXPECT_EQ(bench_.memory->statistics().faults_in_host_memory.load(), 0u);
+  EXPECT_EQ(bench_.figures(layers_[0]).parked, 0u);
+  bench_.memory->limits().limit.store(0);
+  EXPECT_TRUE(bench_.memory->make_present_now(std::span(&range, 1), kBusy));
+  bench_.memory->limits().limit.store(1);
+  EXPECT_TRUE(bench_.memory->make_present_now(std::span(&range, 1), kBusy))
+      << "nothing is left to be made";
+}
+
 TEST_F(AheadTest, SplittingWhereSequencesBeginSparesTheFirstFaultIt) {
   bench_.memory->note_first_slots(bench_.address(layers_[0], 256), 4096);
   std::size_t splits = 0;

@@ -17,6 +17,19 @@ TEST_F(ReleaserTest, IdleContentsGoToHostMemoryAndStay) {
   ASSERT_TRUE(eventually([&] { return bench_.memory->physical().device == 0; }));
 }
 
+// A kernel waits for its turn on a GPU that others use: one behind each copy made parking
+// three times as long (docs/results/sharing.md).
+TEST_F(ReleaserTest, ParkingManyBlocksTakesNoKernelForEach) {
+  std::vector<std::int64_t> apart;
+  for (std::int64_t slot = 1; slot < 128; slot += 8) apart.push_back(slot);
+  write(apart, 7);
+  const std::uint64_t before = bench_.driver.calls(Call::cuLaunchKernel);
+  bench_.release_when_idle(quick());
+  ASSERT_TRUE(eventually_resident(0));
+  EXPECT_EQ(bench_.figures(pool_).parked, apart.size() * kGranuleBytes);
+  EXPECT_LT(bench_.driver.calls(Call::cuLaunchKernel) - before, apart.size() / 2);
+}
+
 TEST_F(ReleaserTest, ZeroContentsCostNothing) {
   write({1, 2, 3}, 7);
   write({3, 9}, 0);
