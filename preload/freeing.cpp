@@ -6,6 +6,7 @@
 #include <mutex>
 #include <string>
 #include <thread>
+#include <utility>
 
 #include "observe/log.h"
 #include "preload/graph_capture.h"
@@ -21,6 +22,9 @@ struct DeferredFree {
   CUevent event;       // where its stream has to get; null: nowhere
   bool behind_all;     // behind all pool work that was submitted before
 };
+// For a guard that copies the pool's parked pages: milliseconds, unless its GPU or its process
+// is stopped.
+constexpr std::chrono::seconds kPatience{1};
 std::mutex deferred_mutex;
 auto& deferred = *new std::list<DeferredFree>;  // leaked, see escape.cpp
 std::size_t being_freed = 0;                    // taken out of the list, not yet gone
@@ -59,15 +63,25 @@ bool has_come_to_its_free(Runtime& runtime, const DeferredFree& one) {
          (one.behind_all || device->streams.finished());
 }
 
-void finish_free(Runtime& runtime, const DeferredFree& one) {
-  if (one.event != nullptr) runtime.driver().cuEventDestroy_v2(one.event);
+// All that may touch it has finished, but for guards of other pools that take it along.
+CUresult let_go(DeviceRuntime& device, CUdeviceptr base, std::chrono::milliseconds patience) {
+  vmm::Releaser::Pause pause(device.releaser);
+  device.releaser.look_whether_finished();
+  return device.memory.free(base, patience);
+}
+
+// False: not yet.
+bool finish_free(Runtime& runtime, DeferredFree& one) {
+  if (one.event != nullptr) {
+    runtime.driver().cuEventDestroy_v2(std::exchange(one.event, nullptr));
+  }
   const vmm::PoolRecord* record = pool_at_base(one.base);
-  if (record == nullptr || record->id != one.pool) return;  // its context has ended
+  if (record == nullptr || record->id != one.pool) return true;  // its context has ended
   DeviceRuntime* const device = runtime.of(*record);
-  if (device == nullptr) return;
+  if (device == nullptr) return true;
+  one.behind_all = true;  // all of that has ended, once and for all
   vmm::ContextScope current(runtime.driver(), device->memory.context());
-  vmm::Releaser::Pause pause(device->releaser);
-  device->memory.free(one.base);
+  return let_go(*device, one.base, {}) != CUDA_ERROR_NOT_READY;
 }
 
 }  // namespace
@@ -95,10 +109,14 @@ CUresult free_pool(Runtime& runtime, const vmm::PoolRecord& record) {
     return CUDA_SUCCESS;
   }
   if (waited != CUDA_SUCCESS && waited != CUDA_ERROR_DEINITIALIZED) return waited;
-  vmm::Releaser::Pause pause(device.releaser);
-  const std::uint64_t id = record.id;
-  const CUresult result = device.memory.free(record.base);
-  log::info("pool " + std::to_string(id) + " freed");
+  if (waited == CUDA_ERROR_DEINITIALIZED) device.memory.no_guard_runs();
+  const CUresult result = let_go(device, record.base, kPatience);
+  if (result == CUDA_ERROR_NOT_READY) {
+    std::lock_guard lock(deferred_mutex);
+    deferred.push_back({record.base, record.id, nullptr, true});
+    return CUDA_SUCCESS;
+  }
+  log::info("pool " + std::to_string(record.id) + " freed");
   return result;
 }
 
@@ -147,10 +165,15 @@ void finish_deferred_frees() noexcept {
     }
     being_freed += ready.size();
   }
-  for (const DeferredFree& one : ready) {  // a free may wait for a release under way
-    finish_free(*runtime, one);
+  while (!ready.empty()) {  // a free may wait for a release under way
+    const bool gone = finish_free(*runtime, ready.front());
     std::lock_guard lock(deferred_mutex);
     --being_freed;
+    if (gone) {
+      ready.pop_front();
+    } else {
+      deferred.splice(deferred.end(), ready, ready.begin());
+    }
   }
 }
 

@@ -12,8 +12,8 @@ namespace kvshim::preload {
 const vmm::PoolRecord* pool_at_base(CUdeviceptr address);
 
 /// As cuMemFree: waits for all that its context has to do; during a capture, for all pool
-/// work of its GPU. What of that can't be waited for (lost streams) the pool outlives:
-/// finish_deferred_frees().
+/// work of its GPU. What of that can't be waited for (lost streams, another pool's guard that
+/// takes more than a second to copy this one's pages) the pool outlives: finish_deferred_frees().
 CUresult free_pool(Runtime& runtime, const vmm::PoolRecord& record);
 
 /// As cuMemFreeAsync: waits as a submission does, for no work of the GPU. In a capture it is
@@ -24,8 +24,7 @@ CUresult free_pool_in_order(Runtime& runtime, const vmm::PoolRecord& record, Str
 /// Whether a freed pool is still there. Any thread.
 bool any_deferred_free();
 
-/// Lets pools go whose free has come. Any thread; waits, at most, for a release under way
-/// and for a guard's copies. REQUIRES: the thread's capture mode is relaxed.
+/// Lets pools go whose free has come. Any thread; waits, at most, for a release under way. REQUIRES: the thread's capture mode is relaxed.
 void finish_deferred_frees() noexcept;
 
 }  // namespace kvshim::preload

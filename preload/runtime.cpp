@@ -266,6 +266,7 @@ void Runtime::end(DeviceRuntime& device) {
     ending_.insert(&device);
   }
   device.stop_threads();
+  device.memory.no_guard_runs();
   for (const vmm::PoolFigures& pool : device.memory.pools()) device.memory.free(pool.base);
   device.memory.give_addresses_back();
   std::lock_guard lock(making_);

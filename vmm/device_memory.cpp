@@ -137,15 +137,16 @@ CUresult DeviceMemory::clear_freed(std::span<const GranuleRun> freed) {
   return result;
 }
 
-CUresult DeviceMemory::free(CUdeviceptr base) {
+CUresult DeviceMemory::free(CUdeviceptr base, std::chrono::milliseconds patience) {
   std::unique_lock lock(mutex_);
   auto it = pools_.find(arena_.granule(base));
-  // A guard of a sibling may be copying this pool's parked pages (its row): the
-  // copies end by themselves, or their guard gave up.
-  const auto patience = std::chrono::steady_clock::now() + std::chrono::seconds(1);
-  while (it != pools_.end() && std::chrono::steady_clock::now() < patience &&
-         std::any_of(pending_.begin(), pending_.end(),
-                     [&](const Pending& p) { return p.pool == it->second.get(); })) {
+  // However long they take (a GPU that many share in turns, a debugger): their copies read the
+  // pool's addresses. A guard that gave up between is known by its work's end (no_guard_runs).
+  const auto end = std::chrono::steady_clock::now() + patience;
+  while (it != pools_.end() && std::any_of(pending_.begin(), pending_.end(), [&](const Pending& p) {
+           return p.pool == it->second.get();
+         })) {
+    if (std::chrono::steady_clock::now() >= end) return CUDA_ERROR_NOT_READY;
     lock.unlock();
     std::this_thread::sleep_for(std::chrono::microseconds(50));
     lock.lock();
@@ -155,12 +156,6 @@ CUresult DeviceMemory::free(CUdeviceptr base) {
   Pool& pool = *it->second;
   table_.erase(*records_.at(pool.id));
   records_.erase(pool.id);
-  std::erase_if(pending_, [&](const Pending& p) {
-    if (p.pool != &pool) return false;
-    leave_staging(fault_staging_, p.park.staging, p.park.extent.bytes());
-    mapper_.release_device(p.park.extent.order, p.park.host_handle);
-    return true;
-  });
   // The staging mapping of what came back would keep its memory alive.
   unmap_retired_staging(retired_staging_.size());
   CUresult result = CUDA_SUCCESS;
@@ -190,6 +185,14 @@ CUresult DeviceMemory::free(CUdeviceptr base) {
   // The engine must not see an error for memory that is gone; a driver that
   // is shutting down answers DEINITIALIZED, which is how cuMemFree answers too.
   return result;
+}
+
+void DeviceMemory::no_guard_runs() {
+  std::lock_guard lock(mutex_);
+  drop_pending();
+  told_.clear();
+  for (Dirty& one : dirty_) one.request = 0;
+  check("no guard runs");
 }
 
 void DeviceMemory::give_addresses_back() {

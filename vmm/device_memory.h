@@ -3,6 +3,7 @@
 
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -102,9 +103,15 @@ class DeviceMemory {
   /// group. Waits only for the device's own stream (clearing of reused bits).
   CUresult allocate(std::size_t bytes, const std::string& group, CUcontext context,
                     const PoolRecord** record);
-  /// Releases a pool; no work that may touch it may be unfinished (I4).
-  /// INVALID_VALUE when `base` is not a pool's base.
-  CUresult free(CUdeviceptr base);
+  /// Releases a pool; no work that may touch it may be unfinished (I4). Guards of other pools
+  /// may be copying its parked pages (its row, what comes along): they are waited for, and
+  /// NOT_READY, with nothing done, when that takes longer than `patience`: then it is to be
+  /// tried again. INVALID_VALUE when `base` is not a pool's base.
+  CUresult free(CUdeviceptr base, std::chrono::milliseconds patience = std::chrono::seconds(1));
+  /// What guards were told to copy and have not done is void, as is what they were told to be
+  /// present and may not have noted: they gave up, or their context has failed. REQUIRES: the
+  /// gate is closed and all work has finished, or the context ends.
+  void no_guard_runs();
   /// At the end of the device's context, after all pools were freed: what would
   /// wait for cleared bits goes back to the arena (the bitmap ends, too).
   void give_addresses_back();

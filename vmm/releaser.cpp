@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <thread>
 
+#include "vmm/context_scope.h"
 #include "vmm/service_thread.h"
 
 namespace kvshim::vmm {
@@ -135,13 +136,26 @@ void Releaser::look_at_free_memory() {
   memory_.gpu_free();
 }
 
+// closer_ held.
+bool Releaser::proves_finished(std::uint64_t epoch) {
+  if (!gate_.try_close(epoch)) return false;
+  SubmissionGate::OpenAtEnd open(gate_);
+  if (!quiescence_.finished()) return false;
+  memory_.no_guard_runs();
+  server_.all_finished(epoch);
+  return true;
+}
+
 bool Releaser::all_finished(std::uint64_t epoch) {
   std::lock_guard closing(closer_);
-  if (!gate_.try_close(epoch)) return false;
-  finished_ = quiescence_.finished();
-  gate_.open();
-  if (finished_) server_.all_finished(epoch);
+  finished_ = proves_finished(epoch);
   return finished_;
+}
+
+bool Releaser::look_whether_finished() {
+  RelaxedCaptureScope relaxed(driver_);
+  std::lock_guard closing(closer_);
+  return proves_finished(gate_.epoch());
 }
 
 // Where sequences will begin, so that their first faults needn't split 32 MiB.

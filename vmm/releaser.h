@@ -89,6 +89,11 @@ class Releaser {
     if (restorable_.load(std::memory_order_relaxed)) restore();
   }
 
+  /// Whether all work has finished, without waiting for the next look of the releasing
+  /// thread: then what guards had under way is void (DeviceMemory::no_guard_runs()). Any
+  /// thread; waits for at most a slice or a restore.
+  bool look_whether_finished();
+
   /// While one exists nothing of the own stream reads a pool: a pool may be
   /// freed. Making one waits until a release under way has noticed, not for its end.
   class Pause {
@@ -163,6 +168,7 @@ class Releaser {
   Wanted wanted_now();
   void give_what_is_wanted();
   bool all_finished(std::uint64_t epoch);
+  bool proves_finished(std::uint64_t epoch);
   /// Where the time of a round of giving went.
   struct Round {
     Clock::time_point begin = Clock::now();

@@ -152,6 +152,22 @@ TEST(DeviceMemoryAllocationTest, AddressesThatAnAnswerNamesMeanAnotherPoolOnlyAf
   EXPECT_EQ(bench.pool(64 * kMiB)->base, base);
 }
 
+TEST(DeviceMemoryAllocationTest, AddressesThatAnAnswerNamesMeanAnotherPoolOnceNoGuardRuns) {
+  MemoryBench bench;
+  const PoolRecord* asking = bench.pool(64 * kMiB);
+  const PoolRecord* sibling = bench.pool(64 * kMiB);
+  const CUdeviceptr base = sibling->base;
+  ASSERT_TRUE(names(bench.fault(asking, 0).runs, bench.granule(sibling, 0)));
+  EXPECT_EQ(bench.memory->free(base), CUDA_SUCCESS);
+  bench.memory->no_guard_runs();
+  sibling = bench.pool(64 * kMiB);
+  EXPECT_EQ(sibling->base, base) << "freed before";
+  ASSERT_TRUE(names(bench.fault(asking, 1).runs, bench.granule(sibling, 1)));
+  bench.memory->no_guard_runs();
+  EXPECT_EQ(bench.memory->free(base), CUDA_SUCCESS);
+  EXPECT_EQ(bench.pool(64 * kMiB)->base, base) << "freed after";
+}
+
 TEST(DeviceMemoryAllocationTest, AFirstAllocationThatFailsLeavesNothing) {
   for (const Call call : {Call::cuMemCreate, Call::cuMemMap, Call::cuMemSetAccess}) {
     const std::uint64_t calls = call == Call::cuMemCreate ? 4 : 5;  // zero handles

@@ -203,6 +203,26 @@ TEST_F(ReleaserTest, APoolCanBeFreedWhileAnotherThreadRestores) {
 
 // A submission that found nothing to bring back before the release ended writes in
 // place; the next one must not swap the page under it.
+// A guard that gave up between its copies never asks again.
+TEST_F(ReleaserTest, WhatAGuardLeftUndoneHoldsUpAFreeUntilAllWorkHasEnded) {
+  ReleaseSettings settings = quick();
+  settings.restore_time = 0ms;
+  bench_.release_when_idle(settings);
+  write(four_, 7);
+  ASSERT_TRUE(eventually_resident(0));
+  bench_.driver.hold(bench_.stream, true);
+  bench_.submit(bench_.stream, nullptr, {}, [] {});
+  ASSERT_EQ(bench_.fault(pool_, 1).kind, AnswerKind::kCopyFirst);
+  EXPECT_FALSE(bench_.releaser->look_whether_finished());
+  EXPECT_EQ(bench_.memory->free(pool_->base, 0ms), CUDA_ERROR_NOT_READY);
+  EXPECT_TRUE(bench_.holds(pool_, 1, 7));
+  bench_.driver.hold(bench_.stream, false);
+  ASSERT_TRUE(bench_.driver.drain(bench_.stream));
+  EXPECT_TRUE(bench_.releaser->look_whether_finished());
+  const Releaser::Pause pause(*bench_.releaser);
+  EXPECT_EQ(bench_.memory->free(pool_->base, 0ms), CUDA_SUCCESS);
+}
+
 TEST_F(ReleaserTest, NothingComesBackUnderUnfinishedWork) {
   bench_.release_when_idle(quick());
   write(four_, 7);
