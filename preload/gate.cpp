@@ -132,9 +132,11 @@ CUresult run_fill(StreamRef stream, CUdeviceptr address, std::size_t bytes, bool
 void before_stream_destroy(CUstream stream) noexcept {
   if (const Runtime* runtime = Runtime::get()) {
     for (DeviceRuntime* device : runtime->devices()) {
-      if (device->streams.before_destroy(stream)) continue;
-      // Nothing can be ordered behind that work.
-      device->memory.comes_in_no_order(device->gate.epoch());
+      // Nothing can be ordered behind work that is lost.
+      const auto about_to_lose = [device] {
+        device->memory.comes_in_no_order(device->gate.epoch());
+      };
+      if (device->streams.before_destroy(stream, about_to_lose)) continue;
       device->memory.events().push(
           vmm::EventLevel::kWarning,
           "a stream was destroyed whose unfinished work can't be followed: no memory is released "

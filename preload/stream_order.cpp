@@ -311,16 +311,24 @@ bool StreamOrder::record_end(Lock& lock, Stream& stream) {
   return record(lock, stream, CU_STREAM_LEGACY) == CUDA_SUCCESS;
 }
 
-bool StreamOrder::before_destroy(CUstream stream) {
+bool StreamOrder::before_destroy(CUstream stream, const std::function<void()>& about_to_lose) {
   Lock lock(mutex_);
   bool known = true;
+  const auto unknown = [](const Stream& s) { return s.unfinished && !s.event_is_newest; };
   for (Stream& s : streams_) {
     if (s.dead || s.handle != stream) continue;
     const bool own = is_left_alone(lock, s);
-    if (s.unfinished && !s.event_is_newest && !(own && record_end(lock, s))) {
-      known = false;
-      s.lost = lost_so_far_.fetch_add(1) + 1;
-      lost_.fetch_add(1);
+    if (unknown(s) && !(own && record_end(lock, s))) {
+      ++s.waiters;  // it stays in the list
+      lock.unlock();
+      about_to_lose();
+      lock.lock();
+      --s.waiters;
+      if (unknown(s)) {
+        known = false;
+        s.lost = lost_so_far_.fetch_add(1) + 1;
+        lost_.fetch_add(1);
+      }
     }
     s.dead = true;
   }

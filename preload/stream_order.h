@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <list>
 #include <map>
 #include <mutex>
@@ -57,9 +58,12 @@ class StreamOrder final : public vmm::Quiescence {
   // Life of streams, in the thread that makes the call, before it.
 
   /// False when the end of the stream's unfinished work can't be told from now
-  /// on: nothing counts as finished until context_finished(). Waits, for 10 s at most,
-  /// until other threads' calls on the stream have returned.
-  bool before_destroy(CUstream stream);
+  /// on: nothing counts as finished until context_finished(). `about_to_lose` is called
+  /// before that, without the mutex: only after it does other work come in no order with
+  /// this stream's. Waits, for 10 s at most, until other threads' calls on the stream have
+  /// returned.
+  bool before_destroy(
+      CUstream stream, const std::function<void()>& about_to_lose = [] {});
   /// Also before a stream waits for an event (it may join a capture by that).
   void before_capture(StreamRef stream);
   /// Also of streams that carry no pool work; `stream` as in the gate's before_wait().

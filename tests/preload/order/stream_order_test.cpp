@@ -135,6 +135,34 @@ TEST_F(StreamOrderTest, ADestroyedStreamIsNotTouchedEvenIfItsEndWasNotRecorded) 
   EXPECT_FALSE(order_.finished()) << "nobody can tell";
 }
 
+// Else a guard of another thread could come in no order with it and not know: what it copies
+// could miss what the lost work writes.
+TEST_F(StreamOrderTest, WhoIsToldOfALostStreamIsToldBeforeAnyWorkComesInNoOrderWithIt) {
+  submit(a_);
+  driver_.record_result = CUDA_ERROR_UNKNOWN;
+  unsigned told = 0;
+  EXPECT_FALSE(order_.before_destroy(a_, [&] {
+    ++told;
+    EXPECT_EQ(order_.lost(), 0u);
+    StreamOrder::Place place;
+    EXPECT_NE(order_.order({b_}, &place), CUDA_SUCCESS) << "it comes in no order already";
+  }));
+  EXPECT_EQ(told, 1u);
+  EXPECT_EQ(order_.lost(), 1u);
+  StreamOrder::Place place;
+  EXPECT_EQ(order_.order({b_}, &place), CUDA_SUCCESS);
+}
+
+TEST_F(StreamOrderTest, AStreamWhoseEndIsRecordedMeanwhileIsNotLost) {
+  const int first = submit(a_);
+  driver_.record_result = CUDA_ERROR_UNKNOWN;
+  EXPECT_TRUE(order_.before_destroy(a_, [&] {
+    driver_.record_result = CUDA_SUCCESS;
+    EXPECT_TRUE(driver_.ordered(first, submit(b_)));
+  }));
+  EXPECT_EQ(order_.lost(), 0u);
+}
+
 TEST_F(StreamOrderTest, ASecondEventSavesADestroyedStreamsEnd) {
   const int first = submit(a_);
   driver_.failing_records = 1;
