@@ -156,9 +156,10 @@ class DeviceMemory {
   /// Chooses what the guard of the next fault brings along: parked and unpinned, written
   /// after `written_after` (a serial), most recently written first, at most `most` bytes, and
   /// of what was parked as cold only if `cold_too`. Returns the extents whose bits are to
-  /// be cleared so that such a fault comes soon; empty: there is nothing. Any thread.
+  /// be cleared so that such a fault comes soon; empty: there is nothing. It brings nothing
+  /// while a neighbour asks for memory, and leaves `headroom` bytes of the GPU. Any thread.
   std::vector<ExtentName> come_along(std::uint64_t written_after, bool cold_too,
-                                     std::uint64_t most);
+                                     std::uint64_t most, std::uint64_t headroom = 0);
   /// The next fault brings nothing along. Any thread.
   void leave_along();
   /// Before the submission of work in no order with what other threads submit: until all
@@ -379,7 +380,7 @@ class DeviceMemory {
                             ExtentState* state);
   std::uint64_t still_to_be_made(std::span<const AbiRun> wanted, bool rows) const;
   bool gpu_has_room(std::uint64_t bytes);
-  bool has_room_for(std::uint64_t bytes);
+  bool has_room_for(std::uint64_t bytes, std::uint64_t headroom = 0);
   bool within_limit(std::uint64_t bytes) const;
   void read_free_memory(std::uint64_t bytes);
   // swaps
@@ -452,6 +453,7 @@ class DeviceMemory {
   std::vector<Pending> pending_;  // promotions that wait for the guard's copy
   std::vector<AbiRun> pending_wanted_;
   std::vector<ExtentName> along_;  // of come_along(), for the next fault
+  std::uint64_t along_headroom_ = 0;
   bool pending_rows_ = false;
   bool asked_watched_ = false;  // the fault that is being answered met a watched extent
   std::vector<Retired> retired_;

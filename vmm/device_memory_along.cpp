@@ -18,9 +18,10 @@ bool newer(const ExtentName& a, const ExtentName& b) { return a.written > b.writ
 }  // namespace
 
 std::vector<ExtentName> DeviceMemory::come_along(std::uint64_t written_after, bool cold_too,
-                                                 std::uint64_t most) {
+                                                 std::uint64_t most, std::uint64_t headroom) {
   std::lock_guard lock(mutex_);
   along_.clear();
+  along_headroom_ = headroom;
   // Named at the end: there may be tens of thousands, and a fault waits meanwhile.
   struct Asker {
     std::uint64_t written;
@@ -74,15 +75,22 @@ void DeviceMemory::leave_along() {
 }
 
 // After what the fault itself wants, of which some is made only when this was copied:
-// `kept` bytes. If there is still room for them.
+// `kept` bytes. The choice may be seconds old: if there is still room for all of them, and
+// nobody else needs it.
 void DeviceMemory::take_along(std::uint64_t kept) {
-  for (const ExtentName& name : std::exchange(along_, {})) {
+  const std::vector<ExtentName> chosen = std::exchange(along_, {});
+  Pressure* const pressure = settings_.pressure;
+  if (limits_.paused.load(std::memory_order_relaxed) ||
+      (pressure != nullptr && pressure->anyone_else() && pressure->anyone_asks())) {
+    return;
+  }
+  for (const ExtentName& name : chosen) {
     Pool* pool = nullptr;
     if (named_extent(name, ExtentState::kParked, &pool) == nullptr ||
         pool->pinned(name.offset, order_granules(name.order))) {
       continue;
     }
-    if (!has_room_for(kept + name.bytes())) return;
+    if (!has_room_for(kept + name.bytes(), along_headroom_)) return;
     const std::size_t before = pending_.size();
     want_promotion(*pool, name.offset);
     if (pending_.size() != before) pending_.back().along = true;

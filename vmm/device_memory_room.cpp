@@ -101,11 +101,12 @@ bool DeviceMemory::gpu_has_room(std::uint64_t bytes) {
   return true;
 }
 
-bool DeviceMemory::has_room_for(std::uint64_t bytes) {
+// Not taken yet.
+bool DeviceMemory::has_room_for(std::uint64_t bytes, std::uint64_t headroom) {
   if (bytes == 0) return true;
-  if (!gpu_has_room(bytes)) return false;
-  free_estimate_ += bytes;  // not taken yet
-  return true;
+  if (!within_limit(bytes)) return false;
+  read_free_memory(bytes + headroom);
+  return free_estimate_ >= floor_ + bytes + headroom;
 }
 
 std::uint64_t DeviceMemory::still_to_be_made(std::span<const AbiRun> wanted, bool rows) const {

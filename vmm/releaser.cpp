@@ -116,6 +116,7 @@ void Releaser::tick() {
   if (memory_.limits().paused.load(std::memory_order_relaxed)) return;
   if (!released_) {
     std::lock_guard working(working_);
+    memory_.leave_along();  // what is idle stays
     released_ = release(epoch);
     if (released_) {
       awake_ = false;

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <thread>
 
+#include "tests/vmm/fake_pressure.h"
 #include "tests/vmm/memory_bench.h"
 
 namespace kvshim::vmm::testing {
@@ -139,6 +140,44 @@ TEST_F(PromotionTest, NoMoreComesAlongThanTheLimitAllows) {
   EXPECT_EQ(bench_.memory->come_along(0, false, kGiB).size(), 3u);
   bench_.memory->limits().limit.store(held.device + held.zero);
   EXPECT_TRUE(bench_.memory->come_along(0, false, kGiB).empty());
+}
+
+// The fault may come seconds after the choice.
+TEST(ComingAlongTest, NothingComesAlongThatOthersAskForByThen) {
+  FakePressure neighbours;
+  MemoryBench bench({.host_budget = kGiB, .read_ahead_max = kNoReadAhead, .pressure = &neighbours});
+  const PoolRecord* const pool = bench.pool(100 * kMiB);
+  bench.served(pool, 2);
+  ASSERT_EQ(bench.park_all(), 1u);
+  const auto comes_along = [&](std::uint32_t asking) {
+    return bench.served(pool, asking).kind == AnswerKind::kPresent &&
+           bench.figures(pool).parked == 0;
+  };
+  ASSERT_FALSE(bench.memory->come_along(0, false, kGiB).empty());
+  neighbours.wanted.store(1);
+  EXPECT_FALSE(comes_along(30));
+  neighbours.wanted.store(0);
+  ASSERT_FALSE(bench.memory->come_along(0, false, kGiB).empty());
+  bench.memory->limits().paused.store(true);
+  EXPECT_FALSE(comes_along(31));
+  bench.memory->limits().paused.store(false);
+  ASSERT_FALSE(bench.memory->come_along(0, false, kGiB).empty());
+  EXPECT_TRUE(comes_along(32));
+}
+
+TEST_F(PromotionTest, WhatComesAlongLeavesItsHeadroom) {
+  bench_.driver.take_gpu_memory(bench_.driver.gpu_free() - kFloor - 20 * kMiB);
+  bench_.forget_free_memory();
+  const auto parked = [&] {
+    return bench_.figures(pool_).parked + bench_.figures(sibling_).parked;
+  };
+  ASSERT_FALSE(bench_.memory->come_along(0, false, kGiB, 16 * kMiB).empty());
+  EXPECT_EQ(bench_.served(pool_, 30).kind, AnswerKind::kPresent);
+  EXPECT_EQ(parked(), 8 * kGranuleBytes) << "2 granules and 16 MiB of 20";
+  ASSERT_FALSE(bench_.memory->come_along(0, false, kGiB, 10 * kMiB).empty());
+  EXPECT_EQ(bench_.served(pool_, 30).kind, AnswerKind::kPresent);
+  EXPECT_EQ(parked(), 5 * kGranuleBytes) << "3 granules and 10 MiB of 16";
+  expect_contents();
 }
 
 // A guard without progress gives up.

@@ -126,5 +126,26 @@ TEST_F(BesideWork, WhatAnIdleReleaseHasParkedStaysThere) {
   bench_.expect_contents();
 }
 
+// Chosen before, by work that asked for nothing.
+TEST_F(BesideWork, NothingComesAlongOnceAnIdleReleaseHasPassed) {
+  ReleaseSettings settings = never_idle();
+  settings.idle_timeout = 100ms;
+  bench_.write_rows(0, kRows, 1);
+  bench_.release_when_idle(settings);
+  ASSERT_TRUE(eventually([&] { return bench_.memory->physical().device == 0; }));
+  const auto releases = [&] { return bench_.memory->statistics().releases.load(); };
+  ASSERT_TRUE(eventually([&] { return releases() != 0; }));
+  const std::uint64_t before = releases();
+  bench_.driver.hold(bench_.stream, true);
+  bench_.submit(bench_.stream, nullptr, {}, [] {});
+  std::this_thread::sleep_for(100ms);  // ticks with new work leave what was chosen, too
+  EXPECT_EQ(bench_.fault(bench_.layers[0], kRows + 2).kind, AnswerKind::kPresent);
+  ASSERT_FALSE(bench_.memory->come_along(0, false, kAll).empty());
+  bench_.driver.hold(bench_.stream, false);
+  ASSERT_TRUE(eventually([&] { return releases() != before; })) << "of the row above";
+  EXPECT_EQ(bench_.fault(bench_.layers[0], kRows + 1).kind, AnswerKind::kPresent);
+  EXPECT_GE(parked(), kAll);
+}
+
 }  // namespace
 }  // namespace kvshim::vmm::testing
