@@ -2,8 +2,13 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
 
 #include "tests/tools/snapshots.h"
+#include "tools/kvshim/gpu_index.h"
 
 namespace kvshim::cli {
 namespace {
@@ -113,6 +118,36 @@ TEST(Snapshot, TakesTotalsOfTheDriverAndAddsOtherGpus) {
   EXPECT_EQ(snapshot.gpus[1].uuid, "GPU-1");
   EXPECT_EQ(snapshot.gpus[1].total, 79 * kGiB);
   EXPECT_EQ(snapshot.gpus[1].used_by_others(), 23 * kGiB);
+}
+
+// NVML may take longer to start than an answer may.
+TEST(Snapshot, KnowsAGpusIndexBeforeNvmlAnswers) {
+  segment::GpuSnapshot second = gpu_of({record_of(2)});
+  second.uuid = "GPU-2";
+  Snapshot snapshot = snapshot_of({gpu_of({record_of(1)}), second}, 10);
+  add_indices({{"GPU-1", 3}, {"GPU-7", 0}}, &snapshot);
+  add_gpu_memory({}, &snapshot);
+  ASSERT_THAT(snapshot.gpus, SizeIs(2));
+  EXPECT_EQ(snapshot.gpus[0].index, -1) << "the driver doesn't tell of it";
+  EXPECT_EQ(snapshot.gpus[1].index, 3);
+  add_gpu_memory({{0, "GPU-1", "this", 79 * kGiB, 30 * kGiB}}, &snapshot);
+  EXPECT_EQ(snapshot.gpus[1].index, 0) << "NVML's word counts";
+}
+
+TEST(GpuIndices, FollowThePlacesOnTheBus) {
+  const std::filesystem::path folder =
+      std::filesystem::path(::testing::TempDir()) / ("gpus" + std::to_string(::getpid()));
+  const auto add = [&](const std::string& place, const std::string& text) {
+    std::filesystem::create_directories(folder / place);
+    std::ofstream(folder / place / "information") << text;
+  };
+  add("0000:b1:00.0", "Model: \t\t H100\nGPU UUID: \t GPU-late\nDevice Minor: \t 0\n");
+  add("0000:1a:00.0", "Model: \t\t H100\nGPU UUID: \t GPU-early\nDevice Minor: \t 1\n");
+  add("0000:3b:00.0", "Model: \t\t H100\n");
+  using Indices = std::map<std::string, int>;
+  EXPECT_EQ(gpu_indices(folder), (Indices{{"GPU-early", 0}, {"GPU-late", 2}}));
+  std::filesystem::remove_all(folder);
+  EXPECT_EQ(gpu_indices(folder), Indices{}) << "no driver";
 }
 
 TEST(Rates, AreChangesPerSecond) {

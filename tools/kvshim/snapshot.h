@@ -61,7 +61,7 @@ struct GroupFigures {
 struct GpuFigures {
   std::string uuid;  // "GPU-..."
   std::string name;
-  int index = -1;           // as NVML counts; -1 unknown
+  int index = -1;           // as NVML counts; -1: unknown
   std::uint64_t total = 0;  // 0: unknown
   std::uint64_t used = 0;   // by everybody, as the driver counts
   std::vector<ProcessFigures> processes;

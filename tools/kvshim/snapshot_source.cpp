@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "tools/kvshim/gpu_index.h"
 #include "tools/kvshim/own_configuration.h"
 #include "tools/kvshim/process_name.h"
 
@@ -93,6 +94,13 @@ Snapshot snapshot_of(const std::vector<segment::GpuSnapshot>& segments, double s
   return snapshot;
 }
 
+void add_indices(const std::map<std::string, int>& indices, Snapshot* snapshot) {
+  for (GpuFigures& gpu : snapshot->gpus) {
+    const auto found = indices.find(gpu.uuid);
+    if (found != indices.end()) gpu.index = found->second;
+  }
+}
+
 void add_gpu_memory(const std::vector<GpuMemory>& gpus, Snapshot* snapshot) {
   for (const GpuMemory& memory : gpus) {
     auto found = std::find_if(snapshot->gpus.begin(), snapshot->gpus.end(),
@@ -115,6 +123,7 @@ Snapshot take_snapshot(const std::string& folder, GpuProbe* probe, int longest_m
   const auto segments = segment::read_all(folder, ::geteuid(), &error);
   Snapshot snapshot = snapshot_of(segments, static_cast<double>(segment::monotonic_ns()) / 1e9);
   if (!error.empty()) snapshot.problems.push_back(printable(error, 1024));
+  add_indices(gpu_indices(), &snapshot);
   if (probe != nullptr) add_gpu_memory(probe->sample(longest_ms), &snapshot);
   return snapshot;
 }

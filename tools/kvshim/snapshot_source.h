@@ -2,6 +2,7 @@
 // GPUs' totals when it answers in time.
 #pragma once
 
+#include <map>
 #include <string>
 #include <vector>
 
@@ -17,8 +18,11 @@ std::string segment_folder();
 /// The figures of living processes. Pure.
 Snapshot snapshot_of(const std::vector<segment::GpuSnapshot>& segments, double seconds);
 
-/// Sets totals, use and index of the snapshot's GPUs from NVML, and adds GPUs that
-/// no process of ours is on. Pure.
+/// Sets the index of the snapshot's GPUs that are named (gpu_indices()). Pure.
+void add_indices(const std::map<std::string, int>& indices, Snapshot* snapshot);
+
+/// Sets totals, use and index of the snapshot's GPUs from NVML, whose word counts, and adds
+/// GPUs that no process of ours is on. Pure.
 void add_gpu_memory(const std::vector<GpuMemory>& gpus, Snapshot* snapshot);
 
 /// What there is now. `probe` may be null; waits for it at most `longest_ms`.
