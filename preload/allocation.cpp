@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "observe/log.h"
+#include "preload/deferred_frees.h"
 #include "preload/freeing.h"
 #include "preload/graph_capture.h"
 #include "preload/hook_boundary.h"
@@ -66,7 +67,7 @@ CUresult allocate_pool(Runtime& runtime, DeviceRuntime& device, std::size_t byte
       result = press_for(runtime, device.memory.device(), kFirstNeeds,
                          [&] { return device.memory.allocate(bytes, group, context, record); });
     }
-    if (result != CUDA_ERROR_OUT_OF_MEMORY || !any_deferred_free() ||
+    if (result != CUDA_ERROR_OUT_OF_MEMORY || !deferred_frees().any() ||
         std::chrono::steady_clock::now() > patience) {
       return result;
     }

@@ -3,12 +3,12 @@
 
 #include <chrono>
 #include <list>
-#include <mutex>
 #include <string>
 #include <thread>
 #include <utility>
 
 #include "observe/log.h"
+#include "preload/deferred_frees.h"
 #include "preload/graph_capture.h"
 #include "preload/submission.h"
 #include "vmm/context_scope.h"
@@ -16,18 +16,9 @@
 namespace kvshim::preload {
 namespace {
 
-struct DeferredFree {
-  CUdeviceptr base;
-  std::uint64_t pool;  // id: another may lie there by then
-  CUevent event;       // where its stream has to get; null: nowhere
-  bool behind_all;     // behind all pool work that was submitted before
-};
 // For a guard that copies the pool's parked pages: milliseconds, unless its GPU or its process
 // is stopped.
 constexpr std::chrono::seconds kPatience{1};
-std::mutex deferred_mutex;
-auto& deferred = *new std::list<DeferredFree>;  // leaked, see escape.cpp
-std::size_t being_freed = 0;                    // taken out of the list, not yet gone
 
 // As cuMemFree waits: for everything that the pool's GPU has to do, whatever context
 // is current. During a capture elsewhere a context synchronisation would invalidate
@@ -93,27 +84,20 @@ const vmm::PoolRecord* pool_at_base(CUdeviceptr address) {
   return record != nullptr && record->base == address ? record : nullptr;
 }
 
-bool any_deferred_free() {
-  std::lock_guard lock(deferred_mutex);
-  return !deferred.empty() || being_freed != 0;
-}
-
 CUresult free_pool(Runtime& runtime, const vmm::PoolRecord& record) {
   DeviceRuntime* const found = runtime.of(record);
   if (found == nullptr) return CUDA_SUCCESS;  // the end of its context frees it
   DeviceRuntime& device = *found;
   const CUresult waited = wait_as_free_does(runtime, device, record);
   if (waited == CUDA_ERROR_NOT_READY) {
-    std::lock_guard lock(deferred_mutex);
-    deferred.push_back({record.base, record.id, nullptr, false});
+    deferred_frees().add({record.base, record.id, nullptr, false});
     return CUDA_SUCCESS;
   }
   if (waited != CUDA_SUCCESS && waited != CUDA_ERROR_DEINITIALIZED) return waited;
   if (waited == CUDA_ERROR_DEINITIALIZED) device.memory.no_guard_runs();
   const CUresult result = let_go(device, record.base, kPatience);
   if (result == CUDA_ERROR_NOT_READY) {
-    std::lock_guard lock(deferred_mutex);
-    deferred.push_back({record.base, record.id, nullptr, true});
+    deferred_frees().add({record.base, record.id, nullptr, true});
     return CUDA_SUCCESS;
   }
   log::info("pool " + std::to_string(record.id) + " freed");
@@ -148,32 +132,18 @@ CUresult free_pool_in_order(Runtime& runtime, const vmm::PoolRecord& record, Str
       return result;
     }
   }
-  std::lock_guard lock(deferred_mutex);
-  deferred.push_back(one);
+  deferred_frees().add(one);
   return CUDA_SUCCESS;
 }
 
 void finish_deferred_frees() noexcept {
   Runtime* runtime = Runtime::get();
   if (runtime == nullptr) return;
-  std::list<DeferredFree> ready;
-  {
-    std::lock_guard lock(deferred_mutex);
-    for (auto next = deferred.begin(); next != deferred.end();) {
-      const auto one = next++;
-      if (has_come_to_its_free(*runtime, *one)) ready.splice(ready.end(), deferred, one);
-    }
-    being_freed += ready.size();
-  }
+  std::list<DeferredFree> ready = deferred_frees().take(
+      [&](const DeferredFree& one) { return has_come_to_its_free(*runtime, one); });
   while (!ready.empty()) {  // a free may wait for a release under way
     const bool gone = finish_free(*runtime, ready.front());
-    std::lock_guard lock(deferred_mutex);
-    --being_freed;
-    if (gone) {
-      ready.pop_front();
-    } else {
-      deferred.splice(deferred.end(), ready, ready.begin());
-    }
+    deferred_frees().settle(&ready, gone);
   }
 }
 

@@ -21,9 +21,6 @@ CUresult free_pool(Runtime& runtime, const vmm::PoolRecord& record);
 CUresult free_pool_in_order(Runtime& runtime, const vmm::PoolRecord& record, StreamRef stream,
                             SubmitRef refuse);
 
-/// Whether a freed pool is still there. Any thread.
-bool any_deferred_free();
-
 /// Lets pools go whose free has come. Any thread; waits, at most, for a release under way. REQUIRES: the thread's capture mode is relaxed.
 void finish_deferred_frees() noexcept;
 

@@ -9,6 +9,7 @@
 
 #include "config/loader.h"
 #include "observe/log.h"
+#include "preload/deferred_frees.h"
 #include "preload/engine_memory.h"
 #include "preload/gate.h"
 #include "preload/group_quota.h"
@@ -68,6 +69,7 @@ void in_forked_child() {
   log::abandon_after_fork();
   abandon_status_after_fork();
   abandon_launch_state_after_fork();
+  forget_deferred_frees_after_fork();
   forget_plain_after_fork();
   forget_engine_memory_after_fork();
   forget_group_quota_after_fork();

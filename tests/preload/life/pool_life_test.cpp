@@ -225,6 +225,19 @@ TEST_F(PoolLifeTest, FreeMemoryIsWhatItWouldBeWithoutTheShim) {
   EXPECT_EQ(cuMemFree_v2(first), CUDA_SUCCESS);
 }
 
+// Its last guard has ended: it sets no bits there any more.
+TEST_F(PoolLifeTest, APoolFreedAfterAFaultLeavesItsAddressToTheNext) {
+  const CUdeviceptr pool = make_pool();
+  ASSERT_EQ(cuMemsetD8Async(pool, 1, kMiB, stream_), CUDA_SUCCESS);
+  ASSERT_EQ(cuMemFree_v2(pool), CUDA_SUCCESS);
+  const CUdeviceptr next = make_pool();
+  EXPECT_EQ(next, pool);
+  std::uint8_t byte = 1;
+  EXPECT_EQ(cuMemcpyDtoH_v2(&byte, next, 1), CUDA_SUCCESS);
+  EXPECT_EQ(byte, 0);
+  EXPECT_EQ(cuMemFree_v2(next), CUDA_SUCCESS);
+}
+
 TEST_F(PoolLifeTest, AStreamOrderedFreeMakesRoomForTheNextAllocation) {
   constexpr std::size_t kMost = 700 * kMiB;  // of 1 GiB
   CUdeviceptr pool = 0;
