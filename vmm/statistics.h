@@ -62,28 +62,31 @@ class LatencyHistogram {
 /// Counters of one device. Relaxed atomics: each is exact, a set read together
 /// may be from neighbouring moments.
 struct Statistics {
-  LatencyHistogram faults;                      // one per served request, but asked_again
+  LatencyHistogram faults;  // one per served request, but asked_again
   // Requests for what is present, to see whether it is still written: answered at once.
   std::atomic<std::uint64_t> asked_again{0};
   std::atomic<std::uint64_t> cold_bytes{0};  // released because they were cold
   std::atomic<std::uint64_t> granules_made_present{0};
   std::atomic<std::uint64_t> granules_ahead{0};  // of those, before they were asked for
-  std::atomic<std::uint64_t> faults_in_host_memory{0};  // extents made in host memory for want of GPU memory
+  // Extents made in host memory for want of GPU memory.
+  std::atomic<std::uint64_t> faults_in_host_memory{0};
   std::atomic<std::uint64_t> failed_faults{0};
-  std::atomic<std::uint64_t> promotions{0};     // parked extents brought back
+  std::atomic<std::uint64_t> promotions{0};  // parked extents brought back
   std::atomic<std::uint64_t> promoted_bytes{0};
-  std::atomic<std::uint64_t> quiet_bytes{0};    // of those, in quiet moments
-  std::atomic<std::uint64_t> releases{0};       // release cycles that freed something
+  std::atomic<std::uint64_t> quiet_bytes{0};  // of those, in quiet moments
+  std::atomic<std::uint64_t> along_bytes{0};  // of those, with a guard that asked for others
+  std::atomic<std::uint64_t> releases{0};     // release cycles that freed something
   std::atomic<std::uint64_t> released_zero_bytes{0};
   std::atomic<std::uint64_t> parked_bytes_total{0};
   std::atomic<std::uint64_t> dropped_bytes{0};  // by the user's rule
   // With neighbours on the same GPU:
-  std::atomic<std::uint64_t> given_bytes{0};  // freed because a neighbour needed memory
-  std::atomic<std::uint64_t> got_bytes{0};    // asked for, and there after a wait
+  std::atomic<std::uint64_t> given_bytes{0};       // freed because a neighbour needed memory
+  std::atomic<std::uint64_t> got_bytes{0};         // asked for, and there after a wait
   std::atomic<std::uint64_t> needs_answered{0};    // waits that ended with room
   std::atomic<std::uint64_t> needs_unanswered{0};  // and without
   std::atomic<std::uint64_t> limit_bytes{0};       // freed to stay within the limit
-  std::atomic<std::uint64_t> faults_over_limit{0};  // that neither limit nor host memory had room for
+  // That neither the limit nor host memory had room for.
+  std::atomic<std::uint64_t> faults_over_limit{0};
   std::atomic<std::uint64_t> dropped_fills{0};
   std::atomic<std::uint64_t> dropped_fill_bytes{0};
 };

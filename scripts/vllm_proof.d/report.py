@@ -179,6 +179,8 @@ def steps_rows(part):
         (f"throughput over static, decode, turns of {plan.get('turn')} steps, median [95 %]",
          interval(part.get("throughput_ratio")), "at least 0.98",
          at_most(0.98, get(part, "throughput_ratio", "median"))),
+        ("the same of whole batches, prefill and all", interval(part.get("batch_ratio")),
+         "at least 0.98", at_most(0.98, get(part, "batch_ratio", "median"))),
         ("the same of the first turn of each batch, which has the prefill",
          interval(part.get("prefill_ratio")), "", None),
         ("a turn (ms): static, elastic, median",

@@ -50,8 +50,8 @@ def start(plan, context, engines, result):
 
 
 def take_turns(plan, context, engines, result):
-    pairs, prefill, wrong = [], [], []
-    result.update(pairs=pairs, prefill=prefill, wrong=wrong, identical_batches=0)
+    pairs, prefill, whole, wrong = [], [], [], []
+    result.update(pairs=pairs, prefill=prefill, whole=whole, wrong=wrong, identical_batches=0)
     engine_of = {name: engines[name] for name in ("static", "elastic")}
     for number in range(plan.batches):
         if context.deadline.left() < 30:
@@ -61,11 +61,12 @@ def take_turns(plan, context, engines, result):
         asked = prompts.burst(number, plan.requests, 5)
         for engine in engine_of.values():
             engine.submit(asked, plan.tokens)
-        first, ended = True, False
+        first, ended, sums = True, False, [0.0, 0.0]
         while not ended:
             order = ("static", "elastic") if len(pairs) % 2 else ("elastic", "static")
             answers = {name: engine_of[name].step(plan.turn) for name in order}
             seconds = [round(answers[name]["seconds"], 6) for name in ("static", "elastic")]
+            sums = [one + more for one, more in zip(sums, seconds)]
             same_steps = answers["static"]["steps"] == answers["elastic"]["steps"] == plan.turn
             if first:
                 prefill.append(seconds)
@@ -76,7 +77,9 @@ def take_turns(plan, context, engines, result):
             for name in engine_of:
                 while not answers[name]["ended"] and any(a["ended"] for a in answers.values()):
                     answers[name] = engine_of[name].step(plan.turn)
+                    sums[name == "elastic"] += answers[name]["seconds"]
             ended = answers["static"]["ended"]
+        whole.append([round(seconds, 6) for seconds in sums])
         if answers["static"]["digests"] == answers["elastic"]["digests"]:
             result["identical_batches"] += 1
         else:
@@ -92,6 +95,8 @@ def take_turns(plan, context, engines, result):
 def evaluate(result):
     pairs = result["pairs"]
     result["throughput_ratio"] = median_interval([s / e for s, e in pairs], rounds=1000)
+    # Prefill, decode and all turns in which one of them ended.
+    result["batch_ratio"] = median_interval([s / e for s, e in result["whole"]])
     result["prefill_ratio"] = median_interval([s / e for s, e in result["prefill"]])
     result["static_seconds"] = spread([s for s, _ in pairs])
     result["elastic_seconds"] = spread([e for _, e in pairs])
