@@ -8,7 +8,7 @@ import time
 
 import prompts
 from figures import median_interval, spread
-from processes import MIB, EngineFailed, EngineProcess
+from processes import MIB, EngineProcess, engines_of
 
 
 class PairPlan:
@@ -31,27 +31,22 @@ class PairPlan:
 def run(plan, context):
     """Returns the part's figures; never raises for an engine's failure ("error" says it)."""
     result = context.partials[plan.name] = {"plan": dict(plan.__dict__), "complete": False}
-    engines = {}
-    try:
-        start_engines(plan, context, engines, result)
-        run_pairs(plan, context, engines, result)
-        if plan.first_token_repeats:
-            first_tokens(plan, context, engines, result)
-        result["complete"] = True
-    except EngineFailed as problem:
-        result["error"] = str(problem)
-        context.say(f"{plan.name}: FAILED: {problem}")
-    finally:
-        elastic = engines.get("elastic")
-        if elastic:
-            with contextlib.suppress(Exception):
-                result["status"] = elastic.record.fresh_device()
-                result["unknown_kernels"] = (elastic.record.status() or {}).get("unknown_kernels")
-        for engine in engines.values():
-            result[f"{engine.name}_exit"] = engine.end(15) if result["complete"] else engine.kill()
-        if elastic:
-            result["shim_trouble"] = elastic.record.trouble()[:40]
-            result["release_lines"] = len(elastic.record.releases())
+    record = None
+    with engines_of(plan.name, result, context) as engines:
+        try:
+            start_engines(plan, context, engines, result)
+            run_pairs(plan, context, engines, result)
+            if plan.first_token_repeats:
+                first_tokens(plan, context, engines, result)
+        finally:
+            if "elastic" in engines:
+                record = engines["elastic"].record
+                with contextlib.suppress(Exception):
+                    result["status"] = record.fresh_device()
+                    result["unknown_kernels"] = (record.status() or {}).get("unknown_kernels")
+    if record:
+        result["shim_trouble"] = record.trouble()[:40]
+        result["release_lines"] = len(record.releases())
     return result
 
 

@@ -223,8 +223,9 @@ class EngineProcess:
 
 @contextlib.contextmanager
 def engines_of(part, result, context):
-    """{name: engine} to be filled. They end with the block; an engine that fails ends it with
-    result["error"], and only a block that came to its end makes the result complete."""
+    """{name: engine} to be filled. They end with the block (result["NAME_exit"]: their exit
+    statuses); an engine that fails ends it with result["error"], and only a block that came to its
+    end makes the result complete."""
     engines = {}
     try:
         yield engines
@@ -234,4 +235,4 @@ def engines_of(part, result, context):
         context.say(f"{part}: FAILED: {problem}")
     finally:
         for engine in engines.values():
-            engine.end(15) if result["complete"] else engine.kill()
+            result[f"{engine.name}_exit"] = engine.end(15) if result["complete"] else engine.kill()
