@@ -8,6 +8,7 @@
 #include <fstream>
 #include <sstream>
 
+#include "tests/preload/context_fixture.h"
 #include "tests/segment/child.h"
 #include "tests/segment/folder.h"
 
@@ -33,12 +34,8 @@ class MembershipTest : public SegmentTest {
 
   // The calls of an engine: a pool, written as a whole.
   static CUdeviceptr make_pool() {
-    CUcontext context = nullptr;
     CUdeviceptr pool = 0;
-    if (cuInit(0) != CUDA_SUCCESS || cuDevicePrimaryCtxRetain(&context, 0) != CUDA_SUCCESS ||
-        cuCtxSetCurrent(context) != CUDA_SUCCESS || cuMemAlloc_v2(&pool, kPool) != CUDA_SUCCESS) {
-      return 0;
-    }
+    if (!preload::use_cuda() || cuMemAlloc_v2(&pool, kPool) != CUDA_SUCCESS) return 0;
     return write(pool) ? pool : 0;
   }
   static bool write(CUdeviceptr pool) {
@@ -175,12 +172,8 @@ TEST_F(MembershipTest, TheFileIsNamedAfterTheGpuAsTheDriverNamesIt) {
 
 TEST_F(MembershipTest, AProcessWithoutPoolsIsNoMember) {
   Child child([] {
-    CUcontext context = nullptr;
     CUdeviceptr small = 0;
-    if (cuInit(0) != CUDA_SUCCESS || cuDevicePrimaryCtxRetain(&context, 0) != CUDA_SUCCESS ||
-        cuCtxSetCurrent(context) != CUDA_SUCCESS || cuMemAlloc_v2(&small, 4096) != CUDA_SUCCESS) {
-      return 1;
-    }
+    if (!preload::use_cuda() || cuMemAlloc_v2(&small, 4096) != CUDA_SUCCESS) return 1;
     std::this_thread::sleep_for(milliseconds(400));
     return 0;
   });

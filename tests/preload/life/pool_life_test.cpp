@@ -1,8 +1,5 @@
 // Contents over time: what was written is there, whatever the shim did meanwhile.
 // Names are exact export names (see preload/real_driver.h).
-#include <cuda.h>
-#include <gtest/gtest.h>
-
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -16,6 +13,8 @@
 #include <thread>
 #include <vector>
 
+#include "tests/preload/context_fixture.h"
+
 namespace kvshim::preload {
 namespace {
 
@@ -23,21 +22,8 @@ using namespace std::chrono_literals;
 constexpr std::size_t kMiB = std::size_t{1} << 20;
 constexpr std::size_t kPool = 64 * kMiB;
 
-class PoolLifeTest : public ::testing::Test {
+class PoolLifeTest : public ContextTest {
  protected:
-  void SetUp() override {
-    if (std::getenv("KVSHIM_CONFIG") == nullptr) GTEST_SKIP() << "run by ctest, with LD_PRELOAD";
-    ASSERT_EQ(cuInit(0), CUDA_SUCCESS);
-    ASSERT_EQ(cuDevicePrimaryCtxRetain(&context_, 0), CUDA_SUCCESS);
-    ASSERT_EQ(cuCtxSetCurrent(context_), CUDA_SUCCESS);
-    ASSERT_EQ(cuStreamCreate(&stream_, CU_STREAM_NON_BLOCKING), CUDA_SUCCESS);
-  }
-  void TearDown() override {
-    if (context_ == nullptr) return;
-    EXPECT_EQ(cuCtxSynchronize(), CUDA_SUCCESS);
-    EXPECT_EQ(cuStreamDestroy_v2(stream_), CUDA_SUCCESS);
-    cuDevicePrimaryCtxRelease_v2(0);
-  }
   static CUdeviceptr make_pool(std::size_t bytes = kPool) {
     CUdeviceptr pool = 0;
     EXPECT_EQ(cuMemAlloc_v2(&pool, bytes), CUDA_SUCCESS);
@@ -46,9 +32,6 @@ class PoolLifeTest : public ::testing::Test {
     EXPECT_GE(id, 1ull << 48) << "no pool was made";
     return pool;
   }
-
-  CUcontext context_ = nullptr;
-  CUstream stream_ = nullptr;
 };
 
 /// A pool and a copy of what it must hold.

@@ -6,6 +6,7 @@
 #include <fstream>
 #include <sstream>
 
+#include "tests/preload/context_fixture.h"
 #include "tests/segment/child.h"
 #include "tests/segment/folder.h"
 
@@ -25,11 +26,6 @@ class MpsTest : public segment::SegmentTest {
     SegmentTest::SetUp();
     setenv("KVSHIM_SEGMENT_DIR", folder_.c_str(), 1);
     setenv("KVSHIM_LOG_FILE", (folder_ + "/log").c_str(), 1);
-  }
-  static bool use_cuda() {
-    CUcontext context = nullptr;
-    return cuInit(0) == CUDA_SUCCESS && cuDevicePrimaryCtxRetain(&context, 0) == CUDA_SUCCESS &&
-           cuCtxSetCurrent(context) == CUDA_SUCCESS;
   }
   static CUdeviceptr allocate() {
     CUdeviceptr address = 0;

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "preload/nvml_library.h"
+#include "tests/preload/context_fixture.h"
 #include "tests/segment/child.h"
 #include "tests/segment/folder.h"
 
@@ -90,11 +91,6 @@ class NvmlViewTest : public segment::SegmentTest {
     return memory;
   }
 
-  static bool use_cuda() {
-    CUcontext context = nullptr;
-    return cuInit(0) == CUDA_SUCCESS && cuDevicePrimaryCtxRetain(&context, 0) == CUDA_SUCCESS &&
-           cuCtxSetCurrent(context) == CUDA_SUCCESS;
-  }
   static CUdeviceptr make_pool() {
     CUdeviceptr pool = 0;
     EXPECT_EQ(cuMemAlloc_v2(&pool, kPool), CUDA_SUCCESS);

@@ -98,22 +98,6 @@ class FreedUnderGuard : public PoolTest {
     EXPECT_EQ(cuMemGetInfo_v2(&free, &total), CUDA_SUCCESS);
     return free;
   }
-  static bool soon(const auto& condition, std::chrono::milliseconds patience = 20s) {
-    const auto end = std::chrono::steady_clock::now() + patience;
-    while (!condition()) {
-      if (std::chrono::steady_clock::now() > end) return false;
-      std::this_thread::sleep_for(1ms);
-    }
-    return true;
-  }
-  static bool lives(CUdeviceptr pool) {
-    unsigned long long id = 0;
-    return cuPointerGetAttribute(&id, CU_POINTER_ATTRIBUTE_BUFFER_ID, pool) == CUDA_SUCCESS &&
-           id >= 1ull << 48;
-  }
-  static void until_open(void* flag) {
-    while (!static_cast<std::atomic<bool>*>(flag)->load()) std::this_thread::sleep_for(1ms);
-  }
 
   CUdeviceptr layer_ = 0, sibling_ = 0;
   CUstream other_ = nullptr;

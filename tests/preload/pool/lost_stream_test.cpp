@@ -8,8 +8,6 @@
 namespace kvshim::preload {
 namespace {
 
-using namespace std::chrono_literals;
-
 class LostStream : public PoolTest {
  protected:
   void SetUp() override {
@@ -17,19 +15,6 @@ class LostStream : public PoolTest {
       GTEST_SKIP() << "a driver that can't record an event has to be simulated";
     }
     PoolTest::SetUp();
-  }
-  static bool soon(const auto& condition) {
-    const auto end = std::chrono::steady_clock::now() + 20s;
-    while (!condition()) {
-      if (std::chrono::steady_clock::now() > end) return false;
-      std::this_thread::sleep_for(1ms);
-    }
-    return true;
-  }
-  static bool lives(CUdeviceptr pool) {
-    unsigned long long id = 0;
-    return cuPointerGetAttribute(&id, CU_POINTER_ATTRIBUTE_BUFFER_ID, pool) == CUDA_SUCCESS &&
-           id >= 1ull << 48;
   }
 };
 
@@ -41,9 +26,6 @@ TEST_F(LostStream, DoesNotHoldUpAFreeDuringACapture) {
   ASSERT_EQ(cuMemsetD8Async(pool, 1, kMiB, lost), CUDA_SUCCESS);
   ASSERT_EQ(cuStreamSynchronize(lost), CUDA_SUCCESS);
   std::atomic<bool> open{false};
-  const auto until_open = [](void* flag) {
-    while (!static_cast<std::atomic<bool>*>(flag)->load()) std::this_thread::sleep_for(1ms);
-  };
   ASSERT_EQ(cuLaunchHostFunc(lost, until_open, &open), CUDA_SUCCESS);
   ASSERT_EQ(cuMemsetD8Async(pool, 2, kMiB, lost), CUDA_SUCCESS);
   ASSERT_EQ(cuStreamDestroy_v2(lost), CUDA_SUCCESS);
@@ -82,9 +64,6 @@ TEST_F(LostStream, LeavesWhatIsParkedInPlace) {
   ASSERT_TRUE(soon([&] { return free_bytes() + kMiB > before; })) << "nothing was parked";
 
   std::atomic<bool> open{false};
-  const auto until_open = [](void* flag) {
-    while (!static_cast<std::atomic<bool>*>(flag)->load()) std::this_thread::sleep_for(1ms);
-  };
   ASSERT_EQ(cuLaunchHostFunc(lost, until_open, &open), CUDA_SUCCESS);
   ASSERT_EQ(cuMemsetD8Async(pool_ + 31 * kMiB, 3, kMiB, lost), CUDA_SUCCESS);
   ASSERT_EQ(cuStreamDestroy_v2(lost), CUDA_SUCCESS);

@@ -1,12 +1,10 @@
 // Allocations of the engine itself on a GPU that is full of what an idle pool holds.
-#include <cuda.h>
-#include <gtest/gtest.h>
-
 #include <atomic>
 #include <chrono>
-#include <cstdlib>
 #include <thread>
 #include <vector>
+
+#include "tests/preload/context_fixture.h"
 
 namespace kvshim::preload {
 namespace {
@@ -17,14 +15,11 @@ constexpr std::size_t kMiB = std::size_t{1} << 20;
 constexpr std::size_t kPoolBytes = 512 * kMiB;
 constexpr std::size_t kPiece = 96 * kMiB;
 
-class OwnAllocation : public testing::Test {
+class OwnAllocation : public ContextTest {
  protected:
   void SetUp() override {
-    if (std::getenv("KVSHIM_CONFIG") == nullptr) GTEST_SKIP() << "run by ctest, with LD_PRELOAD";
-    ASSERT_EQ(cuInit(0), CUDA_SUCCESS);
-    ASSERT_EQ(cuDevicePrimaryCtxRetain(&context_, 0), CUDA_SUCCESS);
-    ASSERT_EQ(cuCtxSetCurrent(context_), CUDA_SUCCESS);
-    ASSERT_EQ(cuStreamCreate(&stream_, CU_STREAM_NON_BLOCKING), CUDA_SUCCESS);
+    ContextTest::SetUp();
+    if (IsSkipped() || HasFatalFailure()) return;
     ASSERT_EQ(cuMemAlloc_v2(&pool_, kPoolBytes), CUDA_SUCCESS);
     ASSERT_EQ(cuMemsetD8Async(pool_, 7, kPoolBytes, stream_), CUDA_SUCCESS);
     ASSERT_EQ(cuStreamSynchronize(stream_), CUDA_SUCCESS);
@@ -44,8 +39,7 @@ class OwnAllocation : public testing::Test {
     }
     for (CUdeviceptr one : filling_) EXPECT_EQ(cuMemFree_v2(one), CUDA_SUCCESS);
     EXPECT_EQ(cuMemFree_v2(pool_), CUDA_SUCCESS);
-    cuStreamDestroy_v2(stream_);
-    cuDevicePrimaryCtxRelease_v2(0);
+    ContextTest::TearDown();
   }
   static bool allocate(std::size_t bytes, std::vector<CUdeviceptr>* into) {
     CUdeviceptr made = 0;
@@ -69,8 +63,6 @@ class OwnAllocation : public testing::Test {
     if (busy_.joinable()) busy_.join();
   }
 
-  CUcontext context_ = nullptr;
-  CUstream stream_ = nullptr;
   CUdeviceptr pool_ = 0;
   std::vector<CUdeviceptr> filling_;
   std::atomic<bool> idle_{false};

@@ -5,10 +5,14 @@
 #include <cuda.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
+#include <thread>
 #include <vector>
+
+#include "tests/preload/context_fixture.h"
 
 namespace kvshim::preload {
 
@@ -16,21 +20,16 @@ inline constexpr std::size_t kMiB = std::size_t{1} << 20;
 inline constexpr std::size_t kPlainBytes = 12 * kMiB;
 inline constexpr std::size_t kPoolBytes = 64 * kMiB;
 
-class PoolTest : public testing::Test {
+class PoolTest : public ContextTest {
  protected:
   void SetUp() override {
-    if (std::getenv("KVSHIM_CONFIG") == nullptr) GTEST_SKIP() << "run by ctest, with LD_PRELOAD";
-    ASSERT_EQ(cuInit(0), CUDA_SUCCESS);
-    ASSERT_EQ(cuDevicePrimaryCtxRetain(&context_, 0), CUDA_SUCCESS);
-    ASSERT_EQ(cuCtxSetCurrent(context_), CUDA_SUCCESS);
-    ASSERT_EQ(cuStreamCreate(&stream_, CU_STREAM_NON_BLOCKING), CUDA_SUCCESS);
+    ContextTest::SetUp();
+    if (IsSkipped() || HasFatalFailure()) return;
     ASSERT_EQ(cuMemAlloc_v2(&plain_, kPlainBytes), CUDA_SUCCESS);
     ASSERT_EQ(cuMemAlloc_v2(&pool_, kPoolBytes), CUDA_SUCCESS);
     ASSERT_EQ(cuMemsetD8_v2(plain_, 0, kPlainBytes), CUDA_SUCCESS);
     ASSERT_EQ(cuCtxSynchronize(), CUDA_SUCCESS);
-    unsigned long long id = 0;
-    ASSERT_EQ(cuPointerGetAttribute(&id, CU_POINTER_ATTRIBUTE_BUFFER_ID, pool_), CUDA_SUCCESS);
-    ASSERT_GE(id, 1ull << 48) << "no pool was made: pools are counted apart (hooks_query.cpp)";
+    ASSERT_TRUE(lives(pool_)) << "no pool was made";
   }
 
   void TearDown() override {
@@ -38,18 +37,36 @@ class PoolTest : public testing::Test {
     EXPECT_EQ(cuCtxSynchronize(), CUDA_SUCCESS);
     EXPECT_EQ(cuMemFree_v2(pool_), CUDA_SUCCESS);
     EXPECT_EQ(cuMemFree_v2(plain_), CUDA_SUCCESS);
-    cuStreamDestroy_v2(stream_);
-    cuDevicePrimaryCtxRelease_v2(0);
+    ContextTest::TearDown();
   }
 
+  /// Whether there is a pool at the address. (Pools are counted apart: hooks_query.cpp.)
+  static bool lives(CUdeviceptr pool) {
+    unsigned long long id = 0;
+    return cuPointerGetAttribute(&id, CU_POINTER_ATTRIBUTE_BUFFER_ID, pool) == CUDA_SUCCESS &&
+           id >= 1ull << 48;
+  }
+  static bool soon(const auto& condition,
+                   std::chrono::milliseconds patience = std::chrono::seconds(20)) {
+    const auto end = std::chrono::steady_clock::now() + patience;
+    while (!condition()) {
+      if (std::chrono::steady_clock::now() > end) return false;
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    return true;
+  }
+  /// A host function: its stream stands until the flag, an atomic<bool>, is set.
+  static void until_open(void* flag) {
+    while (!static_cast<std::atomic<bool>*>(flag)->load()) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+  }
   static std::vector<std::uint8_t> contents(CUdeviceptr memory, std::size_t bytes) {
     std::vector<std::uint8_t> host(bytes, 0xee);
     EXPECT_EQ(cuMemcpyDtoH_v2(host.data(), memory, bytes), CUDA_SUCCESS);
     return host;
   }
 
-  CUcontext context_ = nullptr;
-  CUstream stream_ = nullptr;
   CUdeviceptr plain_ = 0;
   CUdeviceptr pool_ = 0;
 };

@@ -10,8 +10,6 @@ namespace {
 
 using namespace std::chrono_literals;
 
-constexpr auto kDeadline = 20s;
-
 class StreamOrderedFree : public PoolTest {
  protected:
   void SetUp() override {
@@ -31,23 +29,10 @@ class StreamOrderedFree : public PoolTest {
     PoolTest::TearDown();
   }
 
-  static bool lives(CUdeviceptr pool) {
-    unsigned long long id = 0;
-    return cuPointerGetAttribute(&id, CU_POINTER_ATTRIBUTE_BUFFER_ID, pool) == CUDA_SUCCESS &&
-           id >= 1ull << 48;
-  }
   static bool goes(CUdeviceptr pool) {
-    const auto end = std::chrono::steady_clock::now() + kDeadline;
-    while (lives(pool)) {
-      if (std::chrono::steady_clock::now() > end) return false;
-      std::this_thread::sleep_for(1ms);
-    }
-    return true;
+    return soon([&] { return !lives(pool); });
   }
   static void block(CUstream stream, std::atomic<bool>* open) {
-    const auto until_open = [](void* flag) {
-      while (!static_cast<std::atomic<bool>*>(flag)->load()) std::this_thread::sleep_for(1ms);
-    };
     ASSERT_EQ(cuLaunchHostFunc(stream, until_open, open), CUDA_SUCCESS);
   }
 
