@@ -2,7 +2,9 @@
 // each scenario in a process of its own under the preload. Prints one line of
 // JSON a scenario, and a table at the end.
 //
-//   kvshim_bench_device [SCENARIO ...]      setup faults rows parking parking_large; all when
+//   kvshim_bench_device [SCENARIO ...]      setup faults rows parking parking_sequence
+//   parking_large;
+//                                           all when
 //                                      none is named
 //
 // Times are what the host sees: the first write of a granule until it is done,
@@ -227,9 +229,10 @@ void measure_moves(const std::string& scenario, Session* session, CUdeviceptr po
          {"park_again_gb_s", rate(again.mib, again.ms)}});
 }
 
-// As an engine leaves them: 24 layers with keys and values, one row of 2 MiB after
-// another, each made present by a fault.
-void parking() {
+// 24 layers with keys and values, one row of 2 MiB after another. With `waits` each is made
+// present by a fault of its own; else they come as an engine that decodes writes them, and
+// extents grow with the read-ahead.
+void parking(const std::string& scenario, bool waits) {
   Session session;
   constexpr std::size_t kPools = 24;
   const std::size_t rows_written = session.on_simulator() ? 8 : 32;
@@ -239,9 +242,10 @@ void parking() {
     for (const CUdeviceptr pool : pools) {
       session.write_token(pool, bytes, row * kGranuleBytes + 4096);
     }
-    session.wait();
+    if (waits) session.wait();
   }
-  measure_moves("parking", &session, pools[0], bytes);
+  session.wait();
+  measure_moves(scenario, &session, pools[0], bytes);
 }
 
 // In the largest extents.
@@ -265,6 +269,7 @@ const std::map<std::string, std::string>& shim_options() {
       {"parking",
        "idle_timeout = \"5s\"\nrestore_time = \"5s\"\nlog_level = \"debug\"\n"
        "read_ahead_max = \"2MiB\"\n"},
+      {"parking_sequence", "idle_timeout = \"5s\"\nrestore_time = \"5s\"\nlog_level = \"debug\"\n"},
       {"parking_large", "idle_timeout = \"5s\"\nrestore_time = \"5s\"\nlog_level = \"debug\"\n"},
   };
   return *options;
@@ -275,7 +280,8 @@ int run_child(const char* scenario) {
   if (std::strcmp(scenario, "setup") == 0) setup(false);
   if (std::strcmp(scenario, "faults") == 0) faults();
   if (std::strcmp(scenario, "rows") == 0) rows();
-  if (std::strcmp(scenario, "parking") == 0) parking();
+  if (std::strcmp(scenario, "parking") == 0) parking(scenario, true);
+  if (std::strcmp(scenario, "parking_sequence") == 0) parking(scenario, false);
   if (std::strcmp(scenario, "parking_large") == 0) parking_large();
   return 0;
 }
@@ -289,7 +295,8 @@ int main(int argc, char** argv) {
   work_folder();
   std::vector<std::string> scenarios(argv + 1, argv + argc);
   if (scenarios.empty()) {
-    scenarios = {"setup_plain", "setup", "faults", "rows", "parking", "parking_large"};
+    scenarios = {"setup_plain",      "setup",        "faults", "rows", "parking",
+                 "parking_sequence", "parking_large"};
   }
   int failures = 0;
   for (const std::string& scenario : scenarios) {

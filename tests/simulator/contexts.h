@@ -3,11 +3,13 @@
 
 #include <atomic>
 #include <memory>
+#include <vector>
 
 #include "tests/simulator/api.h"
 
 namespace kvshim::simulator {
 
+struct Completion;
 struct Stream;
 
 /// Never freed: a handle stays recognisable after its destruction.
@@ -19,6 +21,9 @@ struct Context {
   /// CUDA_SUCCESS, or the error that ended it: reported by everything after.
   std::atomic<CUresult> sticky{CUDA_SUCCESS};
   std::shared_ptr<Stream> legacy_stream;
+  /// Copies that hold up what others submit (await_copies() in streams.h); guarded by the
+  /// stream mutex.
+  std::vector<std::shared_ptr<Completion>> holding_copies;
 };
 
 inline CUcontext handle_of(Context* context) { return reinterpret_cast<CUcontext>(context); }

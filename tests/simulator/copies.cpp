@@ -1,5 +1,6 @@
 #include "tests/simulator/copies.h"
 
+#include <cstdlib>
 #include <cstring>
 
 #include "tests/simulator/address_space.h"
@@ -88,6 +89,12 @@ CUresult describe_end(CUmemorytype type, const void* host, CUdeviceptr device, C
 
 std::size_t total_bytes(const CopyOperation& copy) { return copy.width * copy.height * copy.depth; }
 
+/// `holds`: a synchronous copy from or to pageable memory.
+Others others(bool holds) {
+  static const bool hold_nothing = std::getenv("KVSHIM_SIM_COPIES_HOLD_NOTHING") != nullptr;
+  return holds && !hold_nothing ? Others::kHeldUp : Others::kGoOn;
+}
+
 CopyOperation without_pitch(const CopyOperation& copy) {
   CopyOperation packed = copy;
   packed.staged = std::make_shared<std::vector<std::byte>>(total_bytes(copy));
@@ -166,7 +173,7 @@ CUresult submit_copy(const CUDA_MEMCPY3D& given, CUstream stream, bool wait) {
     to_staging.destination = from_staging.staged->data();
     to_staging.destination_pitch = copy.width;
     to_staging.destination_height = copy.height;
-    const CUresult result = submit_and_wait(stream, std::move(to_staging));
+    const CUresult result = submit_and_wait(stream, std::move(to_staging), others(wait));
     if (result == CUDA_SUCCESS) perform(from_staging);
     return result;
   }
@@ -185,7 +192,7 @@ CUresult submit_copy(const CUDA_MEMCPY3D& given, CUstream stream, bool wait) {
   // Between two places on the device the synchronous calls return at once.
   const bool on_device = given.srcMemoryType != CU_MEMORYTYPE_HOST &&
                          given.dstMemoryType != CU_MEMORYTYPE_HOST && !from_pageable;
-  return wait && !on_device ? submit_and_wait(stream, std::move(copy))
+  return wait && !on_device ? submit_and_wait(stream, std::move(copy), others(from_pageable))
                             : submit(stream, std::move(copy));
 }
 

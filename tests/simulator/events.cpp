@@ -18,6 +18,7 @@ Events& events() {
 CUresult record(CUevent event_handle, CUstream stream_handle, unsigned flags) {
   await_turn();
   StreamLock lock(stream_mutex());
+  await_copies(lock, stream_handle);
   const auto event = find_event(lock, event_handle);
   const auto stream = find_stream(lock, stream_handle);
   if (event == nullptr || stream == nullptr) return CUDA_ERROR_INVALID_HANDLE;
@@ -129,6 +130,8 @@ CUresult api::cuStreamWaitEvent(CUstream stream_handle, CUevent event_handle, un
     }
   }
   if (is_complete(*event)) return CUDA_SUCCESS;
+  // Measured only where nothing had to be waited for: that is not held up by a copy.
+  await_copies(lock, stream_handle);
   queue_work(lock, stream, EmptyOperation{}, {event->recorded});
   return CUDA_SUCCESS;
 }

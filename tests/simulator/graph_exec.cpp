@@ -153,6 +153,7 @@ CUresult update(CUgraphExec handle, CUgraph graph_handle, CUgraphNode* where,
 CUresult launch(CUgraphExec handle, CUstream stream_handle) {
   await_turn();
   StreamLock lock(stream_mutex());
+  await_copies(lock, stream_handle);
   Executable* executable = find(lock, handle);
   const auto stream = find_stream(lock, stream_handle);
   if (executable == nullptr) return CUDA_ERROR_INVALID_VALUE;

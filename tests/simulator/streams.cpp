@@ -7,6 +7,7 @@
 #include <thread>
 #include <unordered_map>
 #include <utility>
+#include <vector>
 
 #include "tests/simulator/capture.h"
 #include "tests/simulator/events.h"
@@ -220,20 +221,38 @@ CUresult submit_locked(StreamLock& lock, CUstream handle, Operation operation,
 
 }  // namespace
 
+void await_copies(StreamLock& lock, CUstream handle) {
+  const auto stream = find_stream(lock, handle);
+  if (stream == nullptr || stream->capture != nullptr) return;
+  // Only those of now: a thread that copies in a loop must not starve the others.
+  const std::vector<CompletionRef> copies = stream->context->holding_copies;
+  for (const auto& copy : copies) wait_for(lock, copy);
+}
+
 CUresult submit(CUstream handle, Operation operation) {
   await_turn();
   StreamLock lock(stream_mutex());
+  await_copies(lock, handle);
   CompletionRef done;
   return submit_locked(lock, handle, std::move(operation), &done);
 }
 
-CUresult submit_and_wait(CUstream handle, Operation operation) {
+CUresult submit_and_wait(CUstream handle, Operation operation, Others others) {
   await_turn();
   StreamLock lock(stream_mutex());
+  await_copies(lock, handle);
+  const auto stream = find_stream(lock, handle);
   CompletionRef done;
   const CUresult result = submit_locked(lock, handle, std::move(operation), &done);
   if (result != CUDA_SUCCESS || done == nullptr) return result;
-  wait_for(lock, done);
+  if (others == Others::kHeldUp) {
+    std::vector<CompletionRef>& holding = stream->context->holding_copies;
+    holding.push_back(done);
+    wait_for(lock, done);
+    std::erase(holding, done);
+  } else {
+    wait_for(lock, done);
+  }
   return current_context()->sticky.load();
 }
 

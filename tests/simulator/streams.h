@@ -5,6 +5,7 @@
 
 #include <chrono>
 #include <condition_variable>
+#include <cstdint>
 #include <deque>
 #include <map>
 #include <memory>
@@ -77,11 +78,18 @@ void await_turn();
 std::shared_ptr<Stream> find_stream(const StreamLock&, CUstream handle);
 std::shared_ptr<Event> find_event(const StreamLock&, CUevent handle);
 
+/// Waits until the copies have ended that hold up the submissions of the stream's context now;
+/// the lock is released meanwhile. What is captured is not submitted, and does not wait.
+void await_copies(StreamLock& lock, CUstream stream);
+
 /// Queues `operation`, or adds it as a node when the stream is capturing.
 /// Waits while the stream's queue is full.
 CUresult submit(CUstream stream, Operation operation);
+/// What becomes of other threads' submissions to the context while a call waits for its own:
+/// a synchronous copy of pageable memory holds them up (docs/results/driver_semantics.md).
+enum class Others : std::uint8_t { kGoOn, kHeldUp };
 /// The same, and then waits for it (the synchronous calls).
-CUresult submit_and_wait(CUstream stream, Operation operation);
+CUresult submit_and_wait(CUstream stream, Operation operation, Others others = Others::kGoOn);
 /// Queues it whatever is captured; the lock stays held except while the queue is full.
 CompletionRef queue_work(StreamLock& lock, const std::shared_ptr<Stream>& stream,
                          Operation operation, std::vector<CompletionRef> after = {});
