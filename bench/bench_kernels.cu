@@ -24,3 +24,15 @@ extern "C" __global__ void kvshim_bench_copy(KvshimBenchWord* to, const KvshimBe
   }
   for (; i < words; i += step) to[i] = from[i];
 }
+
+// What another process does to the GPU, when a benchmark asks what that costs: occupies one
+// block until words[0] is set, and says in words[1] that it runs. `sleeps`: between its looks.
+extern "C" __global__ void kvshim_bench_occupy(volatile unsigned* words, int sleeps) {
+  words[1] = 1;
+  __threadfence_system();
+  while (words[0] == 0) {
+    if (sleeps != 0) __nanosleep(100000);
+  }
+}
+
+extern "C" __global__ void kvshim_bench_nothing() {}
