@@ -62,6 +62,7 @@ class HeldCopies {
     }
     for (CUdeviceptr* memory : {&from_, &to_}) {
       KVSHIM_BENCH_CHECK(cuMemAlloc(memory, kBytes));
+      KVSHIM_BENCH_CHECK(cuMemsetD8Async(*memory, 1, kBytes, stream_));  // a value is waited for
     }
     KVSHIM_BENCH_CHECK(cuMemHostAlloc(&pinned_, kBytes, 0));
     KVSHIM_BENCH_CHECK(cuMemAddressReserve(&spare_, kGranuleBytes, 0, 0, 0));
