@@ -147,11 +147,7 @@ class Rows {
   std::string beside_, table_;
 };
 
-}  // namespace
-}  // namespace kvshim::bench
-
-int main(int count, char** arguments) {
-  using namespace kvshim::bench;
+int run(int count, char** arguments) {
   occupy_if_asked(count, arguments);
   const MappingDevice on;
   char name[128] = "";
@@ -165,3 +161,8 @@ int main(int count, char** arguments) {
   std::printf("\n%s", held.c_str());
   return 0;
 }
+
+}  // namespace
+}  // namespace kvshim::bench
+
+int main(int count, char** arguments) { return kvshim::bench::run(count, arguments); }
