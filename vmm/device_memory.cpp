@@ -53,11 +53,7 @@ CUresult DeviceMemory::allocate(std::size_t bytes, const std::string& group, CUc
   {
     std::lock_guard lock(mutex_);
     floor_ = std::max<std::uint64_t>(std::uint64_t{512} << 20, total / 100);
-    std::erase_if(dirty_, [&](const Dirty& one) {
-      if (one.request != 0 && one.request == requests_) return false;
-      dirty.push_back(one.run);
-      return true;
-    });
+    dirty = freed_.take_settled();
   }
   // Bits of a freed pool's addresses may still say present; they must be
   // clear before the addresses mean another pool (I9).
@@ -65,7 +61,7 @@ CUresult DeviceMemory::allocate(std::size_t bytes, const std::string& group, CUc
     result = clear_freed(dirty);
     if (result != CUDA_SUCCESS) {
       std::lock_guard lock(mutex_);
-      for (const GranuleRun& run : dirty) dirty_.push_back({run, 0});
+      freed_.put_back(dirty);
       return result;
     }
     for (const GranuleRun& run : dirty) arena_.give_back(run.first, run.count);
@@ -172,7 +168,7 @@ CUresult DeviceMemory::free(CUdeviceptr base, std::chrono::milliseconds patience
     group.fronts = Fronts{};
     group.first_slots.clear();
   }
-  dirty_.push_back({{pool.first, pool.granules}, is_told_of(pool) ? requests_ : 0});
+  freed_.add({pool.first, pool.granules});
   pools_by_id_.erase(pool.id);
   pools_.erase(it);
   if (pools_.empty()) {
@@ -190,15 +186,13 @@ CUresult DeviceMemory::free(CUdeviceptr base, std::chrono::milliseconds patience
 void DeviceMemory::no_guard_runs() {
   std::lock_guard lock(mutex_);
   drop_pending();
-  told_.clear();
-  for (Dirty& one : dirty_) one.request = 0;
+  freed_.no_guard_runs();
   check("no guard runs");
 }
 
 void DeviceMemory::give_addresses_back() {
   std::lock_guard lock(mutex_);
-  for (const Dirty& one : dirty_) arena_.give_back(one.run.first, one.run.count);
-  dirty_.clear();
+  for (const GranuleRun& run : freed_.take_all()) arena_.give_back(run.first, run.count);
 }
 
 Pool* DeviceMemory::pool_of_granule(GranuleIndex granule) const {

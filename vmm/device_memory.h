@@ -21,6 +21,8 @@
 #include "vmm/device_kernels.h"
 #include "vmm/driver.h"
 #include "vmm/event_queue.h"
+#include "vmm/extent_name.h"
+#include "vmm/freed_addresses.h"
 #include "vmm/fronts.h"
 #include "vmm/host_store.h"
 #include "vmm/limits.h"
@@ -49,38 +51,6 @@ struct FaultAnswer {
   std::vector<AbiCopy> copies;
   /// Nothing was made or moved: what was asked for was present and watched (watch()).
   bool only_watched = false;
-};
-
-/// One extent named from outside the lock; may be stale when used: every call
-/// that takes one checks that pool, extent and state still fit.
-struct ExtentName {
-  std::uint64_t pool = 0;
-  std::uint32_t offset = 0;  // granules
-  std::uint8_t order = 0;
-  CUdeviceptr address = 0;
-  /// Holds the pool's last granule, whose end an allocator may have handed to
-  /// other tensors: no rule about idle cache contents may drop it.
-  bool tail = false;
-  std::uint64_t written = 0;  // Extent::written_serial; the newest of a block
-  bool front = false;         // the next writes come here, or a writer's first slot lies here
-  bool cold = false;          // to be parked as cold (Extent::cold)
-  std::uint64_t touched = 0;  // Extent::parked_tick
-  std::uint64_t bytes() const { return order_bytes(order); }
-};
-
-/// A copy of an extent's contents that waits to replace it. The extent may be a
-/// block: adjacent extents that become one.
-struct PreparedPark {
-  ExtentName extent;
-  CUmemGenericAllocationHandle host_handle = 0;  // of GPU memory when it comes back
-  CUdeviceptr staging = 0;                       // where the copy goes
-};
-
-enum class Preparation {
-  kDone,
-  kSplit,    // not as a whole: its halves may be had
-  kNoRoom,   // neither as a whole nor in parts: budget, GPU memory, or the driver
-  kChanged,  // the extents are others by now: nothing to do
 };
 
 struct PoolFigures {
@@ -341,7 +311,6 @@ class DeviceMemory {
   // faults
   FaultAnswer answer(std::span<const AbiRun> wanted, bool rows,
                      std::optional<std::uint64_t> finished_epoch);
-  bool is_told_of(const Pool& pool) const;
   bool note_written(Extent& extent);
   void want_promotion(Pool& pool, std::uint32_t offset);
   void take_along(std::uint64_t kept);
@@ -468,15 +437,7 @@ class DeviceMemory {
   };
   std::vector<RetiredStaging> retired_staging_;
   std::uint64_t preparing_device_ = 0;  // bytes of GPU memory that prepared returns hold
-  /// Of freed pools: bits may be set, not yet given back.
-  struct Dirty {
-    GranuleRun run;
-    std::uint64_t request;  // whose answer may be setting bits there; 0: none does
-  };
-  std::vector<Dirty> dirty_;
-  // The last answer: its guard may be at it until the next request comes.
-  std::uint64_t requests_ = 0;
-  std::vector<AbiRun> told_;
+  FreedAddresses freed_;
   std::mutex allocating_;  // orders allocations; taken before mutex_
   std::uint64_t serial_ = 0;
   std::uint64_t reads_anywhere_epoch_ = 0;

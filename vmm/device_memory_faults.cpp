@@ -245,20 +245,10 @@ void DeviceMemory::make_exactly_present(std::span<const AbiRun> wanted, std::vec
   }
 }
 
-// A guard sets the bits that an answer names some time after it, and asks for nothing
-// else before. Those of a pool that is freed meanwhile (a sibling, what came along) are
-// set when the addresses may mean another one.
-bool DeviceMemory::is_told_of(const Pool& pool) const {
-  return std::any_of(told_.begin(), told_.end(), [&](const AbiRun& run) {
-    return run.first < pool.first + pool.granules && pool.first < run.first + run.count;
-  });
-}
-
 FaultAnswer DeviceMemory::fault(std::span<const AbiRun> wanted, bool rows,
                                 std::optional<std::uint64_t> finished_epoch) {
   std::lock_guard lock(mutex_);
-  ++requests_;
-  told_.clear();
+  freed_.asked();
   drop_pending();
   const bool may_move = parked_may_move(finished_epoch);
   for (const AbiRun& run : wanted) {
@@ -283,7 +273,7 @@ FaultAnswer DeviceMemory::fault(std::span<const AbiRun> wanted, bool rows,
   if (may_move && !along_.empty()) take_along(still_to_be_made(wanted, rows));
   if (pending_.empty()) {
     FaultAnswer all = answer(wanted, rows, finished_epoch);
-    told_ = all.runs;
+    freed_.told(all.runs);
     return all;
   }
   FaultAnswer first;
@@ -302,7 +292,7 @@ FaultAnswer DeviceMemory::fault(std::span<const AbiRun> wanted, bool rows,
 
 FaultAnswer DeviceMemory::copied(std::optional<std::uint64_t> finished_epoch) {
   std::lock_guard lock(mutex_);
-  ++requests_;
+  freed_.asked();
   std::vector<AbiRun> promoted;
   if (parked_may_move(finished_epoch)) {
     finish_pending(&promoted);
@@ -312,7 +302,7 @@ FaultAnswer DeviceMemory::copied(std::optional<std::uint64_t> finished_epoch) {
   FaultAnswer all = answer(pending_wanted_, pending_rows_, finished_epoch);
   all.runs.insert(all.runs.end(), promoted.begin(), promoted.end());
   all.only_watched = false;
-  told_ = all.runs;
+  freed_.told(all.runs);
   pending_wanted_.clear();
   check("copied");
   return all;

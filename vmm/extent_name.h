@@ -1,0 +1,44 @@
+// How extents are named by those who work on them without the memory's lock.
+#pragma once
+
+#include <cuda.h>
+
+#include <cstdint>
+
+#include "vmm/units.h"
+
+namespace kvshim::vmm {
+
+/// One extent named from outside the lock; may be stale when used: every call
+/// that takes one checks that pool, extent and state still fit.
+struct ExtentName {
+  std::uint64_t pool = 0;
+  std::uint32_t offset = 0;  // granules
+  std::uint8_t order = 0;
+  CUdeviceptr address = 0;
+  /// Holds the pool's last granule, whose end an allocator may have handed to
+  /// other tensors: no rule about idle cache contents may drop it.
+  bool tail = false;
+  std::uint64_t written = 0;  // Extent::written_serial; the newest of a block
+  bool front = false;         // the next writes come here, or a writer's first slot lies here
+  bool cold = false;          // to be parked as cold (Extent::cold)
+  std::uint64_t touched = 0;  // Extent::parked_tick
+  std::uint64_t bytes() const { return order_bytes(order); }
+};
+
+/// A copy of an extent's contents that waits to replace it. The extent may be a
+/// block: adjacent extents that become one.
+struct PreparedPark {
+  ExtentName extent;
+  CUmemGenericAllocationHandle host_handle = 0;  // of GPU memory when it comes back
+  CUdeviceptr staging = 0;                       // where the copy goes
+};
+
+enum class Preparation {
+  kDone,
+  kSplit,    // not as a whole: its halves may be had
+  kNoRoom,   // neither as a whole nor in parts: budget, GPU memory, or the driver
+  kChanged,  // the extents are others by now: nothing to do
+};
+
+}  // namespace kvshim::vmm
