@@ -12,13 +12,22 @@ namespace kvshim::heuristics {
 namespace {
 
 constexpr std::int64_t kMaxSlots = std::int64_t{1} << 31;
+// More rows or ids in a row than any table has: the values are no table's.
+constexpr std::int64_t kMaxRows = std::int64_t{1} << 16;
+constexpr std::int64_t kMaxEntries = std::int64_t{1} << 24;
 
 class ClassifiedKernel : public KernelKnowledge {
  public:
-  /// `entry` may be null; it belongs to the profiles.
+  /// `entry` and `table` may be null; they belong to the profiles.
   ClassifiedKernel(const KernelEntry* entry, std::span<const ParamLayout> params,
-                   std::optional<std::size_t> element, KernelWords found)
-      : entry_(entry), element_(element), live_limits_(std::move(found.live_limits)) {
+                   std::optional<std::size_t> element, KernelWords found,
+                   const TableForm* table = nullptr, std::size_t table_element = 0)
+      : entry_(entry),
+        element_(element),
+        live_limits_(std::move(found.live_limits)),
+        table_(table),
+        table_element_(table_element) {
+    has_table = table != nullptr;
     words = std::move(found.words);
     word_is_read_only = std::move(found.read_only);
     sizes_.reserve(params.size());
@@ -88,7 +97,67 @@ class ClassifiedKernel : public KernelKnowledge {
     return call;
   }
 
+  std::optional<TableCall> table_call(const LaunchValues& values) const override {
+    if (table_ == nullptr || values.params.size() < sizes_.size()) return std::nullopt;
+    const TableForm& form = *table_;
+    const auto value = [&](const Expression& expression) {
+      return expression.evaluate([&](std::uint32_t name) { return table_value(name, values); });
+    };
+    for (const auto& [left, right] : form.equal) {
+      const auto one = value(left);
+      if (!one || one != value(right)) return std::nullopt;
+    }
+    const auto stride = value(form.row_stride), rows = value(form.rows),
+               entries = value(form.entries), block = value(form.block);
+    if (!stride || *stride < 0 || !rows || *rows < 0 || *rows > kMaxRows || !entries ||
+        *entries < 0 || *entries > kMaxEntries || !block || *block < 1) {
+      return std::nullopt;
+    }
+    TableCall call;
+    call.row_stride = static_cast<std::uint64_t>(*stride);
+    call.rows = static_cast<std::uint64_t>(*rows);
+    call.entries = static_cast<std::uint64_t>(*entries);
+    call.block = static_cast<std::uint64_t>(*block);
+    const auto ids = field(form.fields[form.ids], values);
+    if (!ids || *ids == 0) return std::nullopt;
+    call.ids = *ids;
+    if (form.lengths) {
+      const auto lengths = field(form.fields[*form.lengths], values);
+      if (!lengths || *lengths == 0) return std::nullopt;
+      call.lengths = *lengths;
+    }
+    for (const TableForm::Part& part : form.parts) {
+      const auto base = field(form.fields[part.base], values);
+      const auto block_stride = value(part.block_stride), length = value(part.length);
+      if (!base || !block_stride || *block_stride < 0 || !length || *length < 0) {
+        return std::nullopt;
+      }
+      call.parts.push_back(
+          {*base, static_cast<std::uint64_t>(*block_stride), static_cast<std::uint64_t>(*length)});
+    }
+    return call;
+  }
+
  private:
+  // The bits of a field; signs are the caller's.
+  static std::optional<std::uint64_t> field(const TableForm::Field& field,
+                                            const LaunchValues& values) {
+    const auto* param = static_cast<const unsigned char*>(values.params[field.param]);
+    if (param == nullptr) return std::nullopt;
+    std::uint64_t raw = 0;  // little-endian hosts only, as CUDA's are
+    std::memcpy(&raw, param + field.offset, field.size);
+    return raw;
+  }
+  std::optional<std::int64_t> table_value(std::uint32_t name, const LaunchValues& values) const {
+    if (name == ExpressionName::kElement) return static_cast<std::int64_t>(table_element_);
+    if (name < ExpressionName::kField) return value_of(name, values);
+    const TableForm::Field& named = table_->fields[name - ExpressionName::kField];
+    const auto raw = field(named, values);
+    if (!raw) return std::nullopt;
+    if (named.size == 4 && named.is_signed) return static_cast<std::int32_t>(*raw);
+    if (!named.is_signed && *raw > static_cast<std::uint64_t>(INT64_MAX)) return std::nullopt;
+    return static_cast<std::int64_t>(*raw);
+  }
   std::optional<std::uint64_t> address(std::uint32_t param, const LaunchValues& values) const {
     if (values.params[param] == nullptr) return std::nullopt;
     std::uint64_t word = 0;
@@ -122,6 +191,8 @@ class ClassifiedKernel : public KernelKnowledge {
   std::optional<std::size_t> element_;
   std::vector<KernelWords::LiveLimit> live_limits_;
   std::vector<std::size_t> sizes_;
+  const TableForm* table_;
+  std::size_t table_element_;
 };
 
 bool is_integer_type(std::string_view type, const ParameterSpec& spec) {
@@ -174,8 +245,8 @@ std::string misfit(const KernelEntry& entry, const KernelName& name,
   return {};
 }
 
-std::string unmet_demand(const KernelEntry& entry, const KernelName& name) {
-  for (const TemplateDemand& demand : entry.demands) {
+std::string unmet_demand(const std::vector<TemplateDemand>& demands, const KernelName& name) {
+  for (const TemplateDemand& demand : demands) {
     const std::vector<std::string> arguments =
         demand.of.empty() ? name.template_arguments
                           : template_arguments_of(find_template_instance(name.name, demand.of));
@@ -197,6 +268,29 @@ std::string element_type(const KernelEntry& entry, const KernelName& name) {
   const std::string_view wanted = std::string_view(entry.element_path).substr(1);
   for (std::size_t i = 0; i < entry.parameters->size() && i < name.parameters->size(); ++i) {
     if ((*entry.parameters)[i].name == wanted) return pointee_type((*name.parameters)[i]);
+  }
+  return {};
+}
+
+struct FittingTable {
+  const TableForm* form = nullptr;
+  std::size_t element = 0;
+};
+
+/// The first table of the entry that fits the kernel's name and parameters.
+FittingTable table_of(const KernelEntry& entry, const KernelName& name,
+                      std::span<const ParamLayout> params) {
+  for (const TableForm& form : entry.tables) {
+    const bool inside =
+        std::all_of(form.fields.begin(), form.fields.end(), [&](const TableForm::Field& field) {
+          return field.param < params.size() &&
+                 field.offset + field.size <= params[field.param].size;
+        });
+    if (!inside || !unmet_demand(form.demands, name).empty()) continue;
+    if (form.element_path.empty()) return {&form, 0};
+    const auto size =
+        known_type_size(template_argument_at(name.template_arguments, form.element_path));
+    if (size) return {&form, *size};
   }
   return {};
 }
@@ -237,16 +331,19 @@ std::shared_ptr<const KernelKnowledge> KernelCatalog::classify(
         if (!element) problem = "the size of \"" + type.substr(0, 60) + "\" is unknown";
       }
       if (problem.empty()) problem = misfit(entry, name, params, element);
-      if (problem.empty()) problem = unmet_demand(entry, name);
+      if (problem.empty()) problem = unmet_demand(entry.demands, name);
       if (!problem.empty()) {
         if (near_miss.empty()) near_miss = "not " + entry.label + ": " + problem + "; ";
         continue;
       }
+      const FittingTable table = table_of(entry, name, params);
       auto known = std::make_shared<ClassifiedKernel>(
-          &entry, params, element, find_words(name, params, impl_->layouts, &entry));
+          &entry, params, element, find_words(name, params, impl_->layouts, &entry), table.form,
+          table.element);
       known->role = entry.role;
       known->stays_in_written = entry.stays_in_written;
       known->reason = entry.label;
+      if (known->has_table) known->reason += "; its block table is known";
       if (entry.role == KernelRole::kUnknown && reads_only(*known)) {
         known->role = KernelRole::kReader;
         known->reason += ", which takes only pointers to const here";

@@ -57,6 +57,21 @@ struct WriterCall {
   std::vector<Destination> destinations;  // 1 to 4
 };
 
+/// A reader's block table evaluated for one launch, in bytes. Which values a profile's
+/// mistake can bring about is the caller's to think of.
+struct TableCall {
+  std::uint64_t ids = 0;         // device address: int32 block ids, a row for each sequence
+  std::uint64_t row_stride = 0;  // from row to row
+  std::uint64_t rows = 0;
+  std::uint64_t entries = 0;  // most ids in a row
+  std::uint64_t lengths = 0;  // device address: int32 tokens of each row; 0: rows are full
+  std::uint64_t block = 1;    // tokens in a block
+  struct Part {
+    std::uint64_t base = 0, block_stride = 0, length = 0;
+  };
+  std::vector<Part> parts;  // 1 to 4: where a block's keys and values lie
+};
+
 /// A fill evaluated for one launch.
 struct FillCall {
   std::uint64_t address = 0;
@@ -89,6 +104,11 @@ class KernelKnowledge {
   virtual std::optional<WriterCall> writer_call(const LaunchValues&) const { return std::nullopt; }
   /// kZeroFill only; nothing when it can't be evaluated: treat as unknown.
   virtual std::optional<FillCall> fill_call(const LaunchValues&) const { return std::nullopt; }
+  /// kReader only: it reads the blocks that a table names, and nothing else of a cache.
+  bool has_table = false;
+  /// Nothing when the values make no sense or a check of the profile doesn't hold: then it
+  /// isn't known what the launch reads.
+  virtual std::optional<TableCall> table_call(const LaunchValues&) const { return std::nullopt; }
   /// One phrase for the log: which profile and entry decided, or why unknown.
   std::string reason;
 };

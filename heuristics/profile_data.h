@@ -40,6 +40,7 @@ struct ExpressionName {
   static constexpr std::uint32_t kElement = 1000;  // bytes of the element type
   static constexpr std::uint32_t kGrid = 1001;     // + 0, 1, 2 for x, y, z
   static constexpr std::uint32_t kBlock = 1004;    // + 0, 1, 2
+  static constexpr std::uint32_t kField = 2000;    // + index into TableForm::fields
 };
 
 struct WriterForm {
@@ -71,6 +72,31 @@ struct TemplateDemand {
   Pattern value;
 };
 
+/// Where a reader finds the ids of the blocks that it reads.
+struct TableForm {
+  /// A value inside a parameter.
+  struct Field {
+    std::string name;
+    std::uint32_t param = 0;   // index
+    std::uint32_t offset = 0;  // bytes
+    std::uint32_t size = 8;    // bytes: 4 or 8
+    bool is_signed = false;
+    bool is_pointer = false;
+  };
+  std::vector<Field> fields;
+  std::vector<TemplateDemand> demands;
+  std::string element_path;  // template argument of the element type; empty: has none
+  std::uint32_t ids = 0;     // index of a field
+  std::optional<std::uint32_t> lengths;
+  Expression row_stride, rows, entries, block;
+  struct Part {
+    std::uint32_t base = 0;  // index of a field
+    Expression block_stride, length;
+  };
+  std::vector<Part> parts;
+  std::vector<std::pair<Expression, Expression>> equal;  // as WriterForm::equal
+};
+
 struct KernelEntry {
   std::string label;  // "vllm: reshape_and_cache_flash"
   Pattern match;
@@ -84,6 +110,7 @@ struct KernelEntry {
   std::string element_path;
   std::optional<WriterForm> writer;
   std::optional<FillForm> fill;
+  std::vector<TableForm> tables;  // of a reader; the first that fits the kernel counts
   struct Word {
     WordPlace place;
     bool read_only = false;

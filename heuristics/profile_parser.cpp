@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "heuristics/profile_data.h"
+#include "heuristics/table_parser.h"
 #include "heuristics/toml_reader.h"
 
 namespace kvshim::heuristics {
@@ -51,23 +52,25 @@ class KernelParser {
 
   KernelEntry parse(const std::string& profile) {
     reader_.only_keys(table_, {"name", "match", "role", "stays_in_written", "parameters", "require",
-                               "element", "writer", "fill", "words", "read_only_words"});
+                               "element", "writer", "fill", "table", "words", "read_only_words"});
     entry_.label = profile + ": " + reader_.text(table_, "name", true);
     entry_.match = reader_.pattern(table_, "match", nullptr, true);
     entry_.element_path = reader_.text(table_, "element");
     parse_role();
     parse_parameters();
-    reader_.each_table(table_, "require", [&](const toml::table& demand) {
-      reader_.only_keys(demand, {"of", "argument", "matches"});
-      entry_.demands.push_back({reader_.text(demand, "of"), reader_.text(demand, "argument", true),
-                                reader_.pattern(demand, "matches", nullptr, true)});
-    });
+    entry_.demands = parse_demands(reader_, table_);
     if (entry_.element_path.starts_with('*') && !parameter_index(entry_.element_path.substr(1))) {
       reader_.error(*table_.get("element"),
                     "\"" + entry_.element_path + "\" does not name one of the parameters");
     }
     parse_writer();
     parse_fill();
+    reader_.each_table(table_, "table", [&](const toml::table& form) {
+      if (entry_.role != KernelRole::kReader) {
+        return reader_.error(form, "only a reader can have a block table");
+      }
+      entry_.tables.push_back(parse_table(reader_, form));
+    });
     parse_words("words", false);
     parse_words("read_only_words", true);
     return std::move(entry_);
@@ -154,11 +157,7 @@ class KernelParser {
       if (entry_.element_path.empty()) return std::nullopt;
       return ExpressionName::kElement;
     }
-    static constexpr std::string_view kDimensions[] = {".x", ".y", ".z"};
-    for (std::uint32_t d = 0; d < 3; ++d) {
-      if (name == "grid" + std::string(kDimensions[d])) return ExpressionName::kGrid + d;
-      if (name == "block" + std::string(kDimensions[d])) return ExpressionName::kBlock + d;
-    }
+    if (const auto dimension = launch_dimension(name)) return dimension;
     const auto index = parameter_index(name);
     if (!index) return std::nullopt;
     const ParameterSpec& spec = (*entry_.parameters)[*index];

@@ -1,5 +1,5 @@
 // Checked access to TOML tables, with errors that name their place. Brings all of
-// toml++ along: for profile_parser.cpp alone.
+// toml++ along: for the parsers alone.
 #pragma once
 
 #include <toml++/toml.h>

@@ -104,7 +104,7 @@ CUresult describe(const void* handle, FunctionInfo* info) {
 
 bool is_own_kernel(std::string_view name) {
   return name == vmm::kLinearGuardName || name == vmm::kFixedGuardName || name == vmm::kScanName ||
-         name == vmm::kClearName;
+         name == vmm::kClearName || name == vmm::kMarkName || name == vmm::kTakeName;
 }
 
 template <class Matches>

@@ -14,7 +14,8 @@ namespace kvshim::preload {
 namespace {
 
 CUresult submit_to(Runtime& runtime, std::span<const Touched> touched, std::size_t next,
-                   StreamRef stream, const vmm::LinearWrite* linear, SubmitRef submit) {
+                   StreamRef stream, const vmm::LinearWrite* linear, const vmm::TableRead* read,
+                   SubmitRef submit) {
   if (next == touched.size()) return submit();
   DeviceRuntime& device = *touched[next].device;
   Submission submission(device);
@@ -30,7 +31,8 @@ CUresult submit_to(Runtime& runtime, std::span<const Touched> touched, std::size
   StreamOrder::Place place;
   CUresult result = put_in_front(device, stream, touched[next].written, own, &place);
   if (result == CUDA_SUCCESS) {
-    result = submit_to(runtime, touched, next + 1, stream, linear, submit);
+    if (read != nullptr) mark_in_front(device, stream, *read, place);
+    result = submit_to(runtime, touched, next + 1, stream, linear, read, submit);
   }
   device.streams.submitted(stream, place);
   return result;
@@ -69,14 +71,14 @@ std::vector<PoolView> pools_in(CUdeviceptr address, std::size_t bytes) {
 }
 
 CUresult run_work(StreamRef stream, std::span<const Access> accesses,
-                  const vmm::LinearWrite* linear, SubmitRef submit) {
+                  const vmm::LinearWrite* linear, SubmitRef submit, const vmm::TableRead* read) {
   Runtime* runtime = Runtime::get();
   if (runtime == nullptr) return submit();
   const std::vector<Touched> touched = by_device(*runtime, accesses);
   if (touched.empty()) return submit();
   CurrentWork now{touched, stream, false};
   CurrentWorkScope scope(now);
-  return submit_to(*runtime, touched, 0, stream, linear, submit);
+  return submit_to(*runtime, touched, 0, stream, linear, read, submit);
 }
 
 CUresult run_fill(StreamRef stream, CUdeviceptr address, std::size_t bytes, bool zero,

@@ -109,8 +109,19 @@ std::vector<PoolView> pools_in(CUdeviceptr address, std::size_t bytes);
 /// launched: then that launch's error is returned. Work that touches no pool
 /// is submitted directly. Never waits for the GPU (except as the real call
 /// does), waits at most a release slice (5 ms) or a restore (10 ms).
+/// `read` (may be null): the block table of a reader, asked for by wants_read(). What it
+/// names is marked in front of the work; a mark that can't be had is left out.
 CUresult run_work(StreamRef stream, std::span<const Access> accesses,
-                  const vmm::LinearWrite* linear, SubmitRef submit);
+                  const vmm::LinearWrite* linear, SubmitRef submit,
+                  const vmm::TableRead* read = nullptr);
+
+/// Whether it is to be found out which blocks a reader of `pool` reads: now and then, and
+/// in each capture; of sibling pools, for one only. Any thread; some nanoseconds where not.
+bool wants_read(StreamRef stream, const PoolView& pool) noexcept;
+/// Work reads `pool`, and nobody can tell which blocks. Any thread, no lock.
+void read_unseen(StreamRef stream, const PoolView& pool) noexcept;
+/// Before a node of some graph gets other parameters. Any thread, no lock.
+void read_nodes_change() noexcept;
 
 /// One of several pieces of work that a single driver call starts.
 struct ListedWork {

@@ -178,6 +178,7 @@ void graph_edited(CUgraph graph) noexcept {
 }
 
 void node_edited() noexcept {
+  read_nodes_change();
   Records& all = records();
   const std::lock_guard lock(all.mutex);
   all.guarded.clear();

@@ -50,6 +50,7 @@ template <class Add>
 CUresult change_exec(CUgraphExec exec, CUgraphNode node, bool guarded, Add&& add,
                      SubmitRef submit) noexcept {
   if (!any_pool_ever()) return submit();
+  read_nodes_change();
   try {
     GraphReach addition;
     add(&addition);

@@ -14,8 +14,25 @@ void note_unknown(const FunctionInfo* info, const LaunchReach& reach) {
       written_bytes(reach.accesses));
 }
 
-CUresult submit_reach(StreamRef stream, const FunctionInfo* info, const LaunchReach& reach,
-                      SubmitRef submit) {
+/// What a reader reads, if that is to be found out now.
+std::optional<vmm::TableRead> wanted_read(StreamRef stream, const FunctionInfo& info,
+                                          const LaunchArguments& arguments,
+                                          const LaunchReach& reach) {
+  // A writer comes here when it has nothing to write.
+  if (info.knowledge->role == heuristics::KernelRole::kWriter) return std::nullopt;
+  const PoolView* const cache = cache_of(reach);
+  if (cache == nullptr) return std::nullopt;
+  std::optional<vmm::TableRead> read;
+  if (info.knowledge->has_table) {
+    if (!wants_read(stream, *cache)) return std::nullopt;
+    read = table_of(info, arguments);
+  }
+  if (!read) read_unseen(stream, *cache);
+  return read;
+}
+
+CUresult submit_reach(StreamRef stream, const FunctionInfo* info, const LaunchArguments& arguments,
+                      const LaunchReach& reach, SubmitRef submit) {
   for (const PoolWord& word : reach.words) remember_argument(word.value);
   if (info != nullptr && reach.kind != LaunchReach::Kind::kNothing) {
     note_decision(*info, reach.kind);
@@ -23,8 +40,11 @@ CUresult submit_reach(StreamRef stream, const FunctionInfo* info, const LaunchRe
   switch (reach.kind) {
     case LaunchReach::Kind::kNothing:
       return submit();
-    case LaunchReach::Kind::kReads:
-      return run_work(stream, reach.accesses, nullptr, submit);
+    case LaunchReach::Kind::kReads: {
+      const std::optional<vmm::TableRead> read =
+          info != nullptr ? wanted_read(stream, *info, arguments, reach) : std::nullopt;
+      return run_work(stream, reach.accesses, nullptr, submit, read ? &*read : nullptr);
+    }
     case LaunchReach::Kind::kLinearWrite:
       return run_work(stream, reach.accesses, &reach.linear, submit);
     case LaunchReach::Kind::kFill:
@@ -34,6 +54,7 @@ CUresult submit_reach(StreamRef stream, const FunctionInfo* info, const LaunchRe
       break;
   }
   note_unknown(info, reach);
+  if (const PoolView* const cache = cache_of(reach)) read_unseen(stream, *cache);
   return run_work(stream, reach.accesses, nullptr, submit);
 }
 
@@ -70,9 +91,9 @@ CUresult submit_launch(StreamRef stream, CUfunction function, const LaunchArgume
   try {
     const FunctionInfo* info = find_function(function);
     if (info == nullptr || !info->layout_known) {
-      return submit_reach(stream, nullptr, reach_of_everything(), submit);
+      return submit_reach(stream, nullptr, arguments, reach_of_everything(), submit);
     }
-    return submit_reach(stream, info, reach_of(*info, arguments), submit);
+    return submit_reach(stream, info, arguments, reach_of(*info, arguments), submit);
   } catch (...) {
     return CUDA_ERROR_OUT_OF_MEMORY;  // std::bad_alloc is all that can arrive here
   }

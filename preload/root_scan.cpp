@@ -11,6 +11,7 @@ namespace kvshim::preload {
 using heuristics::FillCall;
 using heuristics::KernelRole;
 using heuristics::LaunchValues;
+using heuristics::TableCall;
 using heuristics::WriterCall;
 using root_scan_detail::load_word;
 
@@ -174,7 +175,48 @@ bool to_linear(const WriterCall& call, vmm::LinearWrite* linear) {
   return true;
 }
 
+/// False when the call is no table that a mark can follow.
+bool to_read(const TableCall& call, vmm::TableRead* read) {
+  constexpr std::uint64_t kIdBytes = 4;
+  if (call.ids % kIdBytes != 0 || call.row_stride % kIdBytes != 0 || call.lengths % kIdBytes != 0 ||
+      call.block > std::numeric_limits<std::uint32_t>::max()) {
+    return false;
+  }
+  read->ids = call.ids;
+  read->row_stride = call.row_stride;
+  read->lengths = call.lengths;
+  read->rows = static_cast<std::uint32_t>(call.rows);
+  read->entries = static_cast<std::uint32_t>(call.entries);
+  read->block = static_cast<std::uint32_t>(call.block);
+  read->parts = 0;
+  for (const TableCall::Part& part : call.parts) {
+    const std::optional<PoolView> pool = find_pool(part.base);
+    if (!pool || part.length == 0) continue;  // no concern of the marks
+    if (read->parts == vmm::kMaxTableParts) return false;
+    read->part[read->parts++] = {part.base, part.block_stride, part.length, pool->base,
+                                 pool->base + pool->bytes};
+  }
+  return read->parts != 0;
+}
+
 }  // namespace
+
+std::optional<vmm::TableRead> table_of(const FunctionInfo& info, const LaunchArguments& arguments) {
+  const ParamPointers pointers(info, arguments);
+  if (pointers.all().size() != info.params.size()) return std::nullopt;
+  const std::optional<TableCall> call =
+      info.knowledge->table_call({pointers.all(), arguments.grid, arguments.block});
+  vmm::TableRead read{};
+  if (!call || !to_read(*call, &read)) return std::nullopt;
+  return read;
+}
+
+const PoolView* cache_of(const LaunchReach& reach) noexcept {
+  for (const PoolWord& word : reach.words) {
+    if (word.pool.base + word.pool.bytes - word.value > vmm::kGranuleBytes) return &word.pool;
+  }
+  return nullptr;
+}
 
 LaunchReach reach_of(const FunctionInfo& info, const LaunchArguments& arguments) {
   LaunchReach reach;

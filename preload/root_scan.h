@@ -117,6 +117,15 @@ struct LaunchReach {
 /// REQUIRES info.layout_known.
 LaunchReach reach_of(const FunctionInfo& info, const LaunchArguments& arguments);
 
+/// The block table of a launch of a reader that has one, from the live pools. Nothing when
+/// the profile's form doesn't hold, or no part of it lies in a pool. Throws std::bad_alloc.
+/// REQUIRES info.layout_known.
+std::optional<vmm::TableRead> table_of(const FunctionInfo& info, const LaunchArguments& arguments);
+
+/// The pool whose cache the launch looks at: of the first word that is not in its pool's
+/// last granule, which may hold other tensors. Null when there is none.
+const PoolView* cache_of(const LaunchReach& reach) noexcept;
+
 /// What a launch of which nothing is known but the driver may do: write every
 /// live pool. Throws std::bad_alloc.
 LaunchReach reach_of_everything();

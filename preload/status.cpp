@@ -90,6 +90,8 @@ std::string device_json(Runtime& runtime, DeviceRuntime& device) {
          field("cold_bytes_total", s.cold_bytes.load()) + ", " +
          field("cold_parked", device.memory.parked_bytes().cold) + ", " +
          field("asked_again", s.asked_again.load()) + ", " +
+         field("marked_by_readers", s.marked_by_readers.load()) + ", " +
+         field("readers_answered", device.memory.read_marks().answers()) + ", " +
          field("promotions", s.promotions.load()) + ", " +
          field("promoted_bytes", s.promoted_bytes.load()) + ", " +
          field("dropped_fills", s.dropped_fills.load()) + ", " +

@@ -55,7 +55,10 @@ std::vector<Touched> by_device(Runtime& runtime, std::span<const Access> accesse
 /// REQUIRES: a Submission.
 CUresult put_in_front(DeviceRuntime& device, StreamRef stream, std::span<const vmm::AbiRun> written,
                       const vmm::LinearWrite* linear, StreamOrder::Place* place);
-/// The same on the device's own stream, told as submitted.
+/// Marks what the reader behind it reads, if that is the device's. REQUIRES: put_in_front().
+void mark_in_front(DeviceRuntime& device, StreamRef stream, const vmm::TableRead& read,
+                   const StreamOrder::Place& place);
+/// The same as put_in_front() on the device's own stream, told as submitted.
 CUresult guard_on_own_stream(DeviceRuntime& device, std::span<const vmm::AbiRun> written);
 
 /// The submission that this thread is making, for retry_over_holes(): which

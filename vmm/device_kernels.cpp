@@ -59,13 +59,16 @@ CUresult DeviceKernels::set_up(const Arena& arena, CUdevice device, const char* 
   KVSHIM_STEP(driver_.cuLibraryGetKernel(&fixed_, library_, kFixedGuardName));
   KVSHIM_STEP(driver_.cuLibraryGetKernel(&scan_, library_, kScanName));
   KVSHIM_STEP(driver_.cuLibraryGetKernel(&clear_, library_, kClearName));
+  KVSHIM_STEP(driver_.cuLibraryGetKernel(&mark_, library_, kMarkName));
+  KVSHIM_STEP(driver_.cuLibraryGetKernel(&take_, library_, kTakeName));
   int least = 0;
   KVSHIM_STEP(driver_.cuStreamCreateWithPriority(&stream_, CU_STREAM_NON_BLOCKING, least));
 
   // The state lies in a VMM mapping, not in cuMemAlloc memory: it must be
   // reachable from every context of the device, as pools are.
-  const std::size_t bitmap_words = (arena.granules() + 31) / 32;
-  const std::size_t used = (2 * bitmap_words + 32) * sizeof(std::uint32_t);
+  const std::size_t bitmap_words = bitmap_words_ = (arena.granules() + 31) / 32;
+  constexpr std::size_t kLockWords = 32;
+  const std::size_t used = (3 * bitmap_words + kLockWords) * sizeof(std::uint32_t);
   state_bytes_ = round_up_to_granule(used);
   CUmemAllocationProp properties{};
   properties.type = CU_MEM_ALLOCATION_TYPE_PINNED;
@@ -82,9 +85,13 @@ CUresult DeviceKernels::set_up(const Arena& arena, CUdevice device, const char* 
   KVSHIM_STEP(pinned(driver_, kScanCapacity, &scan_ranges_));
   KVSHIM_STEP(pinned(driver_, kScanCapacity, &scan_results_));
   KVSHIM_STEP(pinned(driver_, 2 * kScanCapacity, &clear_runs_));
+  KVSHIM_STEP(pinned(driver_, 1, &mark_channel_));
+  KVSHIM_STEP(pinned(driver_, bitmap_words, &marks_taken_));
   auto* words = reinterpret_cast<std::uint32_t*>(state_);
   context_ = {arena.base(), words, words + bitmap_words, words + 2 * bitmap_words, nullptr};
   KVSHIM_STEP(device_pointer(driver_, channel_, &context_.channel));
+  marks_ = words + 2 * bitmap_words + kLockWords;
+  KVSHIM_STEP(device_pointer(driver_, mark_channel_, &mark_channel_on_device_));
 
   LinearWrite nothing{};
   nothing.block = 1;
@@ -94,6 +101,8 @@ CUresult DeviceKernels::set_up(const Arena& arena, CUdevice device, const char* 
   KVSHIM_STEP(launch_fixed_guard(stream_, std::span(&no_run, 1)));
   KVSHIM_STEP(launch_scan(0));
   KVSHIM_STEP(launch_clear({}));
+  KVSHIM_STEP(launch_mark(stream_, TableRead{}, 0));
+  KVSHIM_STEP(launch_take());
   *why = "the first launch of the guards";
   return wait_for_stream(std::chrono::seconds(30));
 #undef KVSHIM_STEP
@@ -114,7 +123,8 @@ DeviceKernels::~DeviceKernels() {
     driver_.cuStreamDestroy_v2(stream_);
   }
   for (void* host : {static_cast<void*>(channel_), static_cast<void*>(scan_ranges_),
-                     static_cast<void*>(scan_results_), static_cast<void*>(clear_runs_)}) {
+                     static_cast<void*>(scan_results_), static_cast<void*>(clear_runs_),
+                     static_cast<void*>(mark_channel_), static_cast<void*>(marks_taken_)}) {
     if (host != nullptr) driver_.cuMemFreeHost(host);
   }
   if (state_ != 0) {
@@ -150,6 +160,23 @@ CUresult DeviceKernels::launch_fixed_guard(CUstream stream, std::span<const AbiR
     if (result != CUDA_SUCCESS) return result;
   }
   return CUDA_SUCCESS;
+}
+
+CUresult DeviceKernels::launch_mark(CUstream stream, const TableRead& read,
+                                    std::uint32_t asked) const {
+  // Few: in a graph all of them are started to look whether anybody asks.
+  constexpr unsigned kMostBlocks = 32;
+  constexpr unsigned kThreads = 128;
+  MarkParams params{read, context_.arena_base, marks_, mark_channel_on_device_, asked, 0};
+  return launch(mark_, std::clamp(read.rows, 1u, kMostBlocks), 1, kThreads, stream, &params);
+}
+
+CUresult DeviceKernels::launch_take() {
+  std::fill_n(marks_taken_, bitmap_words_, 0u);
+  TakeParams params{marks_, nullptr, static_cast<std::uint32_t>(bitmap_words_), 0};
+  const CUresult result = device_pointer(driver_, marks_taken_, &params.taken);
+  if (result != CUDA_SUCCESS) return result;
+  return launch(take_, 32, 1, 256, stream_, &params);
 }
 
 CUresult DeviceKernels::launch_scan(std::uint32_t count) {

@@ -31,6 +31,14 @@ class DeviceKernels {
   CUresult launch_linear_guard(CUstream stream, const LinearWrite& write) const;
   CUresult launch_fixed_guard(CUstream stream, std::span<const AbiRun> runs) const;
 
+  /// In front of a reader on its stream. `asked` as in MarkParams. Any thread.
+  CUresult launch_mark(CUstream stream, const TableRead& read, std::uint32_t asked) const;
+  MarkChannel* mark_channel() const { return mark_channel_; }
+  /// The releasing thread's, on stream(): when it has finished, marks_taken() holds the
+  /// marks set since the last time, one bit for each granule of the arena.
+  CUresult launch_take();
+  std::span<const std::uint32_t> marks_taken() const { return {marks_taken_, bitmap_words_}; }
+
   /// The releasing thread's work, on stream(). One user at a time. Ranges are
   /// given in scan_ranges(), results appear in scan_results() when finished.
   AbiCopy* scan_ranges() const { return scan_ranges_; }
@@ -57,6 +65,7 @@ class DeviceKernels {
   const DriverApi& driver_;
   CUlibrary library_ = nullptr;
   CUkernel linear_ = nullptr, fixed_ = nullptr, scan_ = nullptr, clear_ = nullptr;
+  CUkernel mark_ = nullptr, take_ = nullptr;
   CUstream stream_ = nullptr;
   CUdeviceptr state_ = 0;  // bitmaps and lock
   bool state_mapped_ = false;
@@ -66,6 +75,11 @@ class DeviceKernels {
   AbiCopy* scan_ranges_ = nullptr;
   std::uint32_t* scan_results_ = nullptr;
   AbiRun* clear_runs_ = nullptr;  // kScanCapacity for each ClearUser
+  MarkChannel* mark_channel_ = nullptr;
+  MarkChannel* mark_channel_on_device_ = nullptr;
+  std::uint32_t* marks_ = nullptr;        // device memory
+  std::uint32_t* marks_taken_ = nullptr;  // pinned
+  std::size_t bitmap_words_ = 0;
   GuardContext context_{};
 };
 

@@ -26,6 +26,7 @@ DeviceMemory::DeviceMemory(const DriverApi& driver, Arena& arena, PoolTable& tab
       context_(context),
       settings_(settings),
       kernels_(std::move(kernels)),
+      read_marks_(settings.follow_reads, kernels_->mark_channel()),
       mapper_(driver, device, settings.host_numa_node),
       host_(driver, mapper_, settings.host_budget),
       fault_staging_(driver, kStagingSlots),
@@ -94,7 +95,10 @@ CUresult DeviceMemory::allocate(std::size_t bytes, const std::string& group, CUc
       }
       auto it = std::find_if(groups_.begin(), groups_.end(),
                              [&](const Group& g) { return g.name == group; });
-      if (it == groups_.end()) it = groups_.insert(groups_.end(), Group{group, {}, {}, {}});
+      if (it == groups_.end()) {
+        it = groups_.emplace(groups_.end());
+        it->name = group;
+      }
       pool->group = static_cast<std::size_t>(it - groups_.begin());
       it->pools.push_back(pool.get());
       const PoolRecord* made = &every_record_.emplace_back(

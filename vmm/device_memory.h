@@ -30,6 +30,7 @@
 #include "vmm/pool.h"
 #include "vmm/pool_table.h"
 #include "vmm/pressure.h"
+#include "vmm/read_marks.h"
 #include "vmm/staging.h"
 #include "vmm/statistics.h"
 
@@ -40,6 +41,7 @@ struct DeviceSettings {
   std::uint64_t read_ahead_max = order_bytes(kMaxOrder);
   double read_ahead_share = 0.25;  // of what was written (ReadAheadLimits)
   bool rows_ahead = true;          // rows made present before they are asked for
+  bool follow_reads = false;       // readers with a block table are asked what they read
   int host_numa_node = 0;
   Pressure* pressure = nullptr;  // other processes; null: none. Outlives the device
 };
@@ -192,6 +194,7 @@ class DeviceMemory {
                                      std::uint64_t parked_until = UINT64_MAX) const;
   /// The releasing thread's clock: the age of what is parked.
   void set_tick(std::uint64_t tick) noexcept { tick_.store(tick, std::memory_order_relaxed); }
+  std::uint64_t tick() const noexcept { return tick_.load(std::memory_order_relaxed); }
   /// The blocks in which resident extents are parked best, most recently written
   /// first: adjacent ones that fill an aligned block become one, except near the
   /// fronts, where the next writes come, and for tails.
@@ -248,11 +251,22 @@ class DeviceMemory {
   std::vector<ExtentName> watch(std::uint64_t tick);
   /// Their bits could not be cleared.
   void forget_watch(std::span<const ExtentName> extents);
-  /// What was watched since `until` (a tick) or longer, most recently written first. What
+  /// What was watched since `until` (a tick) or longer and not read since, as far as readers
+  /// are followed, most recently written first. What
   /// was written longest ago of all is not among them, `keep` bytes of it (at most a
   /// 32nd of the pools), and may come back if it was parked as cold: under FIFO reuse it
   /// is rewritten next, or a prefix keeps it, which is read again and again.
   std::vector<ExtentName> cold_extents(std::uint64_t until, std::uint64_t keep);
+  /// When readers are asked.
+  ReadMarks& read_marks() { return read_marks_; }
+  const ReadMarks& read_marks() const { return read_marks_; }
+  /// Whether a reader of this pool (an id) is to be marked: of siblings, which are read by
+  /// the same table, only the one of which a reader came first. Any thread.
+  bool reads_are_marked(std::uint64_t pool);
+  /// Takes over what readers marked (DeviceKernels::marks_taken()): what lies in a row of it
+  /// is in use at `tick`, and was parked as cold by mistake. One pool at a time under the
+  /// lock.
+  void note_reads(std::span<const std::uint32_t> marks, std::uint64_t tick);
   /// What a neighbour in need gets of a process that merely pauses: resident bytes that
   /// are away from the fronts and had their last fault or return before `tick`.
   std::uint64_t untouched_since(std::uint64_t tick) const;
@@ -287,6 +301,7 @@ class DeviceMemory {
     Fronts fronts;
     /// Offsets of the writers' first slots: readers may look there at any time.
     std::vector<std::uint32_t> first_slots;
+    std::uint64_t marked_pool = 0;  // id of reads_are_marked(); 0: no reader came yet
   };
   struct Pending {
     Pool* pool;
@@ -381,6 +396,7 @@ class DeviceMemory {
                              std::vector<Piece>* pieces);
   bool near_front(const Pool& pool, const Piece& block) const;
   std::uint64_t newest_kept(std::uint64_t keep) const;
+  void note_reads_of(Pool& pool, const std::vector<bool>& rows, std::uint64_t tick);
   // ahead of the faults
   bool absent_can_be_swapped(std::uint64_t finished_epoch) const {
     return reads_anywhere_epoch_ <= finished_epoch;
@@ -411,6 +427,7 @@ class DeviceMemory {
   Limits limits_;
   std::atomic<std::uint64_t> free_seen_{0}, free_seen_at_{0};  // at: microseconds
   const std::unique_ptr<DeviceKernels> kernels_;
+  ReadMarks read_marks_;
   Statistics statistics_;
   EventQueue events_;
 

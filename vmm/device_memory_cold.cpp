@@ -1,4 +1,4 @@
-// Which resident extents are still written: the bookkeeping of a clock. What is parked
+// Which resident extents are still written, or read: the bookkeeping of a clock. What is parked
 // for it stays in place and right; only its speed depends on the guess.
 #include <algorithm>
 #include <utility>
@@ -63,16 +63,20 @@ std::uint64_t DeviceMemory::newest_kept(std::uint64_t keep) const {
 std::vector<ExtentName> DeviceMemory::cold_extents(std::uint64_t until, std::uint64_t keep) {
   const std::uint64_t kept = newest_kept(keep);
   std::vector<ExtentName> names;
+  std::uint64_t read = 0;
   {
     std::lock_guard lock(mutex_);
     for (const auto& [first, pool] : pools_) {
       for (auto it = pool->extents.begin(); it != pool->extents.end(); ++it) {
         Extent& extent = it->second;
+        if (extent.read_tick > until) read += order_bytes(extent.order);
         if (extent.present() && extent.written_serial <= kept) {
           extent.cold = false;
           continue;
         }
-        if (extent.watched_tick == 0 || extent.watched_tick > until) continue;
+        if (extent.watched_tick == 0 || extent.watched_tick > until || extent.read_tick > until) {
+          continue;
+        }
         if (pool->pinned(it->first, order_granules(extent.order))) continue;
         names.push_back(name_of(*pool, it));
         if (names.back().front) names.pop_back();
@@ -80,6 +84,7 @@ std::vector<ExtentName> DeviceMemory::cold_extents(std::uint64_t until, std::uin
     }
     check("cold");
   }
+  statistics_.marked_by_readers.store(read, std::memory_order_relaxed);
   std::stable_sort(names.begin(), names.end(),
                    [](const ExtentName& a, const ExtentName& b) { return a.written > b.written; });
   return names;

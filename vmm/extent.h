@@ -28,7 +28,9 @@ struct Extent {
   // Resident: since that tick its bits are clear and nobody has asked for it, so nobody
   // has written it. 0: not known.
   std::uint64_t watched_tick = 0;
-  bool cold = false;  // parked because it was not written for long: comes back when it is
+  // At which readers were last seen to read it, or the row of a sibling. 0: never.
+  std::uint64_t read_tick = 0;
+  bool cold = false;  // parked because it was not used for long: comes back when it is
 
   bool present() const { return state != ExtentState::kAbsent; }
 };

@@ -1,4 +1,4 @@
-// What the host and the guard, scan and clear kernels share: plain structures,
+// What the host and the guard, scan, clear and mark kernels share: plain structures,
 // compiled by the CUDA compiler, by the host compiler and by the simulator.
 // Every structure is passed by value or lies in pinned memory; none may change
 // its layout between the two sides (the static_asserts below are the contract).
@@ -13,6 +13,7 @@ inline constexpr std::uint32_t kMaxAnswerRuns = 4096;
 inline constexpr std::uint32_t kMaxCopies = 512;
 inline constexpr std::uint32_t kMaxFixedRuns = 16;
 inline constexpr std::uint32_t kMaxDestinations = 4;
+inline constexpr std::uint32_t kMaxTableParts = 4;
 
 struct AbiRun {
   std::uint32_t first;
@@ -102,6 +103,54 @@ struct FixedGuardParams {
   AbiRun runs[kMaxFixedRuns];
 };
 
+/// Where a block of a reader's table lies: block b at base + b * block_stride, `length`
+/// bytes, if that is inside [pool_begin, pool_end).
+struct TablePart {
+  std::uint64_t base;
+  std::uint64_t block_stride;
+  std::uint64_t length;
+  std::uint64_t pool_begin;
+  std::uint64_t pool_end;
+};
+
+/// The block table of one launch of a reader.
+struct TableRead {
+  std::uint64_t ids;         // device address: int32 block ids in rows
+  std::uint64_t row_stride;  // bytes from row to row
+  std::uint64_t lengths;     // device address: int32 tokens of each row; 0: rows are full
+  std::uint32_t rows;
+  std::uint32_t entries;  // most ids in a row
+  std::uint32_t block;    // tokens in a block, at least 1
+  std::uint32_t parts;
+  TablePart part[kMaxTableParts];
+};
+
+/// Between the releasing thread and kvshim_mark_read: pinned host memory, one per device.
+struct MarkChannel {
+  // Written by the host: what marks that are nodes of graphs are to answer; 0: nothing.
+  alignas(64) std::uint32_t asked;
+  // Written by the device: the last that was answered.
+  alignas(64) std::uint32_t answered;
+};
+
+/// kvshim_mark_read: in front of a reader, sets the bits of the granules it will read.
+struct MarkParams {
+  TableRead read;
+  std::uint64_t arena_base;
+  std::uint32_t* marks;  // device memory: one bit per granule of the arena
+  MarkChannel* channel;
+  std::uint32_t asked;  // what is answered; 0: what the channel asks when it runs
+  std::uint32_t reserved;
+};
+
+/// kvshim_take_marks: moves the bits to the host; only words that have any are written.
+struct TakeParams {
+  std::uint32_t* marks;
+  std::uint32_t* taken;  // pinned
+  std::uint32_t words;
+  std::uint32_t reserved;
+};
+
 /// kvshim_scan: one block per extent; result[i] becomes 1 when the i-th range
 /// holds a byte that is not zero (results start as 0).
 struct ScanParams {
@@ -123,9 +172,13 @@ inline constexpr char kLinearGuardName[] = "kvshim_guard_linear";
 inline constexpr char kFixedGuardName[] = "kvshim_guard_fixed";
 inline constexpr char kScanName[] = "kvshim_scan";
 inline constexpr char kClearName[] = "kvshim_clear_present";
+inline constexpr char kMarkName[] = "kvshim_mark_read";
+inline constexpr char kTakeName[] = "kvshim_take_marks";
 
 static_assert(sizeof(GuardContext) == 40);
 static_assert(sizeof(LinearDestination) == 48);
 static_assert(sizeof(LinearWrite) == 40 + kMaxDestinations * 48);
+static_assert(sizeof(TableRead) == 40 + kMaxTableParts * 40);
+static_assert(sizeof(MarkParams) == sizeof(TableRead) + 32);
 
 }  // namespace kvshim::vmm

@@ -79,6 +79,7 @@ void Releaser::work_came(std::uint64_t epoch) {
   active_span_ = active_;
   quiet_done_ = false;
   seen_epoch_ = epoch;
+  ask_readers();
   idle_ = {};
   finished_ = released_ = false;
 }
@@ -153,6 +154,7 @@ bool Releaser::proves_finished(std::uint64_t epoch) {
 bool Releaser::all_finished(std::uint64_t epoch) {
   std::lock_guard closing(closer_);
   finished_ = proves_finished(epoch);
+  if (finished_) memory_.read_marks().pause_begins(ticks_);
   return finished_;
 }
 

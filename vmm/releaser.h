@@ -186,6 +186,8 @@ class Releaser {
   void wait_for_room(Clock::time_point end);
 
   // releaser_cold.cpp
+  void ask_readers();
+  bool look_at_reads();
   bool watch_writes(std::uint64_t epoch);
   std::vector<ExtentName> next_cold(std::uint64_t age);
   void release_cold(std::uint64_t epoch);

@@ -1,10 +1,10 @@
-// Cold rows: what was not written for `cold_after` goes to host memory in short pauses
+// Cold rows: what was not used for `cold_after` goes to host memory in short pauses
 // of a pool that is never idle for long. Under FIFO block reuse even light traffic walks
 // through the whole pool, and without this it would hold all of it in the end.
 //
 // The swaps are proven as those of any release: everything has finished, nothing was
-// submitted since, the gate is closed. Which extents are cold is a guess (they may be
-// read, as a cached prefix is): a wrong one costs time, never contents.
+// submitted since, the gate is closed. Which extents are cold is a guess (not every reader
+// says what it reads): a wrong one costs time, never contents.
 #include <algorithm>
 #include <string>
 
@@ -17,6 +17,8 @@ namespace {
 constexpr std::chrono::nanoseconds kPause = std::chrono::milliseconds(50);
 // Between two looks at what is written, and between two at what is cold.
 constexpr std::uint64_t kLooksInTheTime = 4;
+// Readers are asked more often: a request that comes and goes in between is not seen.
+constexpr std::uint64_t kQuestionsInTheTime = 64;
 // What is looked at and parked in one go: some 10 ms of scan, copies and swaps, which end
 // sooner when work comes. Less when that was too much for a pause.
 constexpr std::uint64_t kAtOnce = std::uint64_t{256} << 20;
@@ -28,6 +30,23 @@ constexpr std::chrono::nanoseconds kTellEvery = std::chrono::seconds(10);
 std::string mebibytes(std::uint64_t bytes) { return std::to_string(bytes >> 20) + " MiB"; }
 
 }  // namespace
+
+void Releaser::ask_readers() {
+  memory_.read_marks().work_goes_on(
+      ticks_,
+      std::max<std::uint64_t>(
+          static_cast<std::uint64_t>(settings_.cold_after / tick_) / kQuestionsInTheTime, 1));
+}
+
+// Marks lie in memory of the shim's own, and no work is unfinished that could add some.
+bool Releaser::look_at_reads() {
+  if (!memory_.read_marks().followed()) return true;
+  DeviceKernels& kernels = memory_.kernels();
+  const bool launched = kernels.launch_take() == CUDA_SUCCESS;
+  if (!wait_for_stream() || !launched) return false;
+  memory_.note_reads(kernels.marks_taken(), ticks_);
+  return true;
+}
 
 // Bits are cleared with the gate open, as everywhere: a guard that finds one cleared asks
 // and is answered. Marked before they are cleared, and while no answer is under way, so
@@ -55,8 +74,10 @@ bool Releaser::watch_writes(std::uint64_t epoch) {
 
 // A little at a time: what was written longest ago, then it is looked again.
 std::vector<ExtentName> Releaser::next_cold(std::uint64_t age) {
-  std::vector<ExtentName> cold =
-      ticks_ > age ? memory_.cold_extents(ticks_ - age, kKept) : std::vector<ExtentName>{};
+  if (ticks_ <= age) return {};
+  // Nothing needs to be kept for reads that nobody sees where all are seen.
+  const bool all_seen = memory_.read_marks().cover_all(ticks_ - age, worked_);
+  std::vector<ExtentName> cold = memory_.cold_extents(ticks_ - age, all_seen ? 0 : kKept);
   std::uint64_t bytes = 0;
   std::size_t taken = 0;
   while (taken < cold.size() && bytes < cold_at_once_) {
@@ -81,7 +102,7 @@ void Releaser::release_cold(std::uint64_t epoch) {
     if (!watch_writes(epoch)) return;
     next_watch_ = ticks_ + look;
   }
-  if (ticks_ < next_cold_) return;
+  if (ticks_ < next_cold_ || !look_at_reads()) return;
   const std::vector<ExtentName> cold = next_cold(age);
   std::vector<ExtentName> zero, nonzero, no_room;
   ParkTimes times;
@@ -117,7 +138,7 @@ void Releaser::tell_cold() {
     return;
   }
   memory_.events().push(EventLevel::kInfo, "released " + mebibytes(cold_untold_) +
-                                               " that were not written for long (cold_after)");
+                                               " that were not used for long (cold_after)");
   cold_untold_ = 0;
   cold_told_tick_ = ticks_;
 }

@@ -66,6 +66,9 @@ struct Statistics {
   // Requests for what is present, to see whether it is still written: answered at once.
   std::atomic<std::uint64_t> asked_again{0};
   std::atomic<std::uint64_t> cold_bytes{0};  // released because they were cold
+  // Of present extents, all layers: what readers were seen to read during `cold_after`, when
+  // it was looked last.
+  std::atomic<std::uint64_t> marked_by_readers{0};
   std::atomic<std::uint64_t> granules_made_present{0};
   std::atomic<std::uint64_t> granules_ahead{0};  // of those, before they were asked for
   // Extents made in host memory for want of GPU memory.

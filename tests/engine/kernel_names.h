@@ -19,8 +19,8 @@
   X(kReader,                                                                                      \
     "_ZN7cutlass13device_kernelIN5flash20enable_sm90_or_laterINS1_16FlashAttnFwdSm90INS1_25Co"    \
     "llectiveMainloopFwdSm90ILi2EN4cute5tupleIJNS5_1CILi1EEES8_S8_EEENS6_IJNS7_ILi128EEESA_NS"    \
-    "7_ILi64EEEEEELi64E13__nv_bfloat16fNS_4arch4Sm90ELb1ELb0ELb0ELb1ELb1ELb0EEEEEEEEEvNT_6Par"    \
-    "amsE",                                                                                       \
+    "7_ILi64EEEEEELi64E13__nv_bfloat16fNS_4arch4Sm90ELb1ELb0ELb0ELb1ELb1ELb0ELb0ELb1ELb1ELb1E"    \
+    "Lb0ELb0ESD_Li1EEEEEEEEEvNT_6ParamsE",                                                        \
     kvshim::engine::kReaderFunction)                                                              \
   X(kEmbed, "kvshim_engine_embed", &kvshim_engine_embed)                                          \
   X(kProject, "kvshim_engine_project", &kvshim_engine_project)                                    \

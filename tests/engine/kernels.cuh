@@ -156,26 +156,40 @@ namespace flash {
 
 template <int kStages, class Cluster, class Tile, int kHeadDim, class Element, class Accumulator,
           class Arch, bool kCausal, bool kLocal, bool kSoftcap, bool kVarlen, bool kPagedWithoutTma,
-          bool kAppend>
+          bool kAppend, bool kQv, bool kRs, bool kOverlap, bool kPackHeads, bool kSplit,
+          bool kColumns, class Sink, int kHeadBlock>
 struct CollectiveMainloopFwdSm90 {};
 
 template <class Mainloop>
 struct FlashAttnFwdSm90 {
   struct Params {
+    // Where FlashAttention 3 has them; strides count elements.
+    std::uint64_t unused_query;
+    std::int32_t unused_tokens, query_dimension, query_heads, unused_batch;  // +8
+    std::uint64_t unused_low[10];
+    const unsigned char* key_cache;                     // +104
+    std::int32_t block_size, dimension, heads, blocks;  // +112
+    std::int64_t key_row, key_head, key_block;          // +128
+    const unsigned char* value_cache;                   // +152
+    std::int32_t value_dimension, unused_padding;       // +160
+    std::int64_t value_row, value_head, value_block;    // +168
+    std::uint64_t unused_new[27];
+    const std::int32_t* block_table;       // +408
+    std::int32_t sequences, unused_pages;  // +416
+    std::int64_t table_row;                // +424
+    std::int32_t block_divisor;            // +432
+    std::int32_t unused_division[5];
+    std::int32_t heads_divisor;  // +456
+    std::int32_t unused_maps[369];
+    const std::int32_t* lengths;  // +1936, tokens of each sequence
+    std::uint64_t unused_rest[13];
+    // The engine's own.
     const kvshim::engine::TokenPlace* places;  // one a token
     const unsigned long long* hidden;
     unsigned long long* output;  // hidden of the next layer, one a token
-    const std::int32_t* block_table;
-    std::uint64_t table_stride;  // entries a sequence
-    std::uint64_t block_stride;  // bytes
     std::uint64_t row_bytes;     // bytes of one token's keys; a multiple of 8
-    std::uint32_t block_size;
     std::uint32_t layer;
-    std::uint64_t unused_low[5];
-    const unsigned char* key_cache;  // +104, where FlashAttention 3 has it
-    std::uint64_t unused_middle[5];
-    const unsigned char* value_cache;  // +152
-    std::uint64_t unused_high[316];
+    std::int32_t unused_end[151];
   };
 
   /// output[t] = a sum over every byte of keys and values of the context, in
@@ -190,14 +204,17 @@ struct FlashAttnFwdSm90 {
     const std::uint32_t words = static_cast<std::uint32_t>(params.row_bytes / 8);
     const std::uint32_t total = (static_cast<std::uint32_t>(place.position) + 1) * words;
     const std::int32_t* table =
-        params.block_table + static_cast<std::uint64_t>(place.sequence) * params.table_stride;
+        params.block_table +
+        static_cast<std::uint64_t>(place.sequence) * static_cast<std::uint64_t>(params.table_row);
+    const std::uint32_t block_size = static_cast<std::uint32_t>(params.block_size);
+    const std::uint64_t block_stride = block_size * params.row_bytes;
     unsigned long long sum = 0;
     for (std::uint32_t i = env::thread_index(); i < total; i += env::thread_count()) {
       const std::uint32_t position = i / words;
       const std::uint32_t word = i % words;
-      const std::uint64_t block = static_cast<std::uint64_t>(table[position / params.block_size]);
-      const std::uint64_t at = block * params.block_stride +
-                               (position % params.block_size) * params.row_bytes + word * 8;
+      const std::uint64_t block = static_cast<std::uint64_t>(table[position / block_size]);
+      const std::uint64_t at =
+          block * block_stride + (position % block_size) * params.row_bytes + word * 8;
       const std::uint64_t weight = (query * (2 * i + 1)) | 1u;
       sum += *reinterpret_cast<const unsigned long long*>(params.key_cache + at) * weight;
       sum += *reinterpret_cast<const unsigned long long*>(params.value_cache + at) *
@@ -291,11 +308,15 @@ using Mainloop =
     flash::CollectiveMainloopFwdSm90<2, cute::tuple<cute::C<1>, cute::C<1>, cute::C<1>>,
                                      cute::tuple<cute::C<128>, cute::C<128>, cute::C<64>>, 64,
                                      __nv_bfloat16, float, cutlass::arch::Sm90, true, false, false,
-                                     true, true, false>;
+                                     true, true, false, false, true, true, true, false, false,
+                                     __nv_bfloat16, 1>;
 using Attention = flash::enable_sm90_or_later<flash::FlashAttnFwdSm90<Mainloop>>;
 static_assert(sizeof(Attention::Params) == 2688);
 static_assert(offsetof(Attention::Params, key_cache) == 104);
 static_assert(offsetof(Attention::Params, value_cache) == 152);
+static_assert(offsetof(Attention::Params, block_table) == 408);
+static_assert(offsetof(Attention::Params, heads_divisor) == 456);
+static_assert(offsetof(Attention::Params, lengths) == 1936);
 using Bytes = std::array<char*, 1>;
 using Filler = at::native::FillFunctor<signed char>;
 

@@ -97,6 +97,7 @@ Worker::Worker(Model& model, unsigned tokens, unsigned sequences, unsigned table
   places_ = make_mirror<TokenPlace>(tokens);
   slots_ = make_mirror<std::int64_t>(tokens);
   table_ = make_mirror<std::int32_t>(std::size_t{sequences} * table_stride);
+  lengths_ = make_mirror<std::int32_t>(sequences);
   hidden_ = make_mirror<unsigned long long>(tokens);
   best_ = make_mirror<std::int64_t>(tokens);
   output_ = allocate(tokens * 8u);
@@ -114,6 +115,7 @@ Worker::~Worker() {
   free_mirror(places_);
   free_mirror(slots_);
   free_mirror(table_);
+  free_mirror(lengths_);
   free_mirror(hidden_);
   free_mirror(best_);
   ENGINE_CALL(cuStreamDestroy, stream_);
@@ -142,10 +144,19 @@ void Worker::launch_kernels(unsigned tokens) {
     attention.hidden = static_cast<const unsigned long long*>(at(hidden_.device));
     attention.output = static_cast<unsigned long long*>(at(output_));
     attention.block_table = static_cast<const std::int32_t*>(at(table_.device));
-    attention.table_stride = table_stride_;
-    attention.block_stride = shape.block_bytes();
+    attention.lengths = static_cast<const std::int32_t*>(at(lengths_.device));
+    attention.sequences = static_cast<std::int32_t>(lengths_.count);
+    attention.table_row = table_stride_;
+    attention.block_size = attention.block_divisor = static_cast<std::int32_t>(shape.block_size);
+    attention.blocks = static_cast<std::int32_t>(shape.pool_bytes / 2 / shape.block_bytes());
+    attention.heads = attention.query_heads = static_cast<std::int32_t>(shape.heads);
+    attention.heads_divisor = 1;
+    attention.dimension = attention.query_dimension = attention.value_dimension =
+        static_cast<std::int32_t>(shape.head_size);
+    attention.key_row = attention.value_row = row;
+    attention.key_head = attention.value_head = shape.head_size;
+    attention.key_block = attention.value_block = std::int64_t{row} * shape.block_size;
     attention.row_bytes = shape.row_bytes();
-    attention.block_size = shape.block_size;
     attention.layer = layer;
     attention.key_cache = static_cast<const unsigned char*>(at(key_cache));
     attention.value_cache = static_cast<const unsigned char*>(at(value_cache));
@@ -175,6 +186,13 @@ void Worker::submit(unsigned tokens, bool as_graph) {
   send(places_, tokens, stream_);
   send(slots_, tokens, stream_);
   send(table_, table_.count, stream_);
+  std::fill_n(lengths_.host, lengths_.count, 0);
+  for (unsigned token = 0; token < tokens; ++token) {
+    const TokenPlace& place = places_.host[token];
+    std::int32_t& length = lengths_.host[place.sequence];
+    length = std::max(length, place.position + 1);
+  }
+  send(lengths_, lengths_.count, stream_);
   if (as_graph) {
     CUgraphExec& graph = graphs_[tokens];
     if (graph == nullptr) {

@@ -66,6 +66,7 @@ class Worker {
   Mirror<TokenPlace> places_;
   Mirror<std::int64_t> slots_;
   Mirror<std::int32_t> table_;
+  Mirror<std::int32_t> lengths_;
   Mirror<unsigned long long> hidden_;
   Mirror<std::int64_t> best_;
   CUdeviceptr output_ = 0, keys_ = 0, values_ = 0, scores_ = 0, top_ = 0;

@@ -8,6 +8,7 @@
 #include "tests/engine/kernels.cuh"
 #include "tests/simulator/test_kernels.cuh"
 #include "vmm/kernels/guard.cuh"
+#include "vmm/kernels/mark.cuh"
 #include "vmm/kernels/scan.cuh"
 
 namespace kvshim::simulator {
@@ -20,6 +21,8 @@ struct Table {
       {"kvshim_guard_fixed", kHostCall<&kvshim_guard_fixed>},
       {"kvshim_scan", kHostCall<&kvshim_scan>},
       {"kvshim_clear_present", kHostCall<&kvshim_clear_present>},
+      {"kvshim_mark_read", kHostCall<&kvshim_mark_read>},
+      {"kvshim_take_marks", kHostCall<&kvshim_take_marks>},
       {"kvshim_test_store", kHostCall<&kvshim_test_store>},
       {"kvshim_test_times_ten_plus", kHostCall<&kvshim_test_times_ten_plus>},
       {"kvshim_test_spin", kHostCall<&kvshim_test_spin>},

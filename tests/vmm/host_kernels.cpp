@@ -4,6 +4,7 @@
 
 #include "tests/vmm/fake_driver.h"
 #include "vmm/kernels/guard.cuh"
+#include "vmm/kernels/mark.cuh"
 #include "vmm/kernels/scan.cuh"
 
 namespace kvshim::vmm::testing {
@@ -40,6 +41,8 @@ constexpr HostKernel kKernels[] = {
     {kFixedGuardName, prepare<FixedGuardParams, kvshim_guard_fixed>},
     {kScanName, prepare<ScanParams, kvshim_scan>},
     {kClearName, prepare<ClearParams, kvshim_clear_present>},
+    {kMarkName, prepare<MarkParams, kvshim_mark_read>},
+    {kTakeName, prepare<TakeParams, kvshim_take_marks>},
 };
 
 }  // namespace

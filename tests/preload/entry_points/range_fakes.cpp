@@ -157,7 +157,7 @@ std::vector<PoolView> pools_in(CUdeviceptr address, std::size_t bytes) {
 }
 
 CUresult run_work(StreamRef stream, std::span<const Access> accesses, const vmm::LinearWrite*,
-                  SubmitRef submit) {
+                  SubmitRef submit, const vmm::TableRead*) {
   fakes::notes().work.push_back(
       {stream.handle, stream.flavor, {accesses.begin(), accesses.end()}, false, false});
   const fakes::Inside inside(&fakes::submissions);

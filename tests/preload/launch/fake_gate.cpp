@@ -52,16 +52,23 @@ std::vector<PoolView> pools_in(CUdeviceptr address, std::size_t bytes) {
 }
 
 CUresult run_work(StreamRef stream, std::span<const Access> accesses,
-                  const vmm::LinearWrite* linear, SubmitRef submit) {
+                  const vmm::LinearWrite* linear, SubmitRef submit, const vmm::TableRead* read) {
   {
     const std::lock_guard lock(testing::g_mutex);
-    testing::FakeGate::Work work{stream, {accesses.begin(), accesses.end()}, std::nullopt};
+    testing::FakeGate::Work work{stream, {accesses.begin(), accesses.end()}, {}, {}};
     if (linear != nullptr) work.linear = *linear;
+    if (read != nullptr) work.read = *read;
     g_gate.work.push_back(work);
   }
   if (g_gate.guard_result != CUDA_SUCCESS) return g_gate.guard_result;
   return submit();
 }
+
+bool wants_read(StreamRef, const PoolView&) noexcept { return g_gate.wants_read; }
+void read_unseen(StreamRef, const PoolView& pool) noexcept {
+  g_gate.reads_unseen.push_back(pool.base);
+}
+void read_nodes_change() noexcept { ++g_gate.read_node_changes; }
 
 CUresult run_list(std::span<const ListedWork> list, SubmitRef submit) {
   g_gate.lists.emplace_back(list.begin(), list.end());

@@ -19,6 +19,7 @@ struct FakeGate {
     StreamRef stream;
     std::vector<Access> accesses;
     std::optional<vmm::LinearWrite> linear;
+    std::optional<vmm::TableRead> read;
   };
   struct Fill {
     StreamRef stream;
@@ -45,6 +46,9 @@ struct FakeGate {
   std::vector<CUcontext> destroyed_contexts;
   std::vector<CUstream> waits;  // that before_wait() was told of
   std::vector<std::string> calls;  // life cycle calls, in order
+  bool wants_read = false;
+  std::vector<CUdeviceptr> reads_unseen;  // bases of pools
+  int read_node_changes = 0;
 
   const PoolView& add_pool(std::uint64_t base, std::size_t bytes);
 };
