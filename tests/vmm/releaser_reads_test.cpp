@@ -118,8 +118,8 @@ TEST_F(ReadsTest, OneLayerIsMarkedNowAndThen) {
   settings.cold_after = 1h;
   bench_.driver.hold(other_, true);
   bench_.submit(other_, {}, {}, [] {});  // never finished
-  bench_.release_when_idle(settings);
   bench_.memory->read_marks().pause_begins(0);
+  bench_.release_when_idle(settings);
   unsigned steps = 0;
   ASSERT_TRUE(eventually([&] {
     read({3});
