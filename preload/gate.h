@@ -118,8 +118,9 @@ CUresult run_work(StreamRef stream, std::span<const Access> accesses,
 /// Whether it is to be found out which blocks a reader of `pool` reads: now and then, and
 /// in each capture; of sibling pools, for one only. Any thread; some nanoseconds where not.
 bool wants_read(StreamRef stream, const PoolView& pool) noexcept;
-/// Work reads `pool`, and nobody can tell which blocks. Any thread, no lock.
-void read_unseen(StreamRef stream, const PoolView& pool) noexcept;
+/// Work reads the pool that holds `address`, and nobody can tell which blocks. `in_graph`: it
+/// may do so again at any time. Any thread, no lock.
+void read_unseen(CUdeviceptr address, bool in_graph) noexcept;
 /// Before a node of some graph gets other parameters. Any thread, no lock.
 void read_nodes_change() noexcept;
 

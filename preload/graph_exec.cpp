@@ -174,6 +174,8 @@ CUresult prepare(CUgraph graph, ExecState* state) {
   for (const std::uint64_t word : reach.words) remember_argument(word);
   if (state->pin_all || reach.device_updatable) return add_pins(state, state->touched);
   if (graph_is_guarded(graph)) return CUDA_SUCCESS;
+  // Nor has it marks in front of its readers.
+  for (const Access& access : state->touched) read_unseen(access.address, true);
   note(reach);
   return add_pins(state, reach.written);
 }

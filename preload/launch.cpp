@@ -27,7 +27,7 @@ std::optional<vmm::TableRead> wanted_read(StreamRef stream, const FunctionInfo& 
     if (!wants_read(stream, *cache)) return std::nullopt;
     read = table_of(info, arguments);
   }
-  if (!read) read_unseen(stream, *cache);
+  if (!read) read_unseen(cache->base, is_capturing(stream));
   return read;
 }
 
@@ -54,7 +54,9 @@ CUresult submit_reach(StreamRef stream, const FunctionInfo* info, const LaunchAr
       break;
   }
   note_unknown(info, reach);
-  if (const PoolView* const cache = cache_of(reach)) read_unseen(stream, *cache);
+  if (const PoolView* const cache = cache_of(reach)) {
+    read_unseen(cache->base, is_capturing(stream));
+  }
   return run_work(stream, reach.accesses, nullptr, submit);
 }
 

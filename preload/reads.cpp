@@ -6,23 +6,26 @@
 namespace kvshim::preload {
 namespace {
 
-vmm::DeviceMemory* memory_of(const PoolView& pool) noexcept {
+vmm::DeviceMemory* memory_of(CUdevice index) noexcept {
   const Runtime* runtime = Runtime::get();
-  DeviceRuntime* device = runtime != nullptr ? runtime->device(pool.device) : nullptr;
+  DeviceRuntime* device = runtime != nullptr ? runtime->device(index) : nullptr;
   return device != nullptr && device->memory.read_marks().followed() ? &device->memory : nullptr;
 }
 
 }  // namespace
 
 bool wants_read(StreamRef stream, const PoolView& pool) noexcept {
-  vmm::DeviceMemory* const memory = memory_of(pool);
+  vmm::DeviceMemory* const memory = memory_of(pool.device);
   return memory != nullptr && (memory->read_marks().asked() != 0 || is_capturing(stream)) &&
          memory->reads_are_marked(pool.buffer_id);
 }
 
-void read_unseen(StreamRef stream, const PoolView& pool) noexcept {
-  if (vmm::DeviceMemory* const memory = memory_of(pool)) {
-    memory->read_marks().reads_unseen(memory->tick(), is_capturing(stream));
+void read_unseen(CUdeviceptr address, bool in_graph) noexcept {
+  const Runtime* runtime = Runtime::get();
+  const vmm::PoolRecord* record = runtime != nullptr ? runtime->find(address) : nullptr;
+  if (record == nullptr) return;
+  if (vmm::DeviceMemory* const memory = memory_of(record->device)) {
+    memory->read_marks().reads_unseen(memory->tick(), in_graph);
   }
 }
 

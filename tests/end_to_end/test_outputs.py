@@ -58,10 +58,10 @@ class Memory(Case):
         self.assertEqual(device["parked"] + device["absent"], 3 * (64 << 20))
         self.assertEqual(self.finish(engine).status, 0)
 
-    def light_traffic(self, cold_after):
+    def light_traffic(self, cold_after, *more):
         """What was resident when it was last told, and the report at the end."""
-        digests = self.static_digests(LIGHT)
-        engine = self.start(LIGHT, {"idle_timeout": '"20s"', "cold_after": f'"{cold_after}"'})
+        digests = self.static_digests([*LIGHT, *more])
+        engine = self.start([*LIGHT, *more], {"idle_timeout": '"20s"', "cold_after": f'"{cold_after}"'})
         resident = 0
         while engine.poll() is None:
             try:
@@ -82,9 +82,13 @@ class Memory(Case):
         self.assertEqual(grown["parked_bytes_total"] + grown["cold_bytes_total"], 0)
         walked = grown["faults"]["granules"] * (2 << 20)
         self.assertGreater(walked, 96 << 20)
-        resident, device = self.light_traffic("200ms")
-        self.assertGreater(device["cold_bytes_total"], 0)
-        self.assertLess(resident, walked * 3 / 4)
+        self.assertEqual(grown["readers_answered"], 0)
+        for form in ([], ["--graphs"]):
+            with self.subTest(form=form):
+                resident, device = self.light_traffic("200ms", *form)
+                self.assertGreater(device["cold_bytes_total"], 0)
+                self.assertLess(resident, walked * 3 / 4)
+                self.assertGreater(device["readers_answered"], 4)
 
     def test_disposable_contents_are_dropped_after_their_time(self):
         engine = self.start([*SMALL, "--bursts", 1, "--idle", 5],

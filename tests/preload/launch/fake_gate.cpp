@@ -2,6 +2,8 @@
 
 #include <mutex>
 
+#include "tests/preload/launch/fake_driver.h"
+
 namespace kvshim::preload {
 
 namespace gate_detail {
@@ -65,8 +67,11 @@ CUresult run_work(StreamRef stream, std::span<const Access> accesses,
 }
 
 bool wants_read(StreamRef, const PoolView&) noexcept { return g_gate.wants_read; }
-void read_unseen(StreamRef, const PoolView& pool) noexcept {
-  g_gate.reads_unseen.push_back(pool.base);
+void read_unseen(CUdeviceptr address, bool in_graph) noexcept {
+  (in_graph ? g_gate.reads_unseen_in_graphs : g_gate.reads_unseen).push_back(address);
+}
+bool is_capturing(StreamRef stream) noexcept {
+  return testing::driver().captures.contains(stream.handle);
 }
 void read_nodes_change() noexcept { ++g_gate.read_node_changes; }
 

@@ -47,7 +47,7 @@ struct FakeGate {
   std::vector<CUstream> waits;  // that before_wait() was told of
   std::vector<std::string> calls;  // life cycle calls, in order
   bool wants_read = false;
-  std::vector<CUdeviceptr> reads_unseen;  // bases of pools
+  std::vector<CUdeviceptr> reads_unseen, reads_unseen_in_graphs;  // bases of pools
   int read_node_changes = 0;
 
   const PoolView& add_pool(std::uint64_t base, std::size_t bytes);

@@ -106,6 +106,15 @@ TEST_F(Reads, AReaderWithoutATableAndAnUnknownKernelReadUnseen) {
   EXPECT_THAT(gate().reads_unseen, ElementsAre(kPoolBase, kPoolBase));
 }
 
+TEST_F(Reads, WhatIsCapturedUnseenMayReadAtAnyTime) {
+  begin();
+  Arguments arguments;
+  launch(peek_, arguments.add(kPoolBase).add(kElsewhere), 1, kStream);
+  end();
+  EXPECT_THAT(gate().reads_unseen, IsEmpty());
+  EXPECT_THAT(gate().reads_unseen_in_graphs, ElementsAre(kPoolBase));
+}
+
 TEST_F(Reads, AWriterReadsNothing) {
   launch(writer_, writer_arguments(), 4);
   launch(writer_, writer_arguments(), 0);  // and writes nothing
@@ -120,6 +129,16 @@ TEST_F(Reads, WhatLiesInThePoolsLastGranuleIsNoCache) {
   launch(unknown_, unknown_arguments(tail));
   ASSERT_EQ(gate().work.size(), 2u);
   EXPECT_THAT(gate().reads_unseen, IsEmpty());
+}
+
+TEST_F(Reads, AGraphWithoutMarksReadsUnseen) {
+  CUgraph graph = empty_graph();
+  add_kernel(graph, reader_, reader_arguments());
+  instantiate(graph);
+  EXPECT_THAT(gate().reads_unseen_in_graphs, ElementsAre(kPoolBase)) << "built by hand";
+  gate().reads_unseen_in_graphs.clear();
+  instantiate(captured_writer());
+  EXPECT_THAT(gate().reads_unseen_in_graphs, IsEmpty()) << "captured: its readers have marks";
 }
 
 TEST_F(Reads, ChangedNodesAreTold) {
