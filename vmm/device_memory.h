@@ -252,10 +252,10 @@ class DeviceMemory {
   /// Their bits could not be cleared.
   void forget_watch(std::span<const ExtentName> extents);
   /// What was watched since `until` (a tick) or longer and not read since, as far as readers
-  /// are followed, most recently written first. What
-  /// was written longest ago of all is not among them, `keep` bytes of it (at most a
-  /// 32nd of the pools), and may come back if it was parked as cold: under FIFO reuse it
-  /// is rewritten next, or a prefix keeps it, which is read again and again.
+  /// are followed, most recently written first. What was written longest ago of all is not
+  /// among them, `keep` bytes of it (at most a 32nd of the pools), and may come back if it was
+  /// parked as cold: under FIFO reuse it is rewritten next, or a prefix keeps it, which is
+  /// read again and again.
   std::vector<ExtentName> cold_extents(std::uint64_t until, std::uint64_t keep);
   /// When readers are asked.
   ReadMarks& read_marks() { return read_marks_; }

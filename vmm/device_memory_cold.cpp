@@ -37,6 +37,7 @@ void DeviceMemory::forget_watch(std::span<const ExtentName> extents) {
 
 // Sorted without the lock: a fault must not wait for it.
 std::uint64_t DeviceMemory::newest_kept(std::uint64_t keep) const {
+  if (keep == 0) return 0;
   std::vector<std::pair<std::uint64_t, std::uint64_t>> present;  // written, bytes
   std::uint64_t all = 0;
   {
