@@ -33,13 +33,13 @@ class Reads : public Graph {
     const auto put = [&](std::size_t at, auto value) {
       std::memcpy(bytes.data() + at, &value, sizeof value);
     };
-    for (const std::size_t at : {12, 116, 160}) put(at, 64);  // dimensions
-    for (const std::size_t at : {16, 120}) put(at, 2);        // heads
-    for (const std::size_t at : {112, 432}) put(at, 16);      // tokens of a block
+    for (const unsigned at : {12u, 116u, 160u}) put(at, 64);  // dimensions
+    for (const unsigned at : {16u, 120u}) put(at, 2);         // heads
+    for (const unsigned at : {112u, 432u}) put(at, 16);       // tokens of a block
     put(456, 1);                                              // heads of a group
-    for (const std::size_t at : {128, 168}) put(at, std::int64_t{128});
-    for (const std::size_t at : {136, 176}) put(at, std::int64_t{64});
-    for (const std::size_t at : {144, 184}) put(at, std::int64_t{2048});
+    for (const unsigned at : {128u, 168u}) put(at, std::int64_t{128});
+    for (const unsigned at : {136u, 176u}) put(at, std::int64_t{64});
+    for (const unsigned at : {144u, 184u}) put(at, std::int64_t{2048});
     put(104, kPoolBase);
     put(152, kPoolBase + kPoolBytes / 2);
     put(408, table);
