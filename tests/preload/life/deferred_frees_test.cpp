@@ -14,7 +14,11 @@ constexpr auto kAll = [](const DeferredFree&) { return true; };
 
 class DeferredFreesTest : public ::testing::Test {
  protected:
-  ~DeferredFreesTest() override { forget_deferred_frees_after_fork(); }
+  ~DeferredFreesTest() override {
+    for (std::list<DeferredFree> left = deferred_frees().take(kAll); !left.empty();) {
+      deferred_frees().settle(&left, true);
+    }
+  }
 };
 
 TEST_F(DeferredFreesTest, OnlyThoseAreTakenWhoseTimeHasCome) {
