@@ -15,7 +15,7 @@ DeviceSettings followed() {
 // Longer than the longest pause: what each step reads is always young.
 ReleaseSettings slowly() {
   ReleaseSettings settings = light();
-  settings.cold_after = ColdBench::kLongestPause + 200ms;
+  settings.cold_after = ColdBench::kLongestPause + 800ms;
   return settings;
 }
 
@@ -66,7 +66,7 @@ TEST_F(ReadsTest, WhatIsReadStaysWhileTheRestGoes) {
     if (bench.releaser == nullptr) bench.release_when_idle(slowly());
     bench.write_rows(0, 16, in_graph ? 2 : 1);
     ASSERT_TRUE(bench.traffic_until([&] { return resident() == Rows{4, 5, 15, 20}; }));
-    ASSERT_TRUE(bench.traffic_for(1s));
+    ASSERT_TRUE(bench.traffic_for(1500ms));
     EXPECT_EQ(resident(), (Rows{4, 5, 15, 20}));
     EXPECT_EQ(bench.statistics().marked_by_readers.load(), 3u * 3 * kGranuleBytes);
     EXPECT_NE(bench.memory->read_marks().answers(), 0u);
@@ -108,7 +108,7 @@ TEST_F(ReadsTest, WhereAReadIsNotSeenTheOldestStays) {
   bench_.release_when_idle(slowly());
   bench_.write_rows(0, 16, 1);
   ASSERT_TRUE(bench_.traffic_until([&] { return resident() == Rows{0, 15, 20}; }));
-  ASSERT_TRUE(bench_.traffic_for(1s));
+  ASSERT_TRUE(bench_.traffic_for(1500ms));
   EXPECT_EQ(resident(), (Rows{0, 15, 20}));
 }
 
