@@ -66,14 +66,12 @@ void Releaser::run() {
 void Releaser::work_came(std::uint64_t epoch) {
   if (!awake_) {
     awake_ = true;
-    active_ = active_span_ = unbroken_since_ = {};
+    active_ = active_span_ = {};
     quiet_spells_ = 0;
     quiet_bytes_ = 0;
-    first_along_look();
     along_seen_ = memory_.statistics().along_bytes.load(std::memory_order_relaxed);
   } else if (finished_) {
     ++quiet_spells_;
-    unbroken_since_ = active_;
   }
   worked_ = ticks_;
   active_span_ = active_;

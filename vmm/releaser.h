@@ -228,7 +228,6 @@ class Releaser {
   bool copy_returns(std::span<const PreparedPark> batch);
   bool activity_lasts() const noexcept;
   void return_in_quiet(std::uint64_t epoch);
-  void first_along_look();
   void return_beside_work();
   std::uint64_t came_back() const;
   std::uint64_t older_may_return(std::uint64_t back) const;
@@ -251,16 +250,15 @@ class Releaser {
   bool finished_ = false;  // everything up to seen_epoch_ has finished
   bool released_ = false;  // nothing more to release for seen_epoch_
   // Since the last release:
-  std::chrono::nanoseconds active_{0};          // own ticks since work came first
-  std::chrono::nanoseconds active_span_{0};     // the same until it came last
-  std::chrono::nanoseconds unbroken_since_{0};  // of active_: no quiet moment since
-  unsigned quiet_spells_ = 0;                   // that ended with new work
-  std::uint64_t released_serial_ = 0;           // what was written later is larger
-  std::uint64_t quiet_bytes_ = 0;               // brought back in quiet moments
-  std::uint64_t along_seen_ = 0;                // statistics().along_bytes when work came
-  bool awake_ = false;                          // work came
-  bool quiet_done_ = false;                     // nothing more to bring back in this spell
-  std::atomic<double> return_rate_{0};          // bytes/ns of the last returns; 0: unknown
+  std::chrono::nanoseconds active_{0};       // own ticks since work came first
+  std::chrono::nanoseconds active_span_{0};  // the same until it came last
+  unsigned quiet_spells_ = 0;                // that ended with new work
+  std::uint64_t released_serial_ = 0;        // what was written later is larger
+  std::uint64_t quiet_bytes_ = 0;            // brought back in quiet moments
+  std::uint64_t along_seen_ = 0;             // statistics().along_bytes when work came
+  bool awake_ = false;                       // work came
+  bool quiet_done_ = false;                  // nothing more to bring back in this spell
+  std::atomic<double> return_rate_{0};       // bytes/ns of the last returns; 0: unknown
   std::uint64_t ticks_ = 0;
   std::uint64_t free_looked_ = 0;  // own tick at which the GPU's free memory was read
   // Cold rows, in own ticks:

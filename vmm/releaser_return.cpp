@@ -18,16 +18,15 @@ constexpr std::uint64_t kQuietAtLeast = std::uint64_t{256} << 20;
 // Copied in 0.6 ms: what a submitter waits for that comes in a quiet moment.
 constexpr std::uint64_t kBatch = std::uint64_t{32} << 20;
 
-// What a guard brings along, beside what it asked for: about 4 ms of the GPU's time, ...
-constexpr std::uint64_t kAlong = std::uint64_t{128} << 20;
+// What a guard brings along, beside what it asked for: about 2 ms of the GPU's time, ...
+constexpr std::uint64_t kAlong = std::uint64_t{64} << 20;
 // ... so often, ...
 constexpr std::chrono::milliseconds kAlongEvery{40};
 // ... and how often it is looked whether there is anything.
 constexpr std::chrono::milliseconds kAlongLook{500};
-// Work that has gone on for so long without a quiet moment brings what it may only read,
-// too: a short request doesn't make a process larger by what it does not need. Bringing it costs
-// what reading it over PCIe in one or two steps does.
-constexpr std::chrono::nanoseconds kAlongOlderAfter = std::chrono::milliseconds(100);
+// Work that has lasted for so long brings what it may only read, too: a short request
+// doesn't make a process larger by what it does not need.
+constexpr std::chrono::nanoseconds kAlongOlderAfter = std::chrono::milliseconds(500);
 
 std::uint64_t bytes_of(std::span<const PreparedPark> batch) {
   std::uint64_t sum = 0;
@@ -176,10 +175,6 @@ bool Releaser::activity_lasts() const noexcept {
   return awake_ && quiet_spells_ != 0 && active_span_ >= settings_.idle_timeout;
 }
 
-void Releaser::first_along_look() {
-  next_along_ = ticks_ + static_cast<std::uint64_t>(kAlongOlderAfter / tick_) + 1;
-}
-
 // In quiet moments and beside work, since it came.
 std::uint64_t Releaser::came_back() const {
   return quiet_bytes_ + memory_.statistics().along_bytes.load(std::memory_order_relaxed) -
@@ -259,7 +254,7 @@ void Releaser::return_beside_work() {
   if (!working) return;
   // What stands in the own stream may wait for the program, and frees wait for working_.
   if (driver_.cuStreamQuery(memory_.kernels().stream()) != CUDA_SUCCESS) return;
-  const bool lasts = active_span_ - unbroken_since_ >= kAlongOlderAfter;
+  const bool lasts = active_span_ >= std::min(settings_.idle_timeout, kAlongOlderAfter);
   const std::vector<ExtentName> ask =
       memory_.come_along({.most = kAlong,
                           .written_after = released_serial_,
