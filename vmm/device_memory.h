@@ -125,18 +125,13 @@ class DeviceMemory {
   FaultAnswer fault(std::span<const AbiRun> wanted, bool rows,
                     std::optional<std::uint64_t> finished_epoch = std::nullopt);
   FaultAnswer copied(std::optional<std::uint64_t> finished_epoch = std::nullopt);
-  struct AlongLimits {
-    std::uint64_t most = 0;           // bytes
-    std::uint64_t written_after = 0;  // a serial; what is older counts against ...
-    std::uint64_t older_most = 0;     // ... so many of these bytes
-    bool cold_too = false;            // what was parked as cold
-    std::uint64_t headroom = 0;       // bytes of the GPU that are left
-  };
-  /// Chooses what the guard of the next fault brings along: parked and unpinned, most
-  /// recently written first. Returns the extents whose bits are to be cleared so that such a
-  /// fault comes soon; empty: there is nothing. It brings nothing while a neighbour asks for
-  /// memory. Any thread.
-  std::vector<ExtentName> come_along(const AlongLimits& limits);
+  /// Chooses what the guard of the next fault brings along: parked and unpinned, written
+  /// after `written_after` (a serial), most recently written first, at most `most` bytes, and
+  /// of what was parked as cold only if `cold_too`. Returns the extents whose bits are to
+  /// be cleared so that such a fault comes soon; empty: there is nothing. It brings nothing
+  /// while a neighbour asks for memory, and leaves `headroom` bytes of the GPU. Any thread.
+  std::vector<ExtentName> come_along(std::uint64_t written_after, bool cold_too,
+                                     std::uint64_t most, std::uint64_t headroom = 0);
   /// The next fault brings nothing along. Any thread.
   void leave_along();
   /// Before the submission of work in no order with what other threads submit: until all

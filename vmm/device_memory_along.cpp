@@ -17,10 +17,11 @@ bool newer(const ExtentName& a, const ExtentName& b) { return a.written > b.writ
 
 }  // namespace
 
-std::vector<ExtentName> DeviceMemory::come_along(const AlongLimits& limits) {
+std::vector<ExtentName> DeviceMemory::come_along(std::uint64_t written_after, bool cold_too,
+                                                 std::uint64_t most, std::uint64_t headroom) {
   std::lock_guard lock(mutex_);
   along_.clear();
-  along_headroom_ = limits.headroom;
+  along_headroom_ = headroom;
   // Named at the end: there may be tens of thousands, and a fault waits meanwhile.
   struct Asker {
     std::uint64_t written;
@@ -36,9 +37,7 @@ std::vector<ExtentName> DeviceMemory::come_along(const AlongLimits& limits) {
       if (!extent.present() ||
           (resident && askers.size() == kAskers &&
            extent.written_serial <= askers.front().written) ||
-          (!resident &&
-           ((extent.written_serial <= limits.written_after && limits.older_most == 0) ||
-            (extent.cold && !limits.cold_too))) ||
+          (!resident && (extent.written_serial <= written_after || (extent.cold && !cold_too))) ||
           pool->pinned(it->first, order_granules(extent.order))) {
         continue;
       }
@@ -55,16 +54,11 @@ std::vector<ExtentName> DeviceMemory::come_along(const AlongLimits& limits) {
     }
   }
   std::stable_sort(along_.begin(), along_.end(), newer);
-  std::uint64_t bytes = 0, older = 0;
+  std::uint64_t bytes = 0;
   std::erase_if(along_, [&](const ExtentName& name) {
-    const std::uint64_t of_these = name.written <= limits.written_after ? name.bytes() : 0;
     // What the process's own limit forbids would be asked for again and again.
-    if (bytes + name.bytes() > limits.most || older + of_these > limits.older_most ||
-        !within_limit(bytes + name.bytes())) {
-      return true;
-    }
+    if (bytes + name.bytes() > most || !within_limit(bytes + name.bytes())) return true;
     bytes += name.bytes();
-    older += of_these;
     return false;
   });
   if (along_.empty()) return {};

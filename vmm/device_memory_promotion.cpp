@@ -84,7 +84,6 @@ void DeviceMemory::finish_pending(std::vector<AbiRun>* runs) {
     extent.state = ExtentState::kResident;
     extent.handle = p.park.host_handle;
     if (p.along) {  // as old as it was
-      statistics_.along_bytes.fetch_add(name.bytes(), std::memory_order_relaxed);
       extent.parked_tick = tick_.load();
       extent.cold = false;
     } else {

@@ -69,7 +69,6 @@ void Releaser::work_came(std::uint64_t epoch) {
     active_ = active_span_ = {};
     quiet_spells_ = 0;
     quiet_bytes_ = 0;
-    along_seen_ = memory_.statistics().along_bytes.load(std::memory_order_relaxed);
   } else if (finished_) {
     ++quiet_spells_;
   }

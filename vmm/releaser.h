@@ -229,8 +229,6 @@ class Releaser {
   bool activity_lasts() const noexcept;
   void return_in_quiet(std::uint64_t epoch);
   void return_beside_work();
-  std::uint64_t came_back() const;
-  std::uint64_t older_may_return(std::uint64_t back) const;
 
   const DriverApi& driver_;
   DeviceMemory& memory_;
@@ -255,7 +253,6 @@ class Releaser {
   unsigned quiet_spells_ = 0;                // that ended with new work
   std::uint64_t released_serial_ = 0;        // what was written later is larger
   std::uint64_t quiet_bytes_ = 0;            // brought back in quiet moments
-  std::uint64_t along_seen_ = 0;             // statistics().along_bytes when work came
   bool awake_ = false;                       // work came
   bool quiet_done_ = false;                  // nothing more to bring back in this spell
   std::atomic<double> return_rate_{0};       // bytes/ns of the last returns; 0: unknown

@@ -24,9 +24,6 @@ constexpr std::uint64_t kAlong = std::uint64_t{64} << 20;
 constexpr std::chrono::milliseconds kAlongEvery{40};
 // ... and how often it is looked whether there is anything.
 constexpr std::chrono::milliseconds kAlongLook{500};
-// Work that has lasted for so long brings what it may only read, too: a short request
-// doesn't make a process larger by what it does not need.
-constexpr std::chrono::nanoseconds kAlongOlderAfter = std::chrono::milliseconds(500);
 
 std::uint64_t bytes_of(std::span<const PreparedPark> batch) {
   std::uint64_t sum = 0;
@@ -175,19 +172,6 @@ bool Releaser::activity_lasts() const noexcept {
   return awake_ && quiet_spells_ != 0 && active_span_ >= settings_.idle_timeout;
 }
 
-// In quiet moments and beside work, since it came.
-std::uint64_t Releaser::came_back() const {
-  return quiet_bytes_ + memory_.statistics().along_bytes.load(std::memory_order_relaxed) -
-         along_seen_;
-}
-
-// Of what was there at the last idle release: no more than the activity itself holds.
-std::uint64_t Releaser::older_may_return(std::uint64_t back) const {
-  const std::uint64_t held = memory_.physical().device;
-  const std::uint64_t most = std::max(held - std::min(held, back), kQuietAtLeast);
-  return most - std::min(most, back);
-}
-
 // What is only read stays in host memory for as long as nobody writes it. Nobody
 // knows what is read, so the most recently written comes back, and of what was there
 // at the last release already no more than the activity itself holds: cold contents
@@ -199,12 +183,13 @@ void Releaser::return_in_quiet(std::uint64_t epoch) {
   std::unique_lock working(working_, std::try_to_lock);
   if (!working) return;
   std::vector<ExtentName> plan = memory_.blocks_to_return();
-  const std::uint64_t older_most = older_may_return(came_back());
-  std::uint64_t older = 0;
+  const std::uint64_t held = memory_.physical().device;
+  std::uint64_t old = quiet_bytes_;
+  const std::uint64_t most = std::max(held - std::min(held, quiet_bytes_), kQuietAtLeast);
   std::erase_if(plan, [&](const ExtentName& block) {
     if (block.written > released_serial_) return false;
-    older += block.bytes();
-    return older > older_most;
+    old += block.bytes();
+    return old > most;
   });
   std::span<const ExtentName> blocks(plan);
   const auto end = Clock::now() + tick_;
@@ -239,9 +224,8 @@ void Releaser::return_in_quiet(std::uint64_t epoch) {
 // written and read over PCIe until the process is idle. The next guard that asks takes
 // some of it along; the bits of what was written last are cleared, so that one asks soon.
 //
-// Work that lasts brings home what an idle release has parked before it, too, as quiet
-// moments do: a prefix that is read at each step costs its transfer each time. What is cold
-// stays where there is a clock for that: it would only go again.
+// What an idle release has parked, before this activity, is left to quiet moments, as is
+// what is cold where there is a clock for that: it would only go again.
 void Releaser::return_beside_work() {
   if (ticks_ < next_along_) return;
   next_along_ = ticks_ + static_cast<std::uint64_t>(kAlongLook / tick_);
@@ -254,13 +238,9 @@ void Releaser::return_beside_work() {
   if (!working) return;
   // What stands in the own stream may wait for the program, and frees wait for working_.
   if (driver_.cuStreamQuery(memory_.kernels().stream()) != CUDA_SUCCESS) return;
-  const bool lasts = active_span_ >= std::min(settings_.idle_timeout, kAlongOlderAfter);
   const std::vector<ExtentName> ask =
-      memory_.come_along({.most = kAlong,
-                          .written_after = released_serial_,
-                          .older_most = lasts ? older_may_return(came_back()) : 0,
-                          .cold_too = settings_.cold_after.count() == 0,
-                          .headroom = kQuietHeadroom});
+      memory_.come_along(released_serial_, settings_.cold_after.count() == 0, kAlong,
+                         kQuietHeadroom);
   if (ask.empty()) return;
   next_along_ =
       ticks_ + std::max<std::uint64_t>(1, static_cast<std::uint64_t>(kAlongEvery / tick_));

@@ -77,7 +77,6 @@ struct Statistics {
   std::atomic<std::uint64_t> promotions{0};  // parked extents brought back
   std::atomic<std::uint64_t> promoted_bytes{0};
   std::atomic<std::uint64_t> quiet_bytes{0};  // of those, in quiet moments
-  std::atomic<std::uint64_t> along_bytes{0};  // of those, with a guard that asked for others
   std::atomic<std::uint64_t> releases{0};     // release cycles that freed something
   std::atomic<std::uint64_t> released_zero_bytes{0};
   std::atomic<std::uint64_t> parked_bytes_total{0};

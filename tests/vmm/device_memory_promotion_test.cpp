@@ -99,7 +99,7 @@ TEST_F(PromotionTest, ACopyThatWorkInNoOrderMayHaveOvertakenIsVoid) {
 TEST_F(PromotionTest, AFaultForSomethingElseBringsAlongWhatWasChosen) {
   bench_.served(pool_, 30);  // absent until now
   ASSERT_EQ(bench_.figures(pool_).parked, 4 * kGranuleBytes);
-  const std::vector<ExtentName> ask = bench_.memory->come_along({.most = 6 * kGranuleBytes});
+  const std::vector<ExtentName> ask = bench_.memory->come_along(0, false, 6 * kGranuleBytes);
   EXPECT_GT(ask.size(), 6u) << "what comes along, and what was written last";
   const FaultAnswer first = bench_.fault(pool_, 30);
   ASSERT_EQ(first.kind, AnswerKind::kCopyFirst);
@@ -114,28 +114,15 @@ TEST_F(PromotionTest, AFaultForSomethingElseBringsAlongWhatWasChosen) {
 }
 
 TEST_F(PromotionTest, NothingComesAlongThatIsOldPinnedOrWouldNotFit) {
-  EXPECT_TRUE(
-      bench_.memory->come_along({.most = kGiB, .written_after = bench_.memory->newest_serial()})
-          .empty());
-  EXPECT_TRUE(bench_.memory->come_along({.most = kGranuleBytes - 1}).empty());
+  EXPECT_TRUE(bench_.memory->come_along(bench_.memory->newest_serial(), false, kGiB).empty());
+  EXPECT_TRUE(bench_.memory->come_along(0, false, kGranuleBytes - 1).empty());
   bench_.memory->pin(bench_.address(pool_, 0), 4 * kGranuleBytes);
   bench_.memory->pin(bench_.address(sibling_, 0), 4 * kGranuleBytes);
-  EXPECT_TRUE(bench_.memory->come_along({.most = kGiB}).empty());
-}
-
-TEST_F(PromotionTest, OfWhatIsOlderNoMoreComesAlongThanIsAllowed) {
-  bench_.served(pool_, 30);  // the newest, so that there is somebody to ask
-  const std::uint64_t now = bench_.memory->newest_serial();
-  ASSERT_FALSE(bench_.memory
-                   ->come_along({.most = kGiB,
-                                 .written_after = now,
-                                 .older_most = 3 * kGranuleBytes + kGranuleBytes / 2})
-                   .empty());
-  EXPECT_EQ(bench_.fault(pool_, 60).copies.size(), 3u);
+  EXPECT_TRUE(bench_.memory->come_along(0, false, kGiB).empty());
 }
 
 TEST_F(PromotionTest, WhatComesAlongLeavesToTheFaultWhatItHasToMake) {
-  ASSERT_FALSE(bench_.memory->come_along({.most = kGiB}).empty());
+  ASSERT_FALSE(bench_.memory->come_along(0, false, kGiB).empty());
   const PhysicalBytes held = bench_.memory->physical();
   bench_.memory->limits().limit.store(held.device + held.zero + 2 * kGranuleBytes);
   EXPECT_EQ(bench_.served(pool_, 30).kind, AnswerKind::kPresent);  // absent until now
@@ -150,9 +137,9 @@ TEST_F(PromotionTest, WhatComesAlongLeavesToTheFaultWhatItHasToMake) {
 TEST_F(PromotionTest, NoMoreComesAlongThanTheLimitAllows) {
   const PhysicalBytes held = bench_.memory->physical();
   bench_.memory->limits().limit.store(held.device + held.zero + 3 * kGranuleBytes);
-  EXPECT_EQ(bench_.memory->come_along({.most = kGiB}).size(), 3u);
+  EXPECT_EQ(bench_.memory->come_along(0, false, kGiB).size(), 3u);
   bench_.memory->limits().limit.store(held.device + held.zero);
-  EXPECT_TRUE(bench_.memory->come_along({.most = kGiB}).empty());
+  EXPECT_TRUE(bench_.memory->come_along(0, false, kGiB).empty());
 }
 
 // The fault may come seconds after the choice.
@@ -166,15 +153,15 @@ TEST(ComingAlongTest, NothingComesAlongThatOthersAskForByThen) {
     return bench.served(pool, asking).kind == AnswerKind::kPresent &&
            bench.figures(pool).parked == 0;
   };
-  ASSERT_FALSE(bench.memory->come_along({.most = kGiB}).empty());
+  ASSERT_FALSE(bench.memory->come_along(0, false, kGiB).empty());
   neighbours.wanted.store(1);
   EXPECT_FALSE(comes_along(30));
   neighbours.wanted.store(0);
-  ASSERT_FALSE(bench.memory->come_along({.most = kGiB}).empty());
+  ASSERT_FALSE(bench.memory->come_along(0, false, kGiB).empty());
   bench.memory->limits().paused.store(true);
   EXPECT_FALSE(comes_along(31));
   bench.memory->limits().paused.store(false);
-  ASSERT_FALSE(bench.memory->come_along({.most = kGiB}).empty());
+  ASSERT_FALSE(bench.memory->come_along(0, false, kGiB).empty());
   EXPECT_TRUE(comes_along(32));
 }
 
@@ -184,10 +171,10 @@ TEST_F(PromotionTest, WhatComesAlongLeavesItsHeadroom) {
   const auto parked = [&] {
     return bench_.figures(pool_).parked + bench_.figures(sibling_).parked;
   };
-  ASSERT_FALSE(bench_.memory->come_along({.most = kGiB, .headroom = 16 * kMiB}).empty());
+  ASSERT_FALSE(bench_.memory->come_along(0, false, kGiB, 16 * kMiB).empty());
   EXPECT_EQ(bench_.served(pool_, 30).kind, AnswerKind::kPresent);
   EXPECT_EQ(parked(), 8 * kGranuleBytes) << "2 granules and 16 MiB of 20";
-  ASSERT_FALSE(bench_.memory->come_along({.most = kGiB, .headroom = 10 * kMiB}).empty());
+  ASSERT_FALSE(bench_.memory->come_along(0, false, kGiB, 10 * kMiB).empty());
   EXPECT_EQ(bench_.served(pool_, 30).kind, AnswerKind::kPresent);
   EXPECT_EQ(parked(), 5 * kGranuleBytes) << "3 granules and 10 MiB of 16";
   expect_contents();
@@ -196,7 +183,7 @@ TEST_F(PromotionTest, WhatComesAlongLeavesItsHeadroom) {
 // A guard without progress gives up.
 TEST_F(PromotionTest, WhatComesAlongDoesNotTakeTheAnswersPlace) {
   bench_.memory->pin(bench_.address(pool_, 2), kGranuleBytes);
-  ASSERT_FALSE(bench_.memory->come_along({.most = kGiB}).empty());
+  ASSERT_FALSE(bench_.memory->come_along(0, false, kGiB).empty());
   bench_.driver.fail(Call::cuMemCreate, 1,
                      CUDA_ERROR_OUT_OF_MEMORY);  // the driver refuses what was asked for
   const FaultAnswer answer = bench_.served(pool_, 2, 1, false);
@@ -208,7 +195,7 @@ TEST_F(PromotionTest, WhatComesAlongDoesNotTakeTheAnswersPlace) {
 
 TEST_F(PromotionTest, NothingComesAlongBesideWorkInNoOrder) {
   bench_.served(pool_, 30);
-  ASSERT_FALSE(bench_.memory->come_along({.most = kGiB}).empty());
+  ASSERT_FALSE(bench_.memory->come_along(0, false, kGiB).empty());
   bench_.memory->comes_in_no_order(5);
   const AbiRun wanted{bench_.granule(pool_, 30), 1};
   EXPECT_EQ(bench_.memory->fault(std::span(&wanted, 1), true, 4).kind, AnswerKind::kPresent);
