@@ -130,8 +130,8 @@ class DeviceMemory {
   /// of what was parked as cold only if `cold_too`. Returns the extents whose bits are to
   /// be cleared so that such a fault comes soon; empty: there is nothing. It brings nothing
   /// while a neighbour asks for memory, and leaves `headroom` bytes of the GPU. Any thread.
-  std::vector<ExtentName> come_along(std::uint64_t written_after, bool cold_too,
-                                     std::uint64_t most, std::uint64_t headroom = 0);
+  std::vector<ExtentName> come_along(std::uint64_t written_after, bool cold_too, std::uint64_t most,
+                                     std::uint64_t headroom = 0);
   /// The next fault brings nothing along. Any thread.
   void leave_along();
   /// Before the submission of work in no order with what other threads submit: until all
@@ -161,7 +161,8 @@ class DeviceMemory {
   /// Nothing runs any more: what step_ahead() had left to do is not wanted.
   void nothing_ahead();
   /// Makes the granules present in the calling thread, without a guard; false when
-  /// that is not safe now, or the GPU has no room: then a guard must do it.
+  /// that is not safe now, neighbours may make room that the GPU lacks, or there is no
+  /// memory: then a guard must do it.
   bool make_present_now(std::span<const AbiRun> runs, std::uint64_t finished_epoch);
   /// With the gate closed and all work finished: one step of splitting absent
   /// extents where sequences will begin, so that first faults needn't. False:
@@ -365,6 +366,7 @@ class DeviceMemory {
   std::uint64_t still_to_be_made(std::span<const AbiRun> wanted, bool rows) const;
   bool gpu_has_room(std::uint64_t bytes);
   bool has_room_for(std::uint64_t bytes, std::uint64_t headroom = 0);
+  bool neighbours_may_make_room(std::uint64_t bytes);
   bool within_limit(std::uint64_t bytes) const;
   void read_free_memory(std::uint64_t bytes);
   // swaps

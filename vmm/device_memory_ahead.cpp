@@ -181,8 +181,9 @@ bool DeviceMemory::make_now(const AbiRun& run) {
   return true;
 }
 
-// In portions, so that a fault doesn't wait for a whole large range. Without room it is the
-// guard's: the fault server asks neighbours, and makes pages in host memory only then.
+// In portions, so that a fault doesn't wait for a whole large range. Where neighbours may make
+// room it is the guard's: the fault server asks them, and makes pages in host memory only then.
+// Else the guard would get no better ones, and its stream may wait for the calling thread.
 bool DeviceMemory::make_present_now(std::span<const AbiRun> runs, std::uint64_t finished_epoch) {
   constexpr std::uint32_t kPortion = 64;
   for (const AbiRun& run : runs) {
@@ -190,7 +191,8 @@ bool DeviceMemory::make_present_now(std::span<const AbiRun> runs, std::uint64_t 
       const AbiRun portion{run.first + at, std::min(kPortion, run.count - at)};
       std::lock_guard lock(mutex_);
       if (!absent_can_be_swapped(finished_epoch) ||
-          !has_room_for(still_to_be_made(std::span(&portion, 1), false)) || !make_now(portion)) {
+          neighbours_may_make_room(still_to_be_made(std::span(&portion, 1), false)) ||
+          !make_now(portion)) {
         return false;
       }
       check("present now");

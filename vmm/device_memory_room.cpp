@@ -109,6 +109,13 @@ bool DeviceMemory::has_room_for(std::uint64_t bytes, std::uint64_t headroom) {
   return free_estimate_ >= floor_ + bytes + headroom;
 }
 
+// What the limit forbids nobody can make room for.
+bool DeviceMemory::neighbours_may_make_room(std::uint64_t bytes) {
+  Pressure* const pressure = settings_.pressure;
+  return pressure != nullptr && pressure->anyone_else() && within_limit(bytes) &&
+         !has_room_for(bytes);
+}
+
 std::uint64_t DeviceMemory::still_to_be_made(std::span<const AbiRun> wanted, bool rows) const {
   std::uint64_t bytes = 0;
   for (const AbiRun& run : wanted) {

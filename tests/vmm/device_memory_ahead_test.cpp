@@ -3,6 +3,7 @@
 
 #include <array>
 
+#include "tests/vmm/fake_pressure.h"
 #include "tests/vmm/memory_bench.h"
 
 namespace kvshim::vmm::testing {
@@ -230,17 +231,47 @@ TEST_F(AheadTest, ARangeThatAReaderMayLookAtNeedsItsGuard) {
 
 // A neighbour may make room, which is for the guard's fault to ask: a page made in host
 // memory at once would take the driver longer than that.
-TEST_F(AheadTest, ARangeThatTheGpuHasNoRoomForIsLeftToItsGuard) {
-  const AbiRun range{bench_.granule(layers_[0], 20), 100};
-  bench_.memory->limits().limit.store(bench_.memory->physical().zero + 50 * kGranuleBytes);
-  EXPECT_FALSE(bench_.memory->make_present_now(std::span(&range, 1), kBusy));
-  EXPECT_EQ(bench_.memory->statistics().faults_in_host_memory.load(), 0u);
-  EXPECT_EQ(bench_.figures(layers_[0]).parked, 0u);
-  bench_.memory->limits().limit.store(0);
-  EXPECT_TRUE(bench_.memory->make_present_now(std::span(&range, 1), kBusy));
-  bench_.memory->limits().limit.store(1);
-  EXPECT_TRUE(bench_.memory->make_present_now(std::span(&range, 1), kBusy))
+TEST(PresentNowTest, ARangeThatNeighboursMayMakeRoomForIsLeftToItsGuard) {
+  FakePressure neighbours;
+  MemoryBench bench({.host_budget = kGiB, .read_ahead_max = kNoReadAhead, .pressure = &neighbours});
+  const PoolRecord* const pool = bench.pool(kGiB);
+  const AbiRun range{bench.granule(pool, 20), 100};
+  const std::uint64_t taken = bench.driver.gpu_free() - kFloor - 50 * kGranuleBytes;
+  bench.driver.take_gpu_memory(taken);
+  bench.forget_free_memory();
+  EXPECT_FALSE(bench.memory->make_present_now(std::span(&range, 1), kBusy));
+  EXPECT_EQ(bench.memory->statistics().faults_in_host_memory.load(), 0u);
+  EXPECT_EQ(bench.figures(pool).parked, 0u);
+  bench.driver.give_gpu_memory(taken);
+  bench.forget_free_memory();
+  EXPECT_TRUE(bench.memory->make_present_now(std::span(&range, 1), kBusy));
+  EXPECT_EQ(bench.figures(pool).parked, 0u);
+  bench.driver.take_gpu_memory(taken - range.count * kGranuleBytes);
+  bench.forget_free_memory();
+  EXPECT_TRUE(bench.memory->make_present_now(std::span(&range, 1), kBusy))
       << "nothing is left to be made";
+}
+
+// Its guard would not get better ones; and a stream that waits for the calling thread never
+// comes to it.
+TEST(PresentNowTest, ARangeThatNobodyCanMakeRoomForIsMadeInHostMemory) {
+  FakePressure neighbours;
+  neighbours.there.store(false);
+  MemoryBench bench({.host_budget = kGiB, .read_ahead_max = kNoReadAhead, .pressure = &neighbours});
+  const PoolRecord* const pool = bench.pool(kGiB);
+  const AbiRun first{bench.granule(pool, 20), 10}, second{bench.granule(pool, 40), 10};
+  const std::uint64_t taken = bench.driver.gpu_free() - kFloor;
+  bench.driver.take_gpu_memory(taken);
+  bench.forget_free_memory();
+  EXPECT_TRUE(bench.memory->make_present_now(std::span(&first, 1), kBusy));
+  EXPECT_EQ(bench.figures(pool).parked, 10 * kGranuleBytes);
+  bench.driver.give_gpu_memory(taken);
+  bench.forget_free_memory();
+  neighbours.there.store(true);
+  bench.memory->limits().limit.store(1);
+  EXPECT_TRUE(bench.memory->make_present_now(std::span(&second, 1), kBusy)) << "it is the limit";
+  EXPECT_EQ(bench.figures(pool).parked, 20 * kGranuleBytes);
+  EXPECT_EQ(neighbours.asks.load(), 0u);
 }
 
 TEST_F(AheadTest, SplittingWhereSequencesBeginSparesTheFirstFaultIt) {
