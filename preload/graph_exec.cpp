@@ -172,6 +172,8 @@ CUresult prepare(CUgraph graph, ExecState* state) {
   state->touched = std::move(reach.touched);
   if (state->touched.empty()) return CUDA_SUCCESS;
   for (const std::uint64_t word : reach.words) remember_argument(word);
+  // The device may give a reader other parameters: the mark in front of it keeps its own.
+  if (reach.device_updatable) read_nodes_change();
   if (state->pin_all || reach.device_updatable) return add_pins(state, state->touched);
   if (graph_is_guarded(graph)) return CUDA_SUCCESS;
   // Nor has it marks in front of its readers.

@@ -254,6 +254,7 @@ TEST_F(Graph, ADeviceUpdatableNodeKeepsAllItTouches) {
   EXPECT_FALSE(graph_is_guarded(graph));
   instantiate(graph);
   EXPECT_EQ(AccessList{pinned()}, kWholePoolRead);
+  EXPECT_EQ(gate().read_node_changes, 1) << "a mark in front of it would keep the old parameters";
 }
 
 }  // namespace
