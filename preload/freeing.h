@@ -21,7 +21,8 @@ CUresult free_pool(Runtime& runtime, const vmm::PoolRecord& record);
 CUresult free_pool_in_order(Runtime& runtime, const vmm::PoolRecord& record, StreamRef stream,
                             SubmitRef refuse);
 
-/// Lets pools go whose free has come. Any thread; waits, at most, for a release under way. REQUIRES: the thread's capture mode is relaxed.
+/// Lets pools go whose free has come. Any thread; waits, at most, for a release under way.
+/// REQUIRES: the thread's capture mode is relaxed.
 void finish_deferred_frees() noexcept;
 
 }  // namespace kvshim::preload

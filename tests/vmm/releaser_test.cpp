@@ -201,8 +201,6 @@ TEST_F(ReleaserTest, APoolCanBeFreedWhileAnotherThreadRestores) {
   for (std::uint32_t g = 1; g < 5; ++g) EXPECT_TRUE(bench_.holds(pool_, g, 7));
 }
 
-// A submission that found nothing to bring back before the release ended writes in
-// place; the next one must not swap the page under it.
 // A guard that gave up between its copies never asks again.
 TEST_F(ReleaserTest, WhatAGuardLeftUndoneHoldsUpAFreeUntilAllWorkHasEnded) {
   ReleaseSettings settings = quick();
@@ -223,6 +221,8 @@ TEST_F(ReleaserTest, WhatAGuardLeftUndoneHoldsUpAFreeUntilAllWorkHasEnded) {
   EXPECT_EQ(bench_.memory->free(pool_->base, 0ms), CUDA_SUCCESS);
 }
 
+// A submission that found nothing to bring back before the release ended writes in
+// place; the next one must not swap the page under it.
 TEST_F(ReleaserTest, NothingComesBackUnderUnfinishedWork) {
   bench_.release_when_idle(quick());
   write(four_, 7);
