@@ -204,13 +204,14 @@ DeviceRuntime* Runtime::device_for_pool(CUcontext context, std::string* why) {
   device_settings.read_ahead_share = o.read_ahead_share;
   // Made ahead of faults by a profile's word: a wrong one stops whoever shares the fault.
   device_settings.rows_ahead = o.rows_ahead && !mps;
-  device_settings.follow_reads = o.cold_after.count() != 0;
+  device_settings.follow_reads = o.cold_after.count() != 0 || o.prefetch;
   device_settings.pressure = neighbours_of(*this, index);
   vmm::ReleaseSettings release_settings;
   release_settings.idle_timeout = o.idle_timeout;
   release_settings.restore_time = o.restore_time;
   release_settings.drop_after = o.drop_after;
   release_settings.cold_after = o.cold_after;
+  release_settings.prefetch = o.prefetch;
   release_settings.disposable = o.contents == config::Contents::kDisposable;
   const auto watchdog =
       std::chrono::duration_cast<std::chrono::milliseconds>(o.guard_watchdog).count();

@@ -143,9 +143,14 @@ CUresult DeviceMemory::free(CUdeviceptr base, std::chrono::milliseconds patience
   // However long they take (a GPU that many share in turns, a debugger): their copies read the
   // pool's addresses. A guard that gave up between is known by its work's end (no_guard_runs).
   const auto end = std::chrono::steady_clock::now() + patience;
-  while (it != pools_.end() && std::any_of(pending_.begin(), pending_.end(), [&](const Pending& p) {
-           return p.pool == it->second.get();
-         })) {
+  const auto is_copied = [&](const Pool& pool) {
+    return std::any_of(pending_.begin(), pending_.end(),
+                       [&](const Pending& p) { return p.pool == &pool; }) ||
+           std::any_of(prefetches_.begin(), prefetches_.end(), [&](const Prefetch& p) {
+             return p.block.extent.pool == pool.id && p.stage == PrefetchStage::kCopying;
+           });
+  };
+  while (it != pools_.end() && is_copied(*it->second)) {
     if (std::chrono::steady_clock::now() >= end) return CUDA_ERROR_NOT_READY;
     lock.unlock();
     std::this_thread::sleep_for(std::chrono::microseconds(50));
@@ -156,6 +161,7 @@ CUresult DeviceMemory::free(CUdeviceptr base, std::chrono::milliseconds patience
   Pool& pool = *it->second;
   table_.erase(*records_.at(pool.id));
   records_.erase(pool.id);
+  forget_prefetches_of(pool);
   // The staging mapping of what came back would keep its memory alive.
   unmap_retired_staging(retired_staging_.size());
   CUresult result = CUDA_SUCCESS;
@@ -230,7 +236,10 @@ std::vector<AbiRun> DeviceMemory::granule_runs(CUdeviceptr address, std::size_t 
 void DeviceMemory::pin(CUdeviceptr address, std::size_t bytes) {
   std::lock_guard lock(mutex_);
   for (const AbiRun& run : granule_runs(address, bytes)) {
-    if (Pool* pool = pool_of_granule(run.first)) pool->pin(run.first - pool->first, run.count);
+    if (Pool* pool = pool_of_granule(run.first)) {
+      pool->pin(run.first - pool->first, run.count);
+      void_prefetches_in(*pool, run.first - pool->first, run.count);
+    }
   }
 }
 
@@ -241,6 +250,7 @@ void DeviceMemory::pin(std::span<const AbiRun> runs) {
     if (pool == nullptr) continue;
     const std::uint32_t begin = run.first - pool->first;
     pool->pin(begin, std::min(run.count, pool->granules - begin));
+    void_prefetches_in(*pool, begin, run.count);
   }
 }
 
@@ -267,6 +277,15 @@ void DeviceMemory::unpin(std::uint64_t id, CUdeviceptr address, std::size_t byte
   for (const AbiRun& run : granule_runs(address, bytes)) {
     Pool* pool = pool_of_granule(run.first);
     if (pool != nullptr && pool->id == id) pool->unpin(run.first - pool->first, run.count);
+  }
+}
+
+void DeviceMemory::written_unasked(CUdeviceptr address, std::size_t bytes) {
+  std::lock_guard lock(mutex_);
+  for (const AbiRun& run : granule_runs(address, bytes)) {
+    if (Pool* pool = pool_of_granule(run.first)) {
+      void_prefetches_in(*pool, run.first - pool->first, run.count);
+    }
   }
 }
 

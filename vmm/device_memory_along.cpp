@@ -22,35 +22,13 @@ std::vector<ExtentName> DeviceMemory::come_along(std::uint64_t written_after, bo
   std::lock_guard lock(mutex_);
   along_.clear();
   along_headroom_ = headroom;
-  // Named at the end: there may be tens of thousands, and a fault waits meanwhile.
-  struct Asker {
-    std::uint64_t written;
-    const Pool* pool;
-    Extents::const_iterator extent;
-  };
-  const auto later = [](const Asker& a, const Asker& b) { return a.written > b.written; };
-  std::vector<Asker> askers;  // a heap: of what was written last, the first to go on top
   for (const auto& [first, pool] : pools_) {
     for (auto it = pool->extents.cbegin(); it != pool->extents.cend(); ++it) {
       const Extent& extent = it->second;
-      const bool resident = extent.state == ExtentState::kResident;
-      if (!extent.present() ||
-          (resident && askers.size() == kAskers &&
-           extent.written_serial <= askers.front().written) ||
-          (!resident && (extent.written_serial <= written_after || (extent.cold && !cold_too))) ||
-          pool->pinned(it->first, order_granules(extent.order))) {
-        continue;
-      }
-      if (!resident) {
+      if (extent.state == ExtentState::kParked && extent.written_serial > written_after &&
+          (!extent.cold || cold_too) && !pool->pinned(it->first, order_granules(extent.order))) {
         along_.push_back(name_of(*pool, it));
-        continue;
       }
-      if (askers.size() == kAskers) {
-        std::pop_heap(askers.begin(), askers.end(), later);
-        askers.pop_back();
-      }
-      askers.push_back({extent.written_serial, pool.get(), it});
-      std::push_heap(askers.begin(), askers.end(), later);
     }
   }
   std::stable_sort(along_.begin(), along_.end(), newer);
@@ -62,11 +40,45 @@ std::vector<ExtentName> DeviceMemory::come_along(std::uint64_t written_after, bo
     return false;
   });
   if (along_.empty()) return {};
-  std::vector<ExtentName> asking;
-  for (const Asker& asker : askers) asking.push_back(name_of(*asker.pool, asker.extent));
+  std::vector<ExtentName> asking = written_last_locked(kAskers);
   // What was written in place while there was no room has its bits set: it asks again, too.
   asking.insert(asking.end(), along_.begin(), along_.end());
   return asking;
+}
+
+std::vector<ExtentName> DeviceMemory::written_last(std::size_t most) const {
+  std::lock_guard lock(mutex_);
+  return written_last_locked(most);
+}
+
+// Named at the end: there may be tens of thousands, and a fault waits meanwhile.
+std::vector<ExtentName> DeviceMemory::written_last_locked(std::size_t most) const {
+  struct Candidate {
+    std::uint64_t written;
+    const Pool* pool;
+    Extents::const_iterator extent;
+  };
+  const auto later = [](const Candidate& a, const Candidate& b) { return a.written > b.written; };
+  std::vector<Candidate> last;  // a heap, the first to go on top
+  for (const auto& [first, pool] : pools_) {
+    for (auto it = pool->extents.cbegin(); it != pool->extents.cend(); ++it) {
+      const Extent& extent = it->second;
+      if (extent.state != ExtentState::kResident ||
+          (last.size() == most && extent.written_serial <= last.front().written) ||
+          pool->pinned(it->first, order_granules(extent.order))) {
+        continue;
+      }
+      if (last.size() == most) {
+        std::pop_heap(last.begin(), last.end(), later);
+        last.pop_back();
+      }
+      last.push_back({extent.written_serial, pool.get(), it});
+      std::push_heap(last.begin(), last.end(), later);
+    }
+  }
+  std::vector<ExtentName> names;
+  for (const Candidate& one : last) names.push_back(name_of(*one.pool, one.extent));
+  return names;
 }
 
 void DeviceMemory::leave_along() {

@@ -167,6 +167,7 @@ void DeviceMemory::replace_block(const Block& block, const PreparedPark& by, Ext
     retired_.push_back(
         {it->second.order, it->second.handle, it->second.state == ExtentState::kParked});
     extent.written_serial = std::max(extent.written_serial, it->second.written_serial);
+    extent.read_tick = std::max(extent.read_tick, it->second.read_tick);
   }
   block.pool->extents.erase(block.first, block.last);
   block.pool->extents.emplace(by.extent.offset, extent);
@@ -218,7 +219,8 @@ bool DeviceMemory::swap_to_parked(const PreparedPark& prepared, std::uint64_t ti
   Block block;
   if (!find_block(name, ExtentState::kResident, &block)) return false;
   if (!swap_block(block, prepared)) return false;
-  replace_block(block, prepared, {.state = ExtentState::kParked, .parked_tick = tick, .cold = name.cold});
+  replace_block(block, prepared,
+                {.state = ExtentState::kParked, .parked_tick = tick, .cold = name.cold});
   statistics_.parked_bytes_total.fetch_add(name.bytes(), std::memory_order_relaxed);
   check("park");
   return true;
@@ -261,16 +263,22 @@ void DeviceMemory::cancel_return(const PreparedPark& prepared) {
 
 bool DeviceMemory::swap_to_resident(const PreparedPark& prepared) {
   std::lock_guard lock(mutex_);
-  const ExtentName& name = prepared.extent;
   Block block;
-  if (!find_block(name, ExtentState::kParked, &block)) return false;
+  if (!find_block(prepared.extent, ExtentState::kParked, &block) || !swap_in(block, prepared)) {
+    return false;
+  }
+  check("return");
+  return true;
+}
+
+bool DeviceMemory::swap_in(const Block& block, const PreparedPark& prepared) {
+  const std::uint64_t bytes = prepared.extent.bytes();
   if (!swap_block(block, prepared)) return false;
-  retired_staging_.push_back({prepared.staging, name.order});
-  preparing_device_ -= name.bytes();
+  retired_staging_.push_back({prepared.staging, prepared.extent.order});
+  preparing_device_ -= bytes;
   replace_block(block, prepared, {.state = ExtentState::kResident, .parked_tick = tick_.load()});
   statistics_.promotions.fetch_add(1, std::memory_order_relaxed);
-  statistics_.promoted_bytes.fetch_add(name.bytes(), std::memory_order_relaxed);
-  check("return");
+  statistics_.promoted_bytes.fetch_add(bytes, std::memory_order_relaxed);
   return true;
 }
 

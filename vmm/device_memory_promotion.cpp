@@ -17,6 +17,7 @@ void DeviceMemory::want_promotion(Pool& pool, std::uint32_t offset) {
   const auto it = pool.extent_at(offset);
   Extent& extent = it->second;
   if (extent.state != ExtentState::kParked || pending_.size() == kMaxCopies) return;
+  if (is_being_copied(extent)) return;  // served in place
   const bool already = std::any_of(pending_.begin(), pending_.end(), [&](const Pending& p) {
     return p.pool == &pool && p.offset == it->first;
   });
@@ -36,6 +37,8 @@ void DeviceMemory::want_promotion(Pool& pool, std::uint32_t offset) {
   park.staging = *staging;
   if (mapper_.create_device(extent.order, &park.host_handle) == CUDA_SUCCESS) {
     if (mapper_.map(park.staging, extent.order, park.host_handle, true) == CUDA_SUCCESS) {
+      void_prefetch(extent);
+      extent.prefetch = 0;
       pending_.push_back({&pool, it->first, park, false});
       return;
     }

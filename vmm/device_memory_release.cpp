@@ -15,15 +15,15 @@ std::vector<ExtentName> DeviceMemory::extents_in(ExtentState state,
     for (const auto& [first, pool] : pools_) {
       for (auto it = pool->extents.cbegin(); it != pool->extents.cend(); ++it) {
         const Extent& extent = it->second;
-        if (extent.state != state || pool->pinned(it->first, order_granules(extent.order))) continue;
+        if (extent.state != state || pool->pinned(it->first, order_granules(extent.order)))
+          continue;
         if (extent.state == ExtentState::kParked && extent.parked_tick > parked_until) continue;
         names.push_back(name_of(*pool, it));
       }
     }
   }
-  std::stable_sort(names.begin(), names.end(), [](const ExtentName& a, const ExtentName& b) {
-    return a.written > b.written;
-  });
+  std::stable_sort(names.begin(), names.end(),
+                   [](const ExtentName& a, const ExtentName& b) { return a.written > b.written; });
   return names;
 }
 

@@ -31,6 +31,7 @@ struct Extent {
   // At which readers were last seen to read it, or the row of a sibling. 0: never.
   std::uint64_t read_tick = 0;
   bool cold = false;  // parked because it was not used for long: comes back when it is
+  std::uint32_t prefetch = 0;  // Prefetch::number of the copy of it that is under way; 0: none
 
   bool present() const { return state != ExtentState::kAbsent; }
 };

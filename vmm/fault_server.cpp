@@ -171,6 +171,7 @@ void GuardWatchdog::run() {
       continue;
     }
     if (++ticks * kTick < patience_ || load(channel.give_up) != 0) continue;
+    memory_.guard_gives_up();
     store(channel.give_up, 1);
     memory_.events().push(EventLevel::kError,
                           "a guard waited " + std::to_string(patience_ / 1000) +

@@ -96,6 +96,7 @@ void Releaser::tick() {
     }
     give_what_is_wanted();
     return_beside_work();
+    prefetch_what_is_read();
     return;
   }
   idle_ += tick_;
@@ -106,6 +107,8 @@ void Releaser::tick() {
         activity_lasts() && memory_.parked_bytes().returnable != 0 ? kQuiet : kLook;
     if (idle_ < std::min(settings_.idle_timeout, look)) return;
     if (!all_finished(epoch)) return;
+    // A pause has a way of its own, without questions.
+    memory_.end_prefetches(DeviceMemory::PrefetchEnd::kAll);
   }
   if (idle_ < settings_.idle_timeout) {
     split_at_first_slots(epoch);
@@ -151,7 +154,7 @@ bool Releaser::proves_finished(std::uint64_t epoch) {
 bool Releaser::all_finished(std::uint64_t epoch) {
   std::lock_guard closing(closer_);
   finished_ = proves_finished(epoch);
-  if (finished_) memory_.read_marks().pause_begins(ticks_);
+  if (finished_ && readers_asked_every() != UINT64_MAX) memory_.read_marks().pause_begins(ticks_);
   return finished_;
 }
 

@@ -33,6 +33,7 @@ struct ReleaseSettings {
   std::chrono::nanoseconds drop_after = std::chrono::minutes(5);
   bool disposable = false;
   std::chrono::nanoseconds cold_after{0};  // 0: nothing is cold
+  bool prefetch = false;  // what is read while parked comes back; DeviceSettings::follow_reads
 };
 
 class Releaser {
@@ -186,6 +187,7 @@ class Releaser {
   void wait_for_room(Clock::time_point end);
 
   // releaser_cold.cpp
+  std::uint64_t readers_asked_every() const;
   void ask_readers();
   bool look_at_reads();
   bool watch_writes(std::uint64_t epoch);
@@ -230,6 +232,12 @@ class Releaser {
   void return_in_quiet(std::uint64_t epoch);
   void return_beside_work();
 
+  // releaser_prefetch.cpp
+  std::uint64_t prefetch_asks_every() const;
+  void copy_prefetches();
+  void prefetch_what_is_read();
+  void tell_prefetched();
+
   const DriverApi& driver_;
   DeviceMemory& memory_;
   SubmissionGate& gate_;
@@ -262,6 +270,9 @@ class Releaser {
   std::uint64_t next_watch_ = 0, next_cold_ = 0, cold_told_tick_ = 0;
   std::uint64_t cold_untold_ = 0;  // bytes
   std::uint64_t next_along_ = 0;   // see return_beside_work()
+  // Prefetch:
+  std::uint64_t answers_seen_ = 0;  // of readers
+  std::uint64_t prefetched_told_ = 0, prefetched_told_tick_ = 0;
   std::uint64_t cold_at_once_ = std::uint64_t{64} << 20;
   std::uint64_t worked_ = 0;  // own tick at which work came last
   std::uint64_t warned_no_room_ = 0;

@@ -31,12 +31,15 @@ std::string mebibytes(std::uint64_t bytes) { return std::to_string(bytes >> 20) 
 
 }  // namespace
 
-void Releaser::ask_readers() {
-  memory_.read_marks().work_goes_on(
-      ticks_,
-      std::max<std::uint64_t>(
-          static_cast<std::uint64_t>(settings_.cold_after / tick_) / kQuestionsInTheTime, 1));
+// In ticks; UINT64_MAX: nobody wants to know.
+std::uint64_t Releaser::readers_asked_every() const {
+  const std::uint64_t for_prefetch = prefetch_asks_every();
+  if (settings_.cold_after.count() == 0) return for_prefetch;
+  const auto age = static_cast<std::uint64_t>(settings_.cold_after / tick_);
+  return std::min(for_prefetch, std::max<std::uint64_t>(age / kQuestionsInTheTime, 1));
 }
+
+void Releaser::ask_readers() { memory_.read_marks().work_goes_on(ticks_, readers_asked_every()); }
 
 // Marks lie in memory of the shim's own, and no work is unfinished that could add some.
 bool Releaser::look_at_reads() {

@@ -238,9 +238,8 @@ void Releaser::return_beside_work() {
   if (!working) return;
   // What stands in the own stream may wait for the program, and frees wait for working_.
   if (driver_.cuStreamQuery(memory_.kernels().stream()) != CUDA_SUCCESS) return;
-  const std::vector<ExtentName> ask =
-      memory_.come_along(released_serial_, settings_.cold_after.count() == 0, kAlong,
-                         kQuietHeadroom);
+  const std::vector<ExtentName> ask = memory_.come_along(
+      released_serial_, settings_.cold_after.count() == 0, kAlong, kQuietHeadroom);
   if (ask.empty()) return;
   next_along_ =
       ticks_ + std::max<std::uint64_t>(1, static_cast<std::uint64_t>(kAlongEvery / tick_));

@@ -76,7 +76,8 @@ struct Statistics {
   std::atomic<std::uint64_t> failed_faults{0};
   std::atomic<std::uint64_t> promotions{0};  // parked extents brought back
   std::atomic<std::uint64_t> promoted_bytes{0};
-  std::atomic<std::uint64_t> quiet_bytes{0};  // of those, in quiet moments
+  std::atomic<std::uint64_t> quiet_bytes{0};       // of those, in quiet moments
+  std::atomic<std::uint64_t> prefetched_bytes{0};  // of those, beside work that read them
   std::atomic<std::uint64_t> releases{0};     // release cycles that freed something
   std::atomic<std::uint64_t> released_zero_bytes{0};
   std::atomic<std::uint64_t> parked_bytes_total{0};

@@ -10,6 +10,9 @@ SMALL = ["--layers", 3, "--pool-size", "64MiB", "--bursts", 3, "--requests", 3, 
 # Under FIFO reuse these requests walk through the whole pool; no pause of theirs is idleness.
 LIGHT = ["--layers", 3, "--pool-size", "64MiB", "--heads", 16, "--head-size", 256, "--bursts", 24,
          "--requests", 4, "--prefix", "--idle", 0.25]
+# Bursts without a pause that read what earlier ones have left in other rows than those they write.
+BUSY = ["--layers", 3, "--pool-size", "64MiB", "--heads", 16, "--head-size", 256, "--bursts", 3,
+        "--requests", 6, "--prompt", 64, "--tokens", 90, "--prefix", "--idle", 0.8]
 
 
 class Outputs(Case):
@@ -89,6 +92,16 @@ class Memory(Case):
                 self.assertGreater(device["cold_bytes_total"], 0)
                 self.assertLess(resident, walked * 3 / 4)
                 self.assertGreater(device["readers_answered"], 4)
+
+    def test_what_is_read_comes_back_beside_work_without_pauses(self):
+        options = {"idle_timeout": '"150ms"', "restore_time": '"0s"'}
+        for form in ([], ["--graphs"]):
+            with self.subTest(form=form):
+                run = self.assert_same([*BUSY, *form], options)
+                self.assertGreater(run.device["prefetched_bytes"], 0, run.log)
+        run = self.assert_same(BUSY, {**options, "prefetch": "false"})
+        self.assertEqual(run.device["prefetched_bytes"], 0)
+        self.assertEqual(run.device["readers_answered"], 0)
 
     def test_disposable_contents_are_dropped_after_their_time(self):
         engine = self.start([*SMALL, "--bursts", 1, "--idle", 5],

@@ -4,7 +4,7 @@
 #include <cstring>
 
 #include "tests/simulator/address_space.h"
-#include "tests/simulator/parking_copy.h"
+#include "tests/simulator/moving_copy.h"
 #include "tests/simulator/streams.h"
 
 namespace kvshim::simulator {
@@ -12,17 +12,17 @@ namespace {
 
 enum class Side : std::uint8_t { kPageable, kDevice };  // kDevice: anything the GPU reaches
 
-// From one mapping into another whose memory lies in the host: only parking does
-// that (or an engine, into a page that is parked).
-bool parks(const CUDA_MEMCPY3D& given, std::uint64_t to, std::uint64_t from) {
+// Between mappings of which one's memory lies in the host: only parking and coming back
+// do that (or an engine, from or into a page that is parked).
+bool moves(const CUDA_MEMCPY3D& given, std::uint64_t to, std::uint64_t from) {
   if (given.srcMemoryType != CU_MEMORYTYPE_DEVICE || given.dstMemoryType != CU_MEMORYTYPE_DEVICE ||
       given.Height != 1 || given.Depth != 1 || (to | from | given.WidthInBytes) % kPageBytes != 0) {
     return false;
   }
   const std::optional<Range> target = find_range(to);
   const std::optional<Range> source = find_range(from);
-  return target && target->kind == RangeKind::kMapping && target->on_host && source &&
-         source->kind == RangeKind::kMapping && !source->on_host;
+  return target && target->kind == RangeKind::kMapping && source &&
+         source->kind == RangeKind::kMapping && target->on_host != source->on_host;
 }
 
 struct End {
@@ -129,12 +129,12 @@ CUresult describe_copy(const CUDA_MEMCPY3D& given, CopyOperation* copy) {
   copy->width = given.WidthInBytes;
   copy->height = given.Height;
   copy->depth = given.Depth;
-  copy->parks = parks(given, to.base, from.base);
+  copy->moves = moves(given, to.base, from.base);
   return CUDA_SUCCESS;
 }
 
 void perform(const CopyOperation& copy) {
-  if (copy.parks) return copy_while_parking(copy.destination, copy.source, copy.width);
+  if (copy.moves) return copy_beside_work(copy.destination, copy.source, copy.width);
   for (std::size_t z = 0; z < copy.depth; ++z) {
     for (std::size_t y = 0; y < copy.height; ++y) {
       std::memmove(copy.destination + (z * copy.destination_height + y) * copy.destination_pitch,

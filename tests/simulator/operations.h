@@ -44,7 +44,7 @@ struct CopyOperation {
   std::size_t source_pitch = 0, source_height = 0;
   std::size_t destination_pitch = 0, destination_height = 0;
   std::size_t width = 0, height = 1, depth = 1;
-  bool parks = false;  // whole pages, from GPU memory to host memory, both mapped
+  bool moves = false;  // whole pages between GPU and host memory, both mapped
   std::shared_ptr<std::vector<std::byte>> staged;  // pageable source, taken at the call
 };
 

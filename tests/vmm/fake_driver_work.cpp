@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-#include "tests/simulator/parking_copy.h"
+#include "tests/simulator/moving_copy.h"
 #include "tests/vmm/fake_driver.h"
 #include "tests/vmm/fake_driver_calls.h"
 #include "tests/vmm/host_kernels.h"
@@ -127,11 +127,11 @@ struct FakeDriver::WorkFunctions {
   static CUresult copy_async(CUdeviceptr to, CUdeviceptr from, size_t bytes, CUstream stream) {
     KVSHIM_INJECT(cuMemcpyDtoDAsync_v2);
     if (hole(to, bytes) || hole(from, bytes)) return CUDA_ERROR_INVALID_VALUE;
-    const bool parks = in_host(to) && !in_host(from);
+    const bool moves = in_host(to) != in_host(from);
     self().enqueue(stream, {{to, to + bytes}, {from, from + bytes}}, [=] {
       auto* const target = reinterpret_cast<void*>(to);
       const auto* const source = reinterpret_cast<const void*>(from);
-      if (parks) return simulator::copy_while_parking(target, source, bytes);
+      if (moves) return simulator::copy_beside_work(target, source, bytes);
       std::memcpy(target, source, bytes);
     });
     return CUDA_SUCCESS;
