@@ -93,6 +93,17 @@ std::uint64_t Gifts::asked_of(segment::Owner& owner, const vmm::Giver& us,
   }
 }
 
+std::uint64_t Gifts::lacked_by(const segment::Owner& owner, std::uint64_t gpu_free,
+                               std::uint64_t floor) noexcept {
+  try {
+    std::vector<NeedSeen> needs;
+    for (const segment::NeighbourNeed& need : needs_of(owner)) needs.push_back(seen(need));
+    return uncovered(needs, gpu_free, floor, kLeastIdleForRestoreMs);
+  } catch (const std::bad_alloc&) {
+    return 0;
+  }
+}
+
 void Gifts::begins(segment::Owner& owner) noexcept {
   std::lock_guard lock(mutex_);
   for (const segment::NeighbourNeed& need : needs_of(owner)) {

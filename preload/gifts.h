@@ -21,6 +21,9 @@ class Gifts {
   /// again. (An engine's own allocation asks once.)
   std::uint64_t asked_of(segment::Owner& owner, const vmm::Giver& us,
                          std::int64_t priority) noexcept;
+  /// Bytes that the others need beyond what is free, whoever gives them.
+  static std::uint64_t lacked_by(const segment::Owner& owner, std::uint64_t gpu_free,
+                                 std::uint64_t floor) noexcept;
   /// Tells all who need something that it has begun: some times for each need, afterwards
   /// they wait as for somebody who says nothing.
   void begins(segment::Owner& owner) noexcept;

@@ -78,6 +78,10 @@ class Neighbours final : public vmm::Pressure {
     segment::Owner* const owner = membership_of(device_);
     return owner != nullptr ? gifts_.asked_of(*owner, us, priority_.load()) : 0;
   }
+  std::uint64_t lacked(std::uint64_t gpu_free, std::uint64_t floor) noexcept override {
+    const segment::Owner* const owner = membership_of(device_);
+    return owner != nullptr ? Gifts::lacked_by(*owner, gpu_free, floor) : 0;
+  }
   void begins_to_give() noexcept override {
     giving_.store(true);
     if (segment::Owner* const owner = membership_of(device_)) gifts_.begins(*owner);

@@ -95,6 +95,7 @@ std::string device_json(Runtime& runtime, DeviceRuntime& device) {
          field("promotions", s.promotions.load()) + ", " +
          field("promoted_bytes", s.promoted_bytes.load()) + ", " +
          field("prefetched_bytes", s.prefetched_bytes.load()) + ", " +
+         field("moved_away_bytes", s.moved_away_bytes.load()) + ", " +
          field("dropped_fills", s.dropped_fills.load()) + ", " +
          field("dropped_fill_bytes", s.dropped_fill_bytes.load());
   const vmm::Limits& limits = device.memory.limits();

@@ -146,8 +146,8 @@ CUresult DeviceMemory::free(CUdeviceptr base, std::chrono::milliseconds patience
   const auto is_copied = [&](const Pool& pool) {
     return std::any_of(pending_.begin(), pending_.end(),
                        [&](const Pending& p) { return p.pool == &pool; }) ||
-           std::any_of(prefetches_.begin(), prefetches_.end(), [&](const Prefetch& p) {
-             return p.block.extent.pool == pool.id && p.stage == PrefetchStage::kCopying;
+           std::any_of(moves_.begin(), moves_.end(), [&](const Move& p) {
+             return p.block.extent.pool == pool.id && p.stage == MoveStage::kCopying;
            });
   };
   while (it != pools_.end() && is_copied(*it->second)) {
@@ -161,7 +161,7 @@ CUresult DeviceMemory::free(CUdeviceptr base, std::chrono::milliseconds patience
   Pool& pool = *it->second;
   table_.erase(*records_.at(pool.id));
   records_.erase(pool.id);
-  forget_prefetches_of(pool);
+  forget_moves_of(pool);
   // The staging mapping of what came back would keep its memory alive.
   unmap_retired_staging(retired_staging_.size());
   CUresult result = CUDA_SUCCESS;
@@ -238,7 +238,7 @@ void DeviceMemory::pin(CUdeviceptr address, std::size_t bytes) {
   for (const AbiRun& run : granule_runs(address, bytes)) {
     if (Pool* pool = pool_of_granule(run.first)) {
       pool->pin(run.first - pool->first, run.count);
-      void_prefetches_in(*pool, run.first - pool->first, run.count);
+      void_moves_in(*pool, run.first - pool->first, run.count);
     }
   }
 }
@@ -250,7 +250,7 @@ void DeviceMemory::pin(std::span<const AbiRun> runs) {
     if (pool == nullptr) continue;
     const std::uint32_t begin = run.first - pool->first;
     pool->pin(begin, std::min(run.count, pool->granules - begin));
-    void_prefetches_in(*pool, begin, run.count);
+    void_moves_in(*pool, begin, run.count);
   }
 }
 
@@ -284,7 +284,7 @@ void DeviceMemory::written_unasked(CUdeviceptr address, std::size_t bytes) {
   std::lock_guard lock(mutex_);
   for (const AbiRun& run : granule_runs(address, bytes)) {
     if (Pool* pool = pool_of_granule(run.first)) {
-      void_prefetches_in(*pool, run.first - pool->first, run.count);
+      void_moves_in(*pool, run.first - pool->first, run.count);
     }
   }
 }

@@ -27,9 +27,9 @@
 #include "vmm/host_store.h"
 #include "vmm/limits.h"
 #include "vmm/mapper.h"
+#include "vmm/move.h"
 #include "vmm/pool.h"
 #include "vmm/pool_table.h"
-#include "vmm/prefetch.h"
 #include "vmm/pressure.h"
 #include "vmm/read_marks.h"
 #include "vmm/staging.h"
@@ -135,8 +135,9 @@ class DeviceMemory {
                                      std::uint64_t headroom = 0);
   /// The next fault brings nothing along. Any thread.
   void leave_along();
-  /// Resident and unpinned extents that were written last, at most `most`: whose bits are to be
-  /// cleared so that a guard asks soon. Any thread.
+  /// Unpinned extents that were written last, at most `most`: whose bits are to be cleared so
+  /// that a guard asks soon. In host memory, too, where writing goes on for want of room. Any
+  /// thread.
   std::vector<ExtentName> written_last(std::size_t most) const;
   /// Before the submission of work in no order with what other threads submit: until all
   /// work up to `epoch` (the gate's) has finished, what is parked is served in place, since
@@ -187,28 +188,36 @@ class DeviceMemory {
   /// Granule runs of the range inside its pool; empty when there is none.
   std::vector<AbiRun> granule_runs(CUdeviceptr address, std::size_t bytes) const;
 
-  // --- prefetch (device_memory_prefetch.cpp; releasing thread, but for the last two) ----
-  // Parked contents that are read come back beside work, copied by the own stream and swapped
-  // in when some guard asks: prefetch(), bits are cleared, a guard asks, the copies, another
-  // one asks.
+  // --- moves beside work (device_memory_moves.cpp; releasing thread, but for the last two) ----
+  // Copied by the own stream and swapped in when some guard asks: it begins, bits are cleared, a
+  // guard asks, the copies, another one asks.
 
-  /// Begins to bring back what is parked and was read at `read_since` (a tick) or later, at
-  /// most `most` bytes, and leaves `headroom` bytes of the GPU. Returns the blocks whose bits
-  /// are to be cleared. Several calls of the driver for each block, the lock held for one.
-  std::vector<ExtentName> prefetch(std::uint64_t read_since, std::uint64_t most,
-                                   std::uint64_t headroom);
-  /// The bits of what prefetch() returned are clear.
-  void prefetch_bits_cleared();
+  /// Begins to bring back parked blocks, the first ones first, with what is on its way at most
+  /// `most` bytes, and leaves `headroom` bytes of the GPU. Returns those whose bits are to be
+  /// cleared. Several calls of the driver for each block, the lock held for one.
+  std::vector<ExtentName> begin_to_bring_home(std::span<const ExtentName> blocks,
+                                              std::uint64_t most, std::uint64_t headroom);
+  /// The blocks that are parked, unpinned, not cold, and were read at `tick` or later, the most
+  /// recently written first.
+  std::vector<ExtentName> read_while_parked(std::uint64_t tick) const;
+  /// Begins to park blocks of resident extents (blocks_to_park()) likewise. May pin host memory.
+  std::vector<ExtentName> begin_to_send_away(std::span<const ExtentName> blocks,
+                                             std::uint64_t most);
+  /// Resident and unpinned extents away from the fronts that were neither asked for nor seen
+  /// to be read at `tick` or later.
+  std::vector<ExtentName> unused_since(std::uint64_t tick) const;
+  /// The bits of what has begun are clear.
+  void move_bits_cleared();
   /// Whether some block waits for a guard to ask (or for its bits to be cleared).
-  bool prefetch_needs_a_question() const;
-  /// What is to be copied now: it stays where it is until prefetch_copied(), and no pool
-  /// can be freed. REQUIRES: restores and releases are kept away (Releaser's lock).
-  std::vector<AbiCopy> prefetch_copies();
+  bool moves_need_a_question() const;
+  /// What is to be copied now: it stays where it is until moves_copied(), and its pool
+  /// can't be freed. REQUIRES: restores and releases are kept away (Releaser's lock).
+  std::vector<AbiCopy> move_copies();
   /// These copies have been done, or, if not `well`, have ended without.
-  void prefetch_copied(bool well);
-  enum class PrefetchEnd : std::uint8_t { kVoid, kAll };
-  /// Gives up those whose copies are void, or all.
-  void end_prefetches(PrefetchEnd which);
+  void moves_copied(bool well);
+  enum class MoveEnd : std::uint8_t { kVoid, kToGpu, kAll };
+  /// Gives up those whose copies are void; with kToGpu also those to the GPU.
+  void end_moves(MoveEnd which);
   /// Before work that writes present pages of the range without a guard. Any thread.
   void written_unasked(CUdeviceptr address, std::size_t bytes);
   /// Before a guard is told to give up. Watchdog thread; takes no lock.
@@ -360,26 +369,29 @@ class DeviceMemory {
   bool parked_may_move(std::optional<std::uint64_t> finished_epoch) const;
   void finish_pending(std::vector<AbiRun>* runs);
   void drop_pending();
-  // prefetch
+  // moves beside work
   using Extents = Pool::Extents;
   struct Block {
     Pool* pool = nullptr;
     Extents::iterator first, last;  // its extents: [first, last)
   };
-  Prefetch* find_prefetch(std::uint32_t number);
+  Move* find_move(std::uint32_t number);
   bool is_being_copied(const Extent& extent);
-  bool is_still_itself(const Prefetch& prefetch, Block* block);
-  void void_prefetch(Extent& extent);
-  void void_prefetches();
-  void void_prefetches_in(Pool& pool, std::uint32_t offset, std::uint32_t count);
+  bool is_still_itself(const Move& move, Block* block);
+  void void_move(Extent& extent);
+  void void_moves();
+  void void_moves_in(Pool& pool, std::uint32_t offset, std::uint32_t count);
   /// A guard asks: what holds still from now on, and what is swapped in.
-  void step_prefetches(bool may_move);
-  std::vector<ExtentName> read_while_parked(std::uint64_t read_since) const;
-  std::vector<ExtentName> written_last_locked(std::size_t most) const;
-  bool begin_prefetch(const PreparedPark& prepared);
-  void forget_prefetch(const Prefetch& prefetch);
-  void forget_prefetches_of(const Pool& pool);
+  void step_moves(bool may_move);
+  bool swap_moved(const Move& move);
+  bool guards_give_up() const;
+  std::uint64_t bytes_on_their_way(MoveTo to) const;
+  std::vector<ExtentName> written_last_locked(std::size_t most, bool parked_too) const;
+  bool begin_move(const PreparedPark& prepared, MoveTo to);
+  void forget_move(const Move& move);
+  void forget_moves_of(const Pool& pool);
   bool swap_in(const Block& block, const PreparedPark& prepared);
+  bool swap_out(const Block& block, const PreparedPark& prepared, std::uint64_t tick, bool cold);
   /// Extents of one pool that a fault asked for, which its siblings need as well.
   struct Row {
     std::size_t group;
@@ -489,10 +501,10 @@ class DeviceMemory {
   std::vector<ExtentName> along_;  // of come_along(), for the next fault
   std::uint64_t along_headroom_ = 0;
   bool pending_rows_ = false;
-  std::vector<Prefetch> prefetches_;
-  std::uint32_t last_prefetch_ = 0;             // number
-  std::atomic<std::uint64_t> give_ups_{0};      // guards were told to give up
-  std::uint64_t give_ups_before_prefetch_ = 0;  // of all that are in prefetches_
+  std::vector<Move> moves_;
+  std::uint32_t last_move_ = 0;              // number
+  std::atomic<std::uint64_t> give_ups_{0};   // guards were told to give up
+  std::uint64_t give_ups_before_moves_ = 0;  // of all that are in moves_
   bool asked_watched_ = false;  // the fault that is being answered met a watched extent
   std::vector<Retired> retired_;
   struct RetiredStaging {

@@ -40,7 +40,7 @@ std::vector<ExtentName> DeviceMemory::come_along(std::uint64_t written_after, bo
     return false;
   });
   if (along_.empty()) return {};
-  std::vector<ExtentName> asking = written_last_locked(kAskers);
+  std::vector<ExtentName> asking = written_last_locked(kAskers, false);
   // What was written in place while there was no room has its bits set: it asks again, too.
   asking.insert(asking.end(), along_.begin(), along_.end());
   return asking;
@@ -48,11 +48,11 @@ std::vector<ExtentName> DeviceMemory::come_along(std::uint64_t written_after, bo
 
 std::vector<ExtentName> DeviceMemory::written_last(std::size_t most) const {
   std::lock_guard lock(mutex_);
-  return written_last_locked(most);
+  return written_last_locked(most, true);
 }
 
 // Named at the end: there may be tens of thousands, and a fault waits meanwhile.
-std::vector<ExtentName> DeviceMemory::written_last_locked(std::size_t most) const {
+std::vector<ExtentName> DeviceMemory::written_last_locked(std::size_t most, bool parked_too) const {
   struct Candidate {
     std::uint64_t written;
     const Pool* pool;
@@ -63,8 +63,9 @@ std::vector<ExtentName> DeviceMemory::written_last_locked(std::size_t most) cons
   for (const auto& [first, pool] : pools_) {
     for (auto it = pool->extents.cbegin(); it != pool->extents.cend(); ++it) {
       const Extent& extent = it->second;
-      if (extent.state != ExtentState::kResident ||
-          (last.size() == most && extent.written_serial <= last.front().written) ||
+      const bool fits = extent.state == ExtentState::kResident ||
+                        (parked_too && extent.state == ExtentState::kParked);
+      if (!fits || (last.size() == most && extent.written_serial <= last.front().written) ||
           pool->pinned(it->first, order_granules(extent.order))) {
         continue;
       }

@@ -119,7 +119,7 @@ bool DeviceMemory::make_present(Pool& pool, std::uint32_t offset, std::uint8_t o
 
 // It is about to be written. Whether that was to be found out.
 bool DeviceMemory::note_written(Extent& extent) {
-  void_prefetch(extent);
+  void_move(extent);
   extent.written_serial = ++serial_;
   extent.parked_tick = tick_.load();
   extent.cold = false;
@@ -252,7 +252,7 @@ FaultAnswer DeviceMemory::fault(std::span<const AbiRun> wanted, bool rows,
   freed_.asked();
   drop_pending();
   const bool may_move = parked_may_move(finished_epoch);
-  step_prefetches(may_move);
+  step_moves(may_move);
   for (const AbiRun& run : wanted) {
     Pool* pool = pool_of_granule(run.first);
     if (pool == nullptr || !may_move) continue;
@@ -329,7 +329,7 @@ FaultAnswer DeviceMemory::answer(std::span<const AbiRun> wanted, bool rows,
   }
   if (result.runs.empty()) {
     result.kind = AnswerKind::kFailed;
-    void_prefetches();  // its guard lets work pass that has not been told
+    void_moves();  // its guard lets work pass that has not been told
     // A graph's guard may outlive its pool; then nothing is wrong.
     if (std::none_of(wanted.begin(), wanted.end(),
                      [&](const AbiRun& run) { return pool_of_granule(run.first) != nullptr; })) {

@@ -217,12 +217,20 @@ bool DeviceMemory::swap_to_parked(const PreparedPark& prepared, std::uint64_t ti
   std::lock_guard lock(mutex_);
   const ExtentName& name = prepared.extent;
   Block block;
-  if (!find_block(name, ExtentState::kResident, &block)) return false;
+  if (!find_block(name, ExtentState::kResident, &block) ||
+      !swap_out(block, prepared, tick, name.cold)) {
+    return false;
+  }
+  check("park");
+  return true;
+}
+
+bool DeviceMemory::swap_out(const Block& block, const PreparedPark& prepared, std::uint64_t tick,
+                            bool cold) {
   if (!swap_block(block, prepared)) return false;
   replace_block(block, prepared,
-                {.state = ExtentState::kParked, .parked_tick = tick, .cold = name.cold});
-  statistics_.parked_bytes_total.fetch_add(name.bytes(), std::memory_order_relaxed);
-  check("park");
+                {.state = ExtentState::kParked, .parked_tick = tick, .cold = cold});
+  statistics_.parked_bytes_total.fetch_add(prepared.extent.bytes(), std::memory_order_relaxed);
   return true;
 }
 

@@ -37,8 +37,8 @@ void DeviceMemory::want_promotion(Pool& pool, std::uint32_t offset) {
   park.staging = *staging;
   if (mapper_.create_device(extent.order, &park.host_handle) == CUDA_SUCCESS) {
     if (mapper_.map(park.staging, extent.order, park.host_handle, true) == CUDA_SUCCESS) {
-      void_prefetch(extent);
-      extent.prefetch = 0;
+      void_move(extent);
+      extent.move = 0;
       pending_.push_back({&pool, it->first, park, false});
       return;
     }

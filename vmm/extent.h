@@ -22,7 +22,7 @@ struct Extent {
   std::uint8_t order = 0;
   ExtentState state = ExtentState::kAbsent;
   CUmemGenericAllocationHandle handle = 0;  // 0 when absent
-  std::uint64_t written_serial = 0;  // order of faults: larger is more recent; 0 when absent
+  std::uint64_t written_serial = 0;         // order of faults: larger is more recent; 0 when absent
   // Releasing thread's tick of its last fault, parking or return.
   std::uint64_t parked_tick = 0;
   // Resident: since that tick its bits are clear and nobody has asked for it, so nobody
@@ -30,8 +30,8 @@ struct Extent {
   std::uint64_t watched_tick = 0;
   // At which readers were last seen to read it, or the row of a sibling. 0: never.
   std::uint64_t read_tick = 0;
-  bool cold = false;  // parked because it was not used for long: comes back when it is
-  std::uint32_t prefetch = 0;  // Prefetch::number of the copy of it that is under way; 0: none
+  bool cold = false;       // parked because it was not used for long: comes back when it is
+  std::uint32_t move = 0;  // Move::number of its move beside work; 0: none
 
   bool present() const { return state != ExtentState::kAbsent; }
 };

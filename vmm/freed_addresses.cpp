@@ -9,11 +9,14 @@ void FreedAddresses::no_guard_runs() {
   for (Freed& one : freed_) one.request = 0;
 }
 
-void FreedAddresses::add(const GranuleRun& pool) {
-  const bool is_told = std::any_of(last_told_.begin(), last_told_.end(), [&](const AbiRun& run) {
-    return run.first < pool.first + pool.count && pool.first < run.first + run.count;
+bool FreedAddresses::is_being_told(const AbiRun& granules) const {
+  return std::any_of(last_told_.begin(), last_told_.end(), [&](const AbiRun& run) {
+    return run.first < granules.first + granules.count && granules.first < run.first + run.count;
   });
-  freed_.push_back({pool, is_told ? request_ : 0});
+}
+
+void FreedAddresses::add(const GranuleRun& pool) {
+  freed_.push_back({pool, is_being_told({pool.first, pool.count}) ? request_ : 0});
 }
 
 std::vector<GranuleRun> FreedAddresses::take_settled() {

@@ -23,6 +23,8 @@ class FreedAddresses {
   }
   /// It is told that these are present.
   void told(const std::vector<AbiRun>& runs) { last_told_ = runs; }
+  /// A guard may be setting bits of these granules just now.
+  bool is_being_told(const AbiRun& granules) const;
   /// No guard is about to set any.
   void no_guard_runs();
 

@@ -72,8 +72,9 @@ std::string Pool::broken_invariant() const {
     if ((first + offset) % order_granules(extent.order) != 0) return where + ": not aligned";
     if (extent.present() != (extent.handle != 0)) return where + ": state and handle disagree";
     if ((extent.watched_tick != 0 && extent.state != ExtentState::kResident) ||
-        ((extent.cold || extent.prefetch != 0) && extent.state != ExtentState::kParked)) {
-      return where + ": watched, cold or prefetched in another state";
+        (extent.cold && extent.state != ExtentState::kParked) ||
+        (extent.move != 0 && !extent.present())) {
+      return where + ": watched, cold or on its way in another state";
     }
     expected += order_granules(extent.order);
   }

@@ -60,6 +60,9 @@ class Pressure {
   /// Bytes that this process is to give now: by the rules of priority and idleness, what
   /// living neighbours need and the GPU's free memory doesn't cover; at most `spare`.
   virtual std::uint64_t asked_of_us(const Giver& us) noexcept = 0;
+  /// Bytes that neighbours lack beyond `gpu_free`, whoever gives them, of what is free only
+  /// what lies above `floor` being for pools. Nobody is answered.
+  virtual std::uint64_t lacked(std::uint64_t gpu_free, std::uint64_t floor) noexcept = 0;
   /// Looking for idle contents and copying them takes its time: those who wait are told
   /// that it has begun.
   virtual void begins_to_give() noexcept = 0;

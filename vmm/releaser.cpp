@@ -96,7 +96,7 @@ void Releaser::tick() {
     }
     give_what_is_wanted();
     return_beside_work();
-    prefetch_what_is_read();
+    move_beside_work();
     return;
   }
   idle_ += tick_;
@@ -108,7 +108,7 @@ void Releaser::tick() {
     if (idle_ < std::min(settings_.idle_timeout, look)) return;
     if (!all_finished(epoch)) return;
     // A pause has a way of its own, without questions.
-    memory_.end_prefetches(DeviceMemory::PrefetchEnd::kAll);
+    memory_.end_moves(DeviceMemory::MoveEnd::kAll);
   }
   if (idle_ < settings_.idle_timeout) {
     split_at_first_slots(epoch);

@@ -187,8 +187,6 @@ class Releaser {
   void wait_for_room(Clock::time_point end);
 
   // releaser_cold.cpp
-  std::uint64_t readers_asked_every() const;
-  void ask_readers();
   bool look_at_reads();
   bool watch_writes(std::uint64_t epoch);
   std::vector<ExtentName> next_cold(std::uint64_t age);
@@ -231,12 +229,23 @@ class Releaser {
   bool activity_lasts() const noexcept;
   void return_in_quiet(std::uint64_t epoch);
   void return_beside_work();
+  void ask_for_a_return(std::uint64_t bytes);
 
-  // releaser_prefetch.cpp
-  std::uint64_t prefetch_asks_every() const;
-  void copy_prefetches();
-  void prefetch_what_is_read();
-  void tell_prefetched();
+  // releaser_moves.cpp
+  std::uint64_t in_ticks(std::chrono::nanoseconds time) const;  // at least 1
+  bool has_neighbours() const;
+  std::uint64_t readers_asked_every() const;
+  void ask_readers();
+  struct Away {
+    std::uint64_t bytes = 0;
+    std::uint64_t unused_for = 0;  // ticks
+  };
+  bool wants_home() const;
+  Away wants_away();
+  std::vector<ExtentName> begin_to_send_away(const Away& away);
+  void copy_moves();
+  void move_beside_work();
+  void tell_moves();
 
   const DriverApi& driver_;
   DeviceMemory& memory_;
@@ -270,9 +279,10 @@ class Releaser {
   std::uint64_t next_watch_ = 0, next_cold_ = 0, cold_told_tick_ = 0;
   std::uint64_t cold_untold_ = 0;  // bytes
   std::uint64_t next_along_ = 0;   // see return_beside_work()
-  // Prefetch:
+  // Moves beside work, in own ticks and bytes:
+  std::uint64_t asked_since_ = 0;   // readers, regularly; 0: they are not
   std::uint64_t answers_seen_ = 0;  // of readers
-  std::uint64_t prefetched_told_ = 0, prefetched_told_tick_ = 0;
+  std::uint64_t home_told_ = 0, away_told_ = 0, moves_told_tick_ = 0;
   std::uint64_t cold_at_once_ = std::uint64_t{64} << 20;
   std::uint64_t worked_ = 0;  // own tick at which work came last
   std::uint64_t warned_no_room_ = 0;

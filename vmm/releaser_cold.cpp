@@ -17,8 +17,6 @@ namespace {
 constexpr std::chrono::nanoseconds kPause = std::chrono::milliseconds(50);
 // Between two looks at what is written, and between two at what is cold.
 constexpr std::uint64_t kLooksInTheTime = 4;
-// Readers are asked more often: a request that comes and goes in between is not seen.
-constexpr std::uint64_t kQuestionsInTheTime = 64;
 // What is looked at and parked in one go: some 10 ms of scan, copies and swaps, which end
 // sooner when work comes. Less when that was too much for a pause.
 constexpr std::uint64_t kAtOnce = std::uint64_t{256} << 20;
@@ -31,17 +29,7 @@ std::string mebibytes(std::uint64_t bytes) { return std::to_string(bytes >> 20) 
 
 }  // namespace
 
-// In ticks; UINT64_MAX: nobody wants to know.
-std::uint64_t Releaser::readers_asked_every() const {
-  const std::uint64_t for_prefetch = prefetch_asks_every();
-  if (settings_.cold_after.count() == 0) return for_prefetch;
-  const auto age = static_cast<std::uint64_t>(settings_.cold_after / tick_);
-  return std::min(for_prefetch, std::max<std::uint64_t>(age / kQuestionsInTheTime, 1));
-}
-
-void Releaser::ask_readers() { memory_.read_marks().work_goes_on(ticks_, readers_asked_every()); }
-
-// Marks lie in memory of the shim's own, and no work is unfinished that could add some.
+// Marks lie in memory of the shim's own. What work adds meanwhile is seen now or next time.
 bool Releaser::look_at_reads() {
   if (!memory_.read_marks().followed()) return true;
   DeviceKernels& kernels = memory_.kernels();

@@ -172,6 +172,11 @@ bool Releaser::activity_lasts() const noexcept {
   return awake_ && quiet_spells_ != 0 && active_span_ >= settings_.idle_timeout;
 }
 
+// For the next time: nobody waits for it.
+void Releaser::ask_for_a_return(std::uint64_t bytes) {
+  if (has_neighbours()) memory_.pressure()->ask(Lack::kRestore, bytes);
+}
+
 // What is only read stays in host memory for as long as nobody writes it. Nobody
 // knows what is read, so the most recently written comes back, and of what was there
 // at the last release already no more than the activity itself holds: cold contents
@@ -205,11 +210,7 @@ void Releaser::return_in_quiet(std::uint64_t epoch) {
       quiet_bytes_ += came;
       memory_.statistics().quiet_bytes.fetch_add(came, std::memory_order_relaxed);
       if (came == 0) {
-        // For the next quiet moment: nobody waits for it.
-        if (pressure != nullptr && pressure->anyone_else() &&
-            memory_.lacking(kQuietAtLeast, 0) != 0) {
-          pressure->ask(Lack::kRestore, kQuietAtLeast);
-        }
+        if (memory_.lacking(kQuietAtLeast, 0) != 0) ask_for_a_return(kQuietAtLeast);
         break;
       }
     }
@@ -233,7 +234,6 @@ void Releaser::return_beside_work() {
   if (memory_.host_in_use() == 0 || memory_.limits().paused.load(std::memory_order_relaxed)) return;
   Pressure* const pressure = memory_.pressure();
   if (pressure != nullptr && pressure->anyone_else() && pressure->anyone_asks()) return;
-  if (memory_.gpu_free() < memory_.floor() + kQuietHeadroom + kAlong) return;
   std::unique_lock working(working_, std::try_to_lock);
   if (!working) return;
   // What stands in the own stream may wait for the program, and frees wait for working_.
@@ -241,6 +241,12 @@ void Releaser::return_beside_work() {
   const std::vector<ExtentName> ask = memory_.come_along(
       released_serial_, settings_.cold_after.count() == 0, kAlong, kQuietHeadroom);
   if (ask.empty()) return;
+  const std::uint64_t needs = memory_.floor() + kQuietHeadroom + kAlong;
+  if (const std::uint64_t free = memory_.gpu_free(); free < needs) {
+    memory_.leave_along();
+    ask_for_a_return(needs - free);
+    return;
+  }
   next_along_ =
       ticks_ + std::max<std::uint64_t>(1, static_cast<std::uint64_t>(kAlongEvery / tick_));
   // With the gate open, as everywhere. Not cleared: a fault comes when it comes.

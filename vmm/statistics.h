@@ -78,7 +78,8 @@ struct Statistics {
   std::atomic<std::uint64_t> promoted_bytes{0};
   std::atomic<std::uint64_t> quiet_bytes{0};       // of those, in quiet moments
   std::atomic<std::uint64_t> prefetched_bytes{0};  // of those, beside work that read them
-  std::atomic<std::uint64_t> releases{0};     // release cycles that freed something
+  std::atomic<std::uint64_t> moved_away_bytes{0};  // parked beside work that did not use them
+  std::atomic<std::uint64_t> releases{0};          // release cycles that freed something
   std::atomic<std::uint64_t> released_zero_bytes{0};
   std::atomic<std::uint64_t> parked_bytes_total{0};
   std::atomic<std::uint64_t> dropped_bytes{0};  // by the user's rule

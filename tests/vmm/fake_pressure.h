@@ -29,7 +29,7 @@ class FakePressure final : public Pressure {
   std::uint64_t needed_before_us() noexcept override { return before_us.load(); }
   Answers answers() noexcept override { return {answered.load(), refused.load()}; }
   void ended(Lack, bool got) noexcept override { (got ? ended_with : ended_without).fetch_add(1); }
-  bool anyone_asks() noexcept override { return wanted.load() != 0; }
+  bool anyone_asks() noexcept override { return wanted.load() != 0 || lacking.load() != 0; }
   std::uint64_t asked_of_us(const Giver& us) noexcept override {
     idle_ms.store(us.idle_ms);
     const std::uint64_t bytes = wanted.load(), done = given.load();
@@ -37,6 +37,10 @@ class FakePressure final : public Pressure {
     std::uint64_t none = 0;
     first_spare.compare_exchange_strong(none, us.spare);
     return std::min(bytes > done ? bytes - done : 0, us.spare);
+  }
+  std::uint64_t lacked(std::uint64_t gpu_free, std::uint64_t floor) noexcept override {
+    const std::uint64_t all = lacking.load() + floor;
+    return lacking.load() != 0 && all > gpu_free ? all - gpu_free : 0;
   }
   void begins_to_give() noexcept override { begun.fetch_add(1); }
   void ends_giving() noexcept override { endings.fetch_add(1); }
@@ -53,6 +57,7 @@ class FakePressure final : public Pressure {
   std::atomic<Lack> last_lack{Lack::kFault};
   /// What neighbours want of this process, and what they got.
   std::atomic<std::uint64_t> first_spare{0};  // that was not 0
+  std::atomic<std::uint64_t> lacking{0};      // what a process that works may give
   std::atomic<std::uint64_t> wanted{0}, given{0}, refusals{0}, begun{0}, endings{0}, idle_ms{0};
   // Set before anything runs:
   std::function<void(std::uint64_t)> on_ask;

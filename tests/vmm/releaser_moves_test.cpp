@@ -1,0 +1,260 @@
+// Contents move beside steps that never pause.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstdio>
+
+#include "tests/vmm/cold_bench.h"
+#include "tests/vmm/fake_pressure.h"
+#include "tests/vmm/random.h"
+
+namespace kvshim::vmm::testing {
+namespace {
+
+ReleaseSettings soon_idle() {
+  ReleaseSettings settings;
+  settings.idle_timeout = 150ms;
+  settings.restore_time = 0ms;  // nothing comes back before the first work
+  settings.prefetch = true;
+  return settings;
+}
+
+class MovesBesideWork : public ::testing::Test {
+ protected:
+  static constexpr std::uint32_t kRows = 24, kBusyRow = 30;
+  MovesBesideWork()
+      : bench_({.host_budget = kGiB,
+                .read_ahead_max = kNoReadAhead,
+                .rows_ahead = false,
+                .follow_reads = true,
+                .pressure = &neighbours_}) {
+    neighbours_.there.store(false);
+  }
+  /// All is parked by an idle release.
+  void park_all(ReleaseSettings settings = soon_idle()) {
+    bench_.write_rows(0, kRows, 1);
+    bench_.write_rows(kBusyRow, kBusyRow + 1, 1);
+    bench_.release_when_idle(settings);
+    ASSERT_TRUE(eventually([&] { return bench_.memory->physical().device == 0; }));
+  }
+  /// Reads blocks (block b is granule b of each pool), then writes the busy row: a step.
+  void step(const std::vector<std::int32_t>& blocks) {
+    read(blocks);
+    bench_.write_rows(kBusyRow, kBusyRow + 1, ++round_);
+  }
+  bool step_until(const std::vector<std::int32_t>& blocks, const std::function<bool()>& done,
+                  std::chrono::milliseconds patience = kPatience) {
+    return eventually(
+        [&] {
+          step(blocks);
+          return done();
+        },
+        patience);
+  }
+  void read(const std::vector<std::int32_t>& blocks) {
+    // As an engine's: it lives as long as the steps.
+    const auto& kept = *tables_.emplace_back(std::make_unique<std::vector<std::int32_t>>(blocks));
+    const PoolRecord* const layer = bench_.layers[0];
+    TableRead table{};
+    table.ids = reinterpret_cast<std::uint64_t>(kept.data());
+    table.rows = table.block = table.parts = 1;
+    table.entries = static_cast<std::uint32_t>(kept.size());
+    table.part[0] = {layer->base, kGranuleBytes, kGranuleBytes, layer->base,
+                     layer->base + layer->mapped_bytes};
+    bench_.submit(
+        bench_.stream,
+        [&] {
+          if (!bench_.memory->reads_are_marked(layer->id)) return;
+          EXPECT_EQ(bench_.memory->kernels().launch_mark(bench_.stream, table, 0), CUDA_SUCCESS);
+        },
+        {}, [] {});
+  }
+  Rows resident() const { return bench_.rows_in(ExtentState::kResident); }
+  bool are_resident(const Rows& rows) const {
+    const Rows there = resident();
+    return std::includes(there.begin(), there.end(), rows.begin(), rows.end());
+  }
+  std::uint64_t prefetched() const { return bench_.statistics().prefetched_bytes.load(); }
+  std::uint64_t sent_away() const { return bench_.statistics().moved_away_bytes.load(); }
+
+  FakePressure neighbours_;
+  std::vector<std::unique_ptr<std::vector<std::int32_t>>> tables_;
+  ColdBench bench_;
+  std::uint64_t round_ = 1;
+};
+
+TEST_F(MovesBesideWork, WhatStepsReadComesBackWithoutAPause) {
+  park_all();
+  ASSERT_TRUE(step_until({3, 4, 11}, [&] { return are_resident({3, 4, 11}); }));
+  EXPECT_GE(prefetched(), 3u * 3 * kGranuleBytes);
+  EXPECT_EQ(bench_.memory->statistics().quiet_bytes.load(), 0u) << "there was no quiet moment";
+  step_until(
+      {3, 4, 11}, [] { return false; }, 500ms);
+  EXPECT_FALSE(are_resident({20})) << "in another block: nobody reads it";
+  bench_.expect_contents();
+}
+
+TEST_F(MovesBesideWork, ItGoesAgainWhenWorkEnds) {
+  park_all();
+  ASSERT_TRUE(step_until({5}, [&] { return are_resident({5}); }));
+  EXPECT_TRUE(eventually([&] { return bench_.memory->physical().device == 0; }));
+  ASSERT_TRUE(step_until({5}, [&] { return are_resident({5}); }));
+  bench_.expect_contents();
+}
+
+TEST_F(MovesBesideWork, SwitchedOffNothingComes) {
+  ReleaseSettings settings = soon_idle();
+  settings.prefetch = false;
+  park_all(settings);
+  step_until(
+      {3, 4, 11}, [] { return false; }, 1s);
+  EXPECT_FALSE(are_resident({3}));
+  EXPECT_EQ(prefetched(), 0u);
+  bench_.expect_contents();
+}
+
+TEST_F(MovesBesideWork, NothingComesWhileOthersNeedTheMemory) {
+  park_all();
+  neighbours_.there.store(true);
+  neighbours_.wanted.store(1);
+  step_until(
+      {3, 4}, [] { return false; }, 1s);
+  EXPECT_EQ(prefetched(), 0u);
+  neighbours_.wanted.store(0);
+  EXPECT_TRUE(step_until({3, 4}, [&] { return are_resident({3, 4}); }));
+  bench_.expect_contents();
+}
+
+TEST_F(MovesBesideWork, WhatLacksRoomToComeHomeAsksForIt) {
+  park_all();
+  neighbours_.there.store(true);
+  bench_.driver.take_gpu_memory(bench_.driver.gpu_free() - kFloor - 100 * kMiB);
+  ASSERT_TRUE(step_until({3, 4}, [&] { return neighbours_.asks.load() != 0; }));
+  EXPECT_EQ(neighbours_.last_lack.load(), Lack::kRestore);
+  EXPECT_EQ(prefetched(), 0u);
+  bench_.expect_contents();
+}
+
+// --- away -----------------------------------------------------------------------------------
+
+ReleaseSettings never_idle() {
+  ReleaseSettings settings = soon_idle();
+  settings.idle_timeout = 1h;
+  return settings;
+}
+
+TEST_F(MovesBesideWork, WhatIsColdGoesWithoutAPause) {
+  ReleaseSettings settings = never_idle();
+  settings.cold_after = 600ms;
+  bench_.write_rows(0, kRows, 1);
+  bench_.release_when_idle(settings);
+  ASSERT_TRUE(step_until(
+      {3, 4}, [&] { return resident().size() <= 4; }, 60s));
+  EXPECT_TRUE(are_resident({3, 4, kBusyRow})) << "they are used";
+  EXPECT_GE(sent_away(), 3u * 20 * kGranuleBytes);
+  EXPECT_EQ(bench_.statistics().cold_bytes.load(), 0u) << "there was no pause";
+  bench_.expect_contents();
+  ASSERT_TRUE(step_until({3, 4, 12}, [&] {
+    return are_resident({3, 4, 12});
+  })) << "it comes back when it is read";
+  bench_.expect_contents();
+}
+
+TEST_F(MovesBesideWork, ANeighbourGetsWhatWorkDoesNotUse) {
+  neighbours_.there.store(true);
+  bench_.write_rows(0, kRows, 1);
+  bench_.release_when_idle(never_idle());
+  step_until(
+      {3, 4}, [] { return false; }, 300ms);
+  EXPECT_EQ(sent_away(), 0u);
+  const std::uint64_t free = bench_.driver.gpu_free();
+  neighbours_.lacking.store(free - bench_.memory->floor() + 20 * kMiB);
+  ASSERT_TRUE(step_until(
+      {3, 4}, [&] { return bench_.driver.gpu_free() >= free + 20 * kMiB; }, 30s));
+  neighbours_.lacking.store(0);
+  step_until(
+      {3, 4}, [] { return false; }, 300ms);
+  EXPECT_TRUE(are_resident({3, 4, kBusyRow}));
+  EXPECT_LE(sent_away(), 100 * kMiB) << "not much more than was lacking";
+  bench_.expect_contents();
+}
+
+TEST_F(MovesBesideWork, ALimitIsReachedByProcessesThatNeverPause) {
+  bench_.write_rows(0, kRows, 1);
+  bench_.release_when_idle(never_idle());
+  const PhysicalBytes held = bench_.memory->physical();
+  bench_.memory->limits().limit.store(held.device + held.zero - 30 * kMiB);
+  EXPECT_TRUE(step_until(
+      {3, 4}, [&] { return bench_.memory->over_limit() == 0; }, 30s));
+  EXPECT_TRUE(are_resident({3, 4}));
+  bench_.expect_contents();
+}
+
+TEST_F(MovesBesideWork, NothingGoesWhereAReadIsNotSeen) {
+  ReleaseSettings settings = never_idle();
+  settings.cold_after = 300ms;
+  bench_.write_rows(0, kRows, 1);
+  bench_.release_when_idle(settings);
+  step_until(
+      {3, 4},
+      [&] {
+        bench_.memory->read_marks().reads_unseen(bench_.memory->tick(), false);
+        return false;
+      },
+      2s);
+  EXPECT_EQ(sent_away(), 0u);
+  bench_.expect_contents();
+}
+
+// Steps write what others read, at any moment of its way.
+class WritesInBetween : public MovesBesideWork {
+ protected:
+  void mixed(ReleaseSettings settings, unsigned reads_to_a_write, std::chrono::milliseconds spell) {
+    Random random(11);
+    park_all(settings);
+    const auto begin = std::chrono::steady_clock::now();
+    auto pause = begin + spell;
+    for (auto now = begin; now < begin + 6s; now = std::chrono::steady_clock::now()) {
+      // Now these rows, now those: the others get cold.
+      const bool low = (now - begin) / 500ms % 2 == 0;
+      const auto any_row = [&] { return low ? random() % 16 : 16 + random() % (kRows - 16); };
+      std::vector<std::int32_t> blocks;
+      for (int i = 0; i < 3; ++i) blocks.push_back(static_cast<std::int32_t>(any_row()));
+      for (int i = 0; i < 5; ++i) step(blocks);
+      if (random() % reads_to_a_write == 0) {
+        const std::uint32_t row = random() % 4 == 0 ? random() % kRows : any_row();
+        bench_.write_rows(row, row + 1, ++round_);
+      }
+      if (now > pause) {
+        ASSERT_TRUE(eventually([&] { return bench_.memory->physical().device == 0; }));
+        bench_.expect_contents();
+        pause = std::chrono::steady_clock::now() + spell;
+      }
+    }
+    std::printf("brought %llu MiB home, sent %llu MiB away\n",
+                static_cast<unsigned long long>(prefetched() / kMiB),
+                static_cast<unsigned long long>(sent_away() / kMiB));
+    bench_.expect_contents();
+  }
+};
+
+TEST_F(WritesInBetween, AreNotLostOnTheWayHome) {
+  mixed(soon_idle(), 40, 600ms);
+  // On a machine that was too busy for it until now.
+  ASSERT_TRUE(eventually([&] { return bench_.memory->physical().device == 0; }));
+  ASSERT_TRUE(step_until(
+      {1}, [&] { return prefetched() != 0; }, 30s));
+  bench_.expect_contents();
+}
+
+TEST_F(WritesInBetween, AreNotLostOnTheWayOut) {
+  ReleaseSettings settings = soon_idle();
+  settings.cold_after = 100ms;
+  mixed(settings, 8, 2s);
+  ASSERT_TRUE(step_until(
+      {1}, [&] { return sent_away() != 0; }, 30s));
+  bench_.expect_contents();
+}
+
+}  // namespace
+}  // namespace kvshim::vmm::testing

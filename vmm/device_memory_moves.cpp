@@ -1,0 +1,309 @@
+// Contents move beside work that never pauses: to the GPU what is read in host memory, to host
+// memory what nobody uses. The copy engine copies them, so that no guard has to, and the next
+// guard that asks for anything waits for the swaps alone: 80 to 200 us for a block whatever its
+// size, where a read over PCIe costs its transfer again at each step.
+//
+// Exact because a copy is used only if nobody can have written the block since it began: from
+// then until the swap its residency bits are clear, so that whoever writes it asks first, and
+// the answer voids the copy (note_written()). Work whose guard passed before the bits were clear
+// has finished, for all pool work runs in the order of its submission, and the copy begins only
+// after a guard behind it has asked. Work in no order, pins, guards that gave up and fills that
+// need no guard void it as well. And nobody uses the block's mapping while it is swapped, for the
+// same reason for which a fault's swap meets nobody (I2, I4).
+#include <algorithm>
+#include <deque>
+#include <utility>
+
+#include "vmm/device_memory.h"
+
+namespace kvshim::vmm {
+namespace {
+
+// For one question: its guard and the stream wait 2 to 3 ms.
+constexpr std::size_t kSwapsAtOnce = 16;
+
+ExtentState state_before(const Move& move) {
+  return move.to == MoveTo::kGpu ? ExtentState::kParked : ExtentState::kResident;
+}
+
+}  // namespace
+
+// --- the server thread, and whoever changes extents; under the lock ------------------
+
+Move* DeviceMemory::find_move(std::uint32_t number) {
+  const auto it = std::find_if(moves_.begin(), moves_.end(),
+                               [&](const Move& one) { return one.number == number; });
+  return number == 0 || it == moves_.end() ? nullptr : &*it;
+}
+
+void DeviceMemory::void_move(Extent& extent) {
+  if (Move* const move = find_move(extent.move)) move->is_void = true;
+}
+
+void DeviceMemory::void_moves() {
+  for (Move& move : moves_) move.is_void = true;
+}
+
+void DeviceMemory::void_moves_in(Pool& pool, std::uint32_t offset, std::uint32_t count) {
+  if (moves_.empty()) return;
+  const std::uint32_t end = std::min(offset + count, pool.granules);
+  for (auto it = pool.extent_at(offset); it != pool.extents.end() && it->first < end; ++it) {
+    void_move(it->second);
+  }
+}
+
+bool DeviceMemory::is_being_copied(const Extent& extent) {
+  const Move* const move = find_move(extent.move);
+  return move != nullptr && move->stage == MoveStage::kCopying;
+}
+
+// What has moved otherwise meanwhile, in a pause, say, has another number.
+bool DeviceMemory::is_still_itself(const Move& move, Block* block) {
+  return find_block(move.block.extent, state_before(move), block) &&
+         std::all_of(block->first, block->last,
+                     [&](const auto& entry) { return entry.second.move == move.number; });
+}
+
+bool DeviceMemory::swap_moved(const Move& move) {
+  Block block;
+  if (!is_still_itself(move, &block)) return false;
+  const std::uint64_t bytes = move.block.extent.bytes();
+  if (move.to == MoveTo::kGpu) {
+    if (!swap_in(block, move.block)) return false;
+    statistics_.prefetched_bytes.fetch_add(bytes, std::memory_order_relaxed);
+    return true;
+  }
+  // It comes back when it is used, as all that is cold does.
+  if (!swap_out(block, move.block, tick(), true)) return false;
+  statistics_.moved_away_bytes.fetch_add(bytes, std::memory_order_relaxed);
+  return true;
+}
+
+void DeviceMemory::step_moves(bool may_move) {
+  if (moves_.empty()) return;
+  // The question of a guard that gave up may never have got here.
+  if (!may_move || give_ups_.load() != give_ups_before_moves_) return void_moves();
+  std::size_t swaps = 0;
+  for (Move& move : moves_) {
+    if (move.is_void) continue;
+    if (move.stage == MoveStage::kBitsClear) move.stage = MoveStage::kUnwritten;
+    if (move.stage != MoveStage::kCopied || swaps == kSwapsAtOnce) continue;
+    ++swaps;
+    if (swap_moved(move)) {
+      move.number = 0;
+    } else {
+      move.is_void = true;
+    }
+  }
+  std::erase_if(moves_, [](const Move& move) { return move.number == 0; });
+  check("moves");
+}
+
+// --- the releasing thread --------------------------------------------------------------
+
+std::vector<ExtentName> DeviceMemory::read_while_parked(std::uint64_t tick) const {
+  std::vector<ExtentName> blocks;
+  {
+    std::lock_guard lock(mutex_);
+    std::vector<Extents::const_iterator> found;
+    for (const auto& [first, pool] : pools_) {
+      found.clear();
+      for (auto it = pool->extents.cbegin(); it != pool->extents.cend(); ++it) {
+        const Extent& extent = it->second;
+        if (extent.state == ExtentState::kParked && !extent.cold && extent.move == 0 &&
+            extent.read_tick != 0 && extent.read_tick >= tick &&
+            !pool->pinned(it->first, order_granules(extent.order))) {
+          found.push_back(it);
+        }
+      }
+      add_blocks(*pool, found, false, &blocks);
+    }
+  }
+  // Rows were written in turn, so that the layers of one stand beside each other.
+  std::stable_sort(blocks.begin(), blocks.end(),
+                   [](const ExtentName& a, const ExtentName& b) { return a.written > b.written; });
+  return blocks;
+}
+
+std::vector<ExtentName> DeviceMemory::unused_since(std::uint64_t tick) const {
+  std::vector<ExtentName> names;
+  std::lock_guard lock(mutex_);
+  for (const auto& [first, pool] : pools_) {
+    for (auto it = pool->extents.cbegin(); it != pool->extents.cend(); ++it) {
+      const Extent& extent = it->second;
+      if (extent.state == ExtentState::kResident && extent.move == 0 && extent.parked_tick < tick &&
+          extent.read_tick < tick && !pool->pinned(it->first, order_granules(extent.order)) &&
+          !near_front(*pool, {it->first, extent.order})) {
+        names.push_back(name_of(*pool, it));
+      }
+    }
+  }
+  return names;
+}
+
+// What the last answer names may have its bits set at any moment: until somebody asks again,
+// clearing them means nothing.
+bool DeviceMemory::begin_move(const PreparedPark& prepared, MoveTo to) {
+  std::lock_guard lock(mutex_);
+  Move move{.number = std::max<std::uint32_t>(last_move_ + 1, 1), .to = to, .block = prepared};
+  const ExtentName& name = prepared.extent;
+  Block block;
+  const bool is_free =
+      find_block(name, state_before(move), &block) &&
+      !freed_.is_being_told({arena_.granule(name.address), order_granules(name.order)}) &&
+      std::none_of(block.first, block.last, [&](const auto& entry) {
+        return entry.second.move != 0 ||
+               std::any_of(pending_.begin(), pending_.end(), [&](const Pending& p) {
+                 return p.pool == block.pool && p.offset == entry.first;
+               });
+      });
+  if (!is_free) return false;
+  if (moves_.empty()) give_ups_before_moves_ = give_ups_.load();
+  last_move_ = move.number;
+  for (auto it = block.first; it != block.last; ++it) it->second.move = move.number;
+  moves_.push_back(move);
+  check("begin a move");
+  return true;
+}
+
+bool DeviceMemory::guards_give_up() const {
+  return std::atomic_ref(kernels_->channel()->give_up).load() != 0;
+}
+
+std::uint64_t DeviceMemory::bytes_on_their_way(MoveTo to) const {
+  std::lock_guard lock(mutex_);
+  std::uint64_t bytes = 0;
+  for (const Move& move : moves_) {
+    if (move.to == to) bytes += move.block.extent.bytes();
+  }
+  return bytes;
+}
+
+std::vector<ExtentName> DeviceMemory::begin_to_bring_home(std::span<const ExtentName> blocks,
+                                                          std::uint64_t most,
+                                                          std::uint64_t headroom) {
+  std::vector<ExtentName> begun;
+  if (guards_give_up()) return begun;
+  std::uint64_t bytes = bytes_on_their_way(MoveTo::kGpu);
+  for (const ExtentName& name : blocks) {
+    if (bytes + name.bytes() > most) break;
+    PreparedPark prepared;
+    const Preparation result = prepare_return(name, headroom, &prepared);
+    if (result == Preparation::kNoRoom) break;
+    if (result != Preparation::kDone) continue;
+    if (begin_move(prepared, MoveTo::kGpu)) {
+      bytes += name.bytes();
+      begun.push_back(name);
+    } else {
+      cancel_return(prepared);
+    }
+  }
+  return begun;
+}
+
+std::vector<ExtentName> DeviceMemory::begin_to_send_away(std::span<const ExtentName> blocks,
+                                                         std::uint64_t most) {
+  std::vector<ExtentName> begun;
+  if (guards_give_up()) return begun;
+  std::uint64_t bytes = bytes_on_their_way(MoveTo::kHost);
+  std::deque<ExtentName> left(blocks.begin(), blocks.end());
+  while (!left.empty() && bytes + left.front().bytes() <= most) {
+    const ExtentName name = left.front();
+    left.pop_front();
+    PreparedPark prepared;
+    const Preparation result = prepare_park(name, &prepared);
+    if (result == Preparation::kNoRoom) break;
+    if (result == Preparation::kSplit) {
+      const auto parts = halves(name);
+      left.insert(left.begin(), parts.begin(), parts.end());
+    } else if (result == Preparation::kDone && begin_move(prepared, MoveTo::kHost)) {
+      bytes += name.bytes();
+      begun.push_back(name);
+    } else if (result == Preparation::kDone) {
+      cancel_park(prepared);
+    }
+  }
+  return begun;
+}
+
+void DeviceMemory::move_bits_cleared() {
+  std::lock_guard lock(mutex_);
+  for (Move& move : moves_) {
+    if (move.stage == MoveStage::kChosen) move.stage = MoveStage::kBitsClear;
+  }
+}
+
+bool DeviceMemory::moves_need_a_question() const {
+  std::lock_guard lock(mutex_);
+  return std::any_of(moves_.begin(), moves_.end(), [](const Move& move) {
+    return !move.is_void && move.stage != MoveStage::kUnwritten;
+  });
+}
+
+std::vector<AbiCopy> DeviceMemory::move_copies() {
+  std::lock_guard lock(mutex_);
+  std::vector<AbiCopy> copies;
+  for (Move& move : moves_) {
+    if (move.is_void || move.stage != MoveStage::kUnwritten) continue;
+    Block block;
+    move.is_void = !is_still_itself(move, &block);
+    if (move.is_void) continue;
+    move.stage = MoveStage::kCopying;
+    const ExtentName& extent = move.block.extent;
+    copies.push_back({extent.address, move.block.staging, extent.bytes()});
+  }
+  return copies;
+}
+
+void DeviceMemory::moves_copied(bool well) {
+  std::lock_guard lock(mutex_);
+  for (Move& move : moves_) {
+    if (move.stage != MoveStage::kCopying) continue;
+    move.stage = MoveStage::kCopied;
+    move.is_void = move.is_void || !well;
+  }
+}
+
+void DeviceMemory::forget_move(const Move& move) {
+  const ExtentName& name = move.block.extent;
+  if (const auto it = pools_by_id_.find(name.pool); it != pools_by_id_.end()) {
+    Pool& pool = *it->second;
+    const std::uint32_t end = name.offset + order_granules(name.order);
+    for (auto extent = pool.extent_at(name.offset);
+         extent != pool.extents.end() && extent->first < end; ++extent) {
+      if (extent->second.move == move.number) extent->second.move = 0;
+    }
+  }
+  if (move.to == MoveTo::kHost) return host_.give_back(name.order, move.block.host_handle);
+  leave_staging(return_staging_, move.block.staging, name.bytes());
+  mapper_.release_device(name.order, move.block.host_handle);
+  preparing_device_ -= name.bytes();
+}
+
+void DeviceMemory::forget_moves_of(const Pool& pool) {
+  std::erase_if(moves_, [&](const Move& move) {
+    if (move.block.extent.pool != pool.id) return false;
+    forget_move(move);
+    return true;
+  });
+}
+
+// One at a time under the lock: unmapping and releasing take 40 us and more.
+void DeviceMemory::end_moves(MoveEnd which) {
+  for (;;) {
+    std::lock_guard lock(mutex_);
+    const auto it = std::find_if(moves_.begin(), moves_.end(), [&](const Move& move) {
+      Block block;
+      return move.stage != MoveStage::kCopying &&
+             (which == MoveEnd::kAll || (which == MoveEnd::kToGpu && move.to == MoveTo::kGpu) ||
+              move.is_void || !is_still_itself(move, &block));
+    });
+    if (it == moves_.end()) return;
+    const Move ended = *it;
+    moves_.erase(it);
+    forget_move(ended);
+    check("end of a move");
+  }
+}
+
+}  // namespace kvshim::vmm

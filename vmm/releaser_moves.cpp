@@ -1,0 +1,198 @@
+// Moves beside work that never pauses: what readers are seen to read in host memory comes back
+// to the GPU, and what nobody uses goes to host memory when it is cold, a limit stands against it
+// or a neighbour lacks memory. See device_memory_moves.cpp for why that is exact. What is used is
+// known by the questions of guards and the marks of readers, so both are done only where all
+// readers say what they read.
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "vmm/releaser.h"
+
+namespace kvshim::vmm {
+namespace {
+
+using std::chrono::milliseconds;
+
+// On their way at a time: 5 ms of the copy engine's time, ...
+constexpr std::uint64_t kHomeAtOnce = std::uint64_t{256} << 20;
+// ... and less to the host: no mapping is opened meanwhile (docs/results/parking.md), so that a
+// fault waits for all of it.
+constexpr std::uint64_t kAwayAtOnce = std::uint64_t{64} << 20;
+// Left to the next faults.
+constexpr std::uint64_t kHeadroom = std::uint64_t{512} << 20;
+// The engine's own copies get in between.
+constexpr std::uint64_t kPiece = kGranuleBytes;
+// A lone short request is left alone: the swaps would come in front of its first token.
+constexpr std::chrono::nanoseconds kWorkLasts = milliseconds(50);
+// Readers are asked so often while something is parked, ...
+constexpr std::chrono::nanoseconds kAskForHome = milliseconds(40);
+// ... while there may be a reason to park, ...
+constexpr std::chrono::nanoseconds kAskForAway = milliseconds(100);
+// ... and what they read counts for so long.
+constexpr std::chrono::nanoseconds kReadLately = milliseconds(250);
+// What neighbours or a limit get was not used for so long.
+constexpr std::chrono::nanoseconds kUnused = std::chrono::seconds(1);
+// Whose next writes ask. Writing was there last, so one of them is written soon: each costs a
+// question that is answered at once.
+constexpr std::size_t kAskers = 16;
+constexpr std::chrono::nanoseconds kTellEvery = std::chrono::seconds(10);
+
+}  // namespace
+
+std::uint64_t Releaser::in_ticks(std::chrono::nanoseconds time) const {
+  return std::max<std::uint64_t>(static_cast<std::uint64_t>(time / tick_), 1);
+}
+
+bool Releaser::has_neighbours() const {
+  const Pressure* const pressure = memory_.pressure();
+  return pressure != nullptr && pressure->anyone_else();
+}
+
+// UINT64_MAX: nobody wants to know.
+std::uint64_t Releaser::readers_asked_every() const {
+  constexpr std::uint64_t kQuestionsInTheTime = 64;
+  std::uint64_t every = UINT64_MAX;
+  if (settings_.cold_after.count() != 0) {
+    every = std::max<std::uint64_t>(in_ticks(settings_.cold_after) / kQuestionsInTheTime, 1);
+  }
+  if (settings_.prefetch && memory_.host_in_use() != 0) {
+    every = std::min(every, in_ticks(kAskForHome));
+  }
+  if (has_neighbours() || memory_.limits().limit.load(std::memory_order_relaxed) != 0) {
+    every = std::min(every, in_ticks(kAskForAway));
+  }
+  return every;
+}
+
+void Releaser::ask_readers() {
+  const std::uint64_t every = readers_asked_every();
+  if (every == UINT64_MAX) {
+    asked_since_ = 0;
+  } else if (asked_since_ == 0) {
+    asked_since_ = ticks_;
+  }
+  memory_.read_marks().work_goes_on(ticks_, every);
+}
+
+bool Releaser::wants_home() const {
+  return settings_.prefetch && active_ >= kWorkLasts && memory_.host_in_use() != 0 &&
+         !memory_.limits().paused.load(std::memory_order_relaxed) &&
+         !(has_neighbours() && memory_.pressure()->anyone_asks());
+}
+
+// What neighbours lack they are refused just now, and make in host memory: nobody waits for
+// this. It is theirs at the next fault, and when they bring home what they made there.
+Releaser::Away Releaser::wants_away() {
+  const bool paused = memory_.limits().paused.load(std::memory_order_relaxed);
+  if (const std::uint64_t over = memory_.over_limit(); over != 0) return {over, in_ticks(kUnused)};
+  if (!paused && has_neighbours() && memory_.pressure()->anyone_asks()) {
+    const std::uint64_t lacking = memory_.pressure()->lacked(memory_.gpu_free(), memory_.floor());
+    if (lacking != 0) return {std::min(lacking, memory_.spare()), in_ticks(kUnused)};
+  }
+  if (!paused && settings_.cold_after.count() != 0) {
+    return {UINT64_MAX, in_ticks(settings_.cold_after)};
+  }
+  return {};
+}
+
+// The oldest go first.
+std::vector<ExtentName> Releaser::begin_to_send_away(const Away& away) {
+  const bool all_is_seen = asked_since_ != 0 && ticks_ - asked_since_ >= away.unused_for &&
+                           memory_.read_marks().cover_all(ticks_ - away.unused_for, worked_);
+  if (!all_is_seen) return {};
+  std::vector<ExtentName> unused = memory_.unused_since(ticks_ - away.unused_for);
+  std::sort(unused.begin(), unused.end(),
+            [](const ExtentName& a, const ExtentName& b) { return a.written < b.written; });
+  const std::uint64_t most = std::min(away.bytes, kAwayAtOnce);
+  std::uint64_t bytes = 0;
+  std::size_t count = 0;
+  while (count < unused.size() && bytes + unused[count].bytes() <= most) {
+    bytes += unused[count++].bytes();
+  }
+  unused.resize(count);
+  std::vector<ExtentName> blocks = memory_.blocks_to_park(unused);
+  std::reverse(blocks.begin(), blocks.end());
+  return memory_.begin_to_send_away(blocks, kAwayAtOnce);
+}
+
+// working_ held.
+void Releaser::copy_moves() {
+  const std::vector<AbiCopy> copies = memory_.move_copies();
+  if (copies.empty()) return;
+  bool well = true;
+  for (const AbiCopy& copy : copies) {
+    for (std::uint64_t at = 0; at < copy.bytes && well; at += kPiece) {
+      well = driver_.cuMemcpyDtoDAsync_v2(copy.destination + at, copy.source + at,
+                                          std::min(kPiece, copy.bytes - at),
+                                          memory_.kernels().stream()) == CUDA_SUCCESS;
+    }
+  }
+  well = wait_for_stream(Poll::kSpinFirst) && well;
+  memory_.moves_copied(well);
+}
+
+// At a tick at which work came.
+void Releaser::move_beside_work() {
+  if (!memory_.read_marks().followed()) return;
+  const bool home = wants_home();
+  const Away away = wants_away();
+  if (!home && away.bytes == 0) return memory_.end_moves(DeviceMemory::MoveEnd::kAll);
+  std::unique_lock working(working_, std::try_to_lock);
+  if (!working) return;
+  // What stands in the own stream may wait for the program, and frees wait for working_.
+  if (driver_.cuStreamQuery(memory_.kernels().stream()) != CUDA_SUCCESS) return;
+  copy_moves();
+  memory_.end_moves(home ? DeviceMemory::MoveEnd::kVoid : DeviceMemory::MoveEnd::kToGpu);
+  if (memory_.read_marks().answers() != answers_seen_) {
+    answers_seen_ = memory_.read_marks().answers();
+    if (!look_at_reads()) return;
+  }
+  std::vector<ExtentName> ask;
+  if (home) {
+    const std::uint64_t lately = in_ticks(kReadLately);
+    const std::vector<ExtentName> read =
+        memory_.read_while_parked(ticks_ - std::min(ticks_, lately));
+    ask = memory_.begin_to_bring_home(read, kHomeAtOnce, kHeadroom);
+    if (!read.empty() && memory_.lacking(read.front().bytes() + kHeadroom, 0) != 0) {
+      ask_for_a_return(kHomeAtOnce);
+    }
+  }
+  if (away.bytes != 0) {
+    const std::vector<ExtentName> leave = begin_to_send_away(away);
+    ask.insert(ask.end(), leave.begin(), leave.end());
+  }
+  const bool begun = !ask.empty();
+  if (memory_.moves_need_a_question()) {
+    const std::vector<ExtentName> askers = memory_.written_last(kAskers);
+    ask.insert(ask.end(), askers.begin(), askers.end());
+    // With the gate open, as everywhere.
+    const bool launched = launch_clear(ask);
+    if (wait_for_stream() && launched) {
+      memory_.move_bits_cleared();
+    } else if (begun) {
+      memory_.end_moves(DeviceMemory::MoveEnd::kAll);
+    }
+  }
+  tell_moves();
+}
+
+void Releaser::tell_moves() {
+  const Statistics& statistics = memory_.statistics();
+  const std::uint64_t home = statistics.prefetched_bytes.load(std::memory_order_relaxed);
+  const std::uint64_t away = statistics.moved_away_bytes.load(std::memory_order_relaxed);
+  if ((home == home_told_ && away == away_told_) ||
+      (moves_told_tick_ != 0 && ticks_ - moves_told_tick_ < in_ticks(kTellEvery))) {
+    return;
+  }
+  const auto mebibytes = [](std::uint64_t bytes) { return std::to_string(bytes >> 20) + " MiB"; };
+  memory_.events().push(EventLevel::kInfo,
+                        "beside work: brought back " + mebibytes(home - home_told_) +
+                            " that it reads, parked " + mebibytes(away - away_told_) +
+                            " that it does not use");
+  home_told_ = home;
+  away_told_ = away;
+  moves_told_tick_ = ticks_;
+}
+
+}  // namespace kvshim::vmm
