@@ -51,10 +51,14 @@ class Expression::Compiler {
   }
   bool product(std::size_t nesting) {
     if (!factor(nesting)) return false;
-    for (char next = peek(); next == '*' || next == '/'; next = peek()) {
+    for (char next = peek(); next == '*' || next == '/' || next == '%'; next = peek()) {
       ++at_;
       if (!factor(nesting)) return false;
-      if (!push({next == '*' ? Step::Kind::kMultiply : Step::Kind::kDivide})) return false;
+      if (!push({next == '*'   ? Step::Kind::kMultiply
+                 : next == '/' ? Step::Kind::kDivide
+                               : Step::Kind::kRemainder})) {
+        return false;
+      }
     }
     return true;
   }
@@ -124,6 +128,10 @@ bool Expression::apply(Step::Kind kind, std::int64_t left, std::int64_t right,
     case Step::Kind::kDivide:
       if (right == 0 || (left == INT64_MIN && right == -1)) return false;
       *result = left / right;
+      return true;
+    case Step::Kind::kRemainder:
+      if (right == 0 || (left == INT64_MIN && right == -1)) return false;
+      *result = left % right;
       return true;
     default:
       return false;

@@ -1,5 +1,5 @@
 // Small arithmetic of a profile ("(num_heads - 1) * head_stride"), compiled
-// once and evaluated at each launch: + - * / ( ), integers, names. Signed 64-bit
+// once and evaluated at each launch: + - * / % ( ), integers, names. Signed 64-bit
 // integers; overflow and division by zero make the result absent.
 #pragma once
 
@@ -50,7 +50,15 @@ class Expression {
  private:
   static constexpr std::size_t kMaxDepth = 16;
   struct Step {
-    enum class Kind : std::uint8_t { kConstant, kName, kAdd, kSubtract, kMultiply, kDivide } kind;
+    enum class Kind : std::uint8_t {
+      kConstant,
+      kName,
+      kAdd,
+      kSubtract,
+      kMultiply,
+      kDivide,
+      kRemainder
+    } kind;
     std::int64_t operand = 0;
   };
   class Compiler;

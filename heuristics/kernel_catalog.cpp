@@ -43,41 +43,11 @@ class ClassifiedKernel : public KernelKnowledge {
   }
 
   std::optional<WriterCall> writer_call(const LaunchValues& values) const override {
-    if (entry_ == nullptr || !entry_->writer || values.params.size() < sizes_.size()) {
-      return std::nullopt;
+    if (entry_ == nullptr || values.params.size() < sizes_.size()) return std::nullopt;
+    for (const WriterForm& form : entry_->writers) {
+      if (std::optional<WriterCall> call = call_of(form, values)) return call;
     }
-    const WriterForm& form = *entry_->writer;
-    const auto slots = address(form.slots, values);
-    const auto count = evaluate(form.count, values);
-    const auto block = evaluate(form.block, values);
-    if (!slots || !count || *count < 0 || *count > kMaxSlots || !block || *block < 1) {
-      return std::nullopt;
-    }
-    for (const auto& [left, right] : form.equal) {
-      const auto value = evaluate(left, values);
-      if (!value || value != evaluate(right, values)) return std::nullopt;
-    }
-    WriterCall call;
-    call.slots = *slots;
-    call.slot_bytes = form.slot_bytes;
-    call.count = static_cast<std::uint64_t>(*count);
-    call.skip_below = form.skip_below;
-    call.block = static_cast<std::uint64_t>(*block);
-    call.destinations.reserve(form.destinations.size());
-    for (const WriterForm::Destination& destination : form.destinations) {
-      const auto base = address(destination.base, values);
-      const auto block_stride = evaluate(destination.block_stride, values);
-      const auto slot_stride = evaluate(destination.slot_stride, values);
-      const auto length = evaluate(destination.length, values);
-      if (!base || !block_stride || *block_stride < 0 || !slot_stride || *slot_stride < 0 ||
-          !length || *length < 0) {
-        return std::nullopt;
-      }
-      call.destinations.push_back({*base, static_cast<std::uint64_t>(*block_stride),
-                                   static_cast<std::uint64_t>(*slot_stride),
-                                   static_cast<std::uint64_t>(*length)});
-    }
-    return call;
+    return std::nullopt;
   }
 
   std::optional<FillCall> fill_call(const LaunchValues& values) const override {
@@ -139,6 +109,48 @@ class ClassifiedKernel : public KernelKnowledge {
   }
 
  private:
+  std::optional<WriterCall> call_of(const WriterForm& form, const LaunchValues& values) const {
+    std::optional<std::int64_t> element = value_of(ExpressionName::kElement, values);
+    if (form.element) {
+      element = evaluate(*form.element, values);
+      if (!element || *element < 1) return std::nullopt;
+    }
+    const auto value = [&](const Expression& expression) {
+      return expression.evaluate([&](std::uint32_t name) {
+        return name == ExpressionName::kElement ? element : value_of(name, values);
+      });
+    };
+    for (const auto& [left, right] : form.equal) {
+      const auto one = value(left);
+      if (!one || one != value(right)) return std::nullopt;
+    }
+    const auto slots = address(form.slots, values);
+    const auto count = value(form.count), block = value(form.block);
+    if (!slots || !count || *count < 0 || *count > kMaxSlots || !block || *block < 1) {
+      return std::nullopt;
+    }
+    WriterCall call;
+    call.slots = *slots;
+    call.slot_bytes = form.slot_bytes;
+    call.count = static_cast<std::uint64_t>(*count);
+    call.skip_below = form.skip_below;
+    call.block = static_cast<std::uint64_t>(*block);
+    call.destinations.reserve(form.destinations.size());
+    for (const WriterForm::Destination& destination : form.destinations) {
+      const auto base = address(destination.base, values);
+      const auto block_stride = value(destination.block_stride);
+      const auto slot_stride = value(destination.slot_stride);
+      const auto length = value(destination.length);
+      if (!base || !block_stride || *block_stride < 0 || !slot_stride || *slot_stride < 0 ||
+          !length || *length < 0) {
+        return std::nullopt;
+      }
+      call.destinations.push_back({*base, static_cast<std::uint64_t>(*block_stride),
+                                   static_cast<std::uint64_t>(*slot_stride),
+                                   static_cast<std::uint64_t>(*length)});
+    }
+    return call;
+  }
   // The bits of a field; signs are the caller's.
   static std::optional<std::uint64_t> field(const TableForm::Field& field,
                                             const LaunchValues& values) {

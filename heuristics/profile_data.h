@@ -43,7 +43,10 @@ struct ExpressionName {
   static constexpr std::uint32_t kField = 2000;    // + index into TableForm::fields
 };
 
+/// One layout of a cache that a writer knows, as the launch shows it.
 struct WriterForm {
+  /// Bytes of an element where no type tells them; the others' name "element".
+  std::optional<Expression> element;
   std::uint32_t slots = 0;  // parameter index
   std::uint32_t slot_bytes = 8;
   std::int64_t skip_below = 0;
@@ -108,7 +111,7 @@ struct KernelEntry {
   /// Where the element type stands: a path of template arguments ("1.0"), or
   /// "*name", what that parameter points to. Empty: the entry has none.
   std::string element_path;
-  std::optional<WriterForm> writer;
+  std::vector<WriterForm> writers;  // the first that holds at a launch counts
   std::optional<FillForm> fill;
   std::vector<TableForm> tables;  // of a reader; the first that fits the kernel counts
   struct Word {

@@ -154,7 +154,7 @@ class KernelParser {
   }
   std::optional<std::uint32_t> expression_name(std::string_view name) const {
     if (name == "element") {
-      if (entry_.element_path.empty()) return std::nullopt;
+      if (entry_.element_path.empty() && !form_has_element_) return std::nullopt;
       return ExpressionName::kElement;
     }
     if (const auto dimension = launch_dimension(name)) return dimension;
@@ -173,28 +173,35 @@ class KernelParser {
       return;
     }
     if (node == nullptr) return;
-    const toml::table* table = node->as_table();
-    if (table == nullptr) return reader_.error(*node, "\"writer\" must be a table");
-    reader_.only_keys(
-        *table, {"slots", "slot_type", "count", "skip_below", "block", "equal", "destination"});
+    const toml::table* only = node->as_table();
+    if (only != nullptr) return parse_writer_form(*only);
+    if (!node->is_array_of_tables()) return reader_.error(*node, "\"writer\" must be a table");
+    reader_.each_table(table_, "writer", [&](const toml::table& form) { parse_writer_form(form); });
+  }
+  void parse_writer_form(const toml::table& table) {
+    reader_.only_keys(table, {"element", "slots", "slot_type", "count", "skip_below", "block",
+                              "equal", "destination"});
     WriterForm form;
-    form.slots = pointer_parameter(*table, "slots");
-    const std::string slot_type = reader_.text(*table, "slot_type", true);
+    // In itself "element" is the entry's, if that has one.
+    if (table.get("element") != nullptr) form.element = expression(table, "element");
+    form_has_element_ = form.element.has_value();
+    form.slots = pointer_parameter(table, "slots");
+    const std::string slot_type = reader_.text(table, "slot_type", true);
     if (slot_type == "i32") {
       form.slot_bytes = 4;
     } else if (slot_type != "i64" && !slot_type.empty()) {
-      reader_.error(*table->get("slot_type"), "\"slot_type\" must be i32 or i64");
+      reader_.error(*table.get("slot_type"), "\"slot_type\" must be i32 or i64");
     }
-    form.skip_below = reader_.integer(*table, "skip_below", 0, INT64_MIN);
-    form.count = expression(*table, "count");
-    form.block = expression(*table, "block");
-    reader_.each_text(*table, "equal", [&](const toml::node& item, const std::string& text) {
+    form.skip_below = reader_.integer(table, "skip_below", 0, INT64_MIN);
+    form.count = expression(table, "count");
+    form.block = expression(table, "block");
+    reader_.each_text(table, "equal", [&](const toml::node& item, const std::string& text) {
       const std::size_t sign = text.find(" == ");
       if (sign == std::string::npos) return reader_.error(item, "must read \"this == that\"");
       form.equal.emplace_back(compile(item, text.substr(0, sign)),
                               compile(item, text.substr(sign + 4)));
     });
-    reader_.each_table(*table, "destination", [&](const toml::table& target) {
+    reader_.each_table(table, "destination", [&](const toml::table& target) {
       reader_.only_keys(target, {"base", "block_stride", "slot_stride", "length"});
       WriterForm::Destination destination;
       destination.base = pointer_parameter(target, "base");
@@ -204,9 +211,10 @@ class KernelParser {
       form.destinations.push_back(std::move(destination));
     });
     if (form.destinations.empty() || form.destinations.size() > 4) {
-      reader_.error(*table, "a writer has 1 to 4 destinations");
+      reader_.error(table, "a writer has 1 to 4 destinations");
     }
-    entry_.writer = std::move(form);
+    entry_.writers.push_back(std::move(form));
+    form_has_element_ = false;
   }
   void parse_fill() {
     const toml::node* node = table_.get("fill");
@@ -247,6 +255,7 @@ class KernelParser {
   TomlReader& reader_;
   const toml::table& table_;
   KernelEntry entry_;
+  bool form_has_element_ = false;  // the writer form that is being parsed
 };
 
 TypeLayout parse_layout(TomlReader& reader, const toml::table& table, const std::string& profile) {

@@ -33,6 +33,8 @@ TEST(Expression, FollowsTheUsualPrecedence) {
   EXPECT_EQ(value_of("(1 + 2) * 3"), 9);
   EXPECT_EQ(value_of("10 - 4 - 3"), 3);
   EXPECT_EQ(value_of("100 / 10 / 2"), 5);
+  EXPECT_EQ(value_of("1 + 100 % 48 / 3 * 2"), 3);
+  EXPECT_EQ(value_of("(0 - 7) % 4"), -3);
   EXPECT_EQ(value_of("((a - 1) * 64 + 128) * 2", 8), 1152);
   EXPECT_EQ(value_of("a*grid.x", 3, 7), 21);
 }
@@ -43,6 +45,8 @@ TEST(Expression, HasNoValueWhenItOverflowsOrDividesByZero) {
   EXPECT_EQ(value_of("0 - a - 2", INT64_MAX), std::nullopt);
   EXPECT_EQ(value_of("1 / a", 0), std::nullopt);
   EXPECT_EQ(value_of("a / (0 - 1)", INT64_MIN), std::nullopt);
+  EXPECT_EQ(value_of("1 % a", 0), std::nullopt);
+  EXPECT_EQ(value_of("a % (0 - 1)", INT64_MIN), std::nullopt);
 }
 
 TEST(Expression, BadInputIsNamedWithItsColumn) {

@@ -221,15 +221,6 @@ TEST(KernelCatalog, LlamaCppRowsAreSlotsOnlyInTheSimpleShape) {
   EXPECT_FALSE(kernel->writer_call(build(6 * 512, 2).values())) << "indices apart";
 }
 
-TEST(KernelCatalog, TritonWriterStaysUnknown) {
-  // Its block and element size are compiled in; nothing at the launch tells them.
-  std::vector<ParamLayout> params;
-  for (std::size_t i = 0; i < 14; ++i) params.push_back({i * 8, 8});
-  const auto kernel = catalog().classify("reshape_and_cache_kernel_flash", params);
-  EXPECT_EQ(kernel->role, KernelRole::kUnknown);
-  EXPECT_EQ(kernel->words.size(), 14u);
-}
-
 TEST(KernelCatalog, ZeroFillIsAZeroFillOnlyWithZeroBytes) {
   constexpr char kFillInt8[] =
       "_ZN2at6native29vectorized_elementwise_kernelILi4ENS0_"

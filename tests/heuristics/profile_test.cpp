@@ -85,6 +85,46 @@ TEST(Profiles, AWriterMustBeCompleteAndConsistent) {
               ::testing::Contains(HasSubstr("p.toml:6:15: \"s ptr\" is not \"name: type\"")));
 }
 
+TEST(Profiles, AWriterMayHaveSeveralForms) {
+  const std::string head =
+      "name = \"x\"\n[[kernel]]\nname = \"k\"\nmatch = '^k$'\nrole = \"writer\"\n"
+      "parameters = [\"s: ptr\", \"n: i64\"]\n";
+  const auto form = [](const std::string& element, const std::string& demand) {
+    return "[[kernel.writer]]\nelement = " + element +
+           "\nslots = \"s\"\nslot_type = \"i64\"\ncount = 1\nblock = 1\nequal = [\"" + demand +
+           "\"]\n[[kernel.writer.destination]]\nbase = \"s\"\nblock_stride = \"element\"\n"
+           "slot_stride = 0\nlength = \"3 * element\"\n";
+  };
+  const std::string second = form("\"n / 2\"", "n % 2 == 0");
+  Profiles profiles = Profiles::built_in();
+  const ProfileFile file(head + form("5", "n == 7") + second);
+  ASSERT_THAT(profiles.add_file(file.path()), IsEmpty());
+  const KernelCatalog catalog(profiles);
+  const auto length_of = [&](std::int64_t n) -> std::int64_t {
+    const std::uint64_t slots = 64;
+    const void* const params[] = {&slots, &n};
+    const auto kernel = catalog.classify("k", std::vector<ParamLayout>{{0, 8}, {8, 8}});
+    const auto call = kernel->writer_call({params, {1, 1, 1}, {1, 1, 1}});
+    return call ? static_cast<std::int64_t>(call->destinations[0].length) : -1;
+  };
+  EXPECT_EQ(length_of(7), 15) << "the first that holds counts";
+  EXPECT_EQ(length_of(8), 12);
+  EXPECT_EQ(length_of(9), -1) << "none holds";
+  EXPECT_EQ(length_of(0), -1) << "an element has a byte at least";
+  EXPECT_EQ(length_of(-8), -1);
+
+  EXPECT_THAT(errors_of(head + form("5", "n == 7") + form("\"m\"", "n == 8")),
+              ElementsAre(HasSubstr("p.toml:20:11: \"m\", column 1: unknown name \"m\"")));
+  EXPECT_THAT(errors_of(head + form("\"element\"", "n == 7")),
+              ElementsAre(HasSubstr("unknown name \"element\"")));
+  EXPECT_THAT(errors_of(head + second + second.substr(0, second.find("element")) + "block = 1\n"),
+              ::testing::Contains(HasSubstr("\"slots\" is missing")));
+  EXPECT_THAT(errors_of(head + "writer = 5\n"),
+              ElementsAre(HasSubstr("p.toml:7:10: \"writer\" must be a table")));
+  EXPECT_THAT(errors_of(head + "writer = [1]\n"),
+              ElementsAre(HasSubstr("\"writer\" must be a table")));
+}
+
 TEST(Profiles, ABadFileLeavesTheProfilesAsTheyWere) {
   Profiles profiles = Profiles::built_in();
   const std::size_t before = profiles.impl().profiles.size();
