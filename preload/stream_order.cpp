@@ -75,7 +75,7 @@ StreamOrder::Stream* StreamOrder::find(StreamRef stream, bool make) {
   std::erase_if(streams_, [&](Stream& s) {
     const bool may_go = (s.dead || s.thread != 0) && s.users == 0 && s.waiters == 0;
     if (!may_go || s.unfinished || &s == last_) return false;
-    if (s.event != nullptr) driver_.cuEventDestroy_v2(s.event);
+    if (s.event != nullptr) spares_.push_back({s.context, s.event});
     return true;
   });
   if (!is_default) context = context_of(handle);
@@ -86,12 +86,39 @@ StreamOrder::Stream* StreamOrder::find(StreamRef stream, bool make) {
   return &made;
 }
 
+// Making and ending an event waits beside another thread's copy to the host that waits
+// (measured: docs/results/driver_semantics.md): one is made without the mutex, and given to the
+// next stream instead of ended. The context is current.
+CUresult StreamOrder::have_event(Lock& lock, CUcontext context, CUevent* event) {
+  const auto spare = std::find_if(spares_.begin(), spares_.end(),
+                                  [&](const Spare& one) { return one.context == context; });
+  if (spare != spares_.end()) {
+    *event = spare->event;
+    spares_.erase(spare);
+    return CUDA_SUCCESS;
+  }
+  lock.unlock();
+  const CUresult result = driver_.cuEventCreate(event, CU_EVENT_DISABLE_TIMING);
+  lock.lock();
+  return result;
+}
+
 // Event and stream must be of one context, which need not be the caller's.
 CUresult StreamOrder::record(Lock& lock, Stream& stream, CUstream on) {
   vmm::ContextScope current(driver_, stream.context);
   CUresult result = CUDA_SUCCESS;
   if (stream.event == nullptr) {
-    result = driver_.cuEventCreate(&stream.event, CU_EVENT_DISABLE_TIMING);
+    CUevent made = nullptr;
+    ++stream.users;
+    result = have_event(lock, stream.context, &made);
+    --stream.users;
+    // Another thread may have been faster.
+    if (stream.event == nullptr) {
+      stream.event = made;
+    } else if (made != nullptr) {
+      spares_.push_back({stream.context, made});
+      result = CUDA_SUCCESS;
+    }
   }
   if (result == CUDA_SUCCESS) {
     const CUevent event = stream.event;
@@ -121,23 +148,25 @@ bool StreamOrder::is_left_alone(Lock& lock, Stream& stream) {
 }
 
 // What a capture takes in fills no queue: the mutex may be held.
-CUresult StreamOrder::order_in_capture(const Stream& now, std::uint64_t capture) {
-  CaptureEnd& end = captures_[capture];
-  if (end.handle == now.handle && end.thread == now.thread) return CUDA_SUCCESS;
+CUresult StreamOrder::order_in_capture(Lock& lock, const Stream& now, std::uint64_t capture) {
+  const CaptureEnd end = captures_[capture];
+  const CaptureEnd next{now.handle, now.thread, nullptr, now.context};
+  if (end.handle == next.handle && end.thread == next.thread) return CUDA_SUCCESS;
   CUresult result = CUDA_SUCCESS;
   if (end.event != nullptr) {
-    result = driver_.cuStreamWaitEvent(now.handle, end.event, 0);
+    result = driver_.cuStreamWaitEvent(next.handle, end.event, 0);
   } else if (end.handle != nullptr) {
+    vmm::ContextScope current(driver_, end.context);
     CUevent event = nullptr;
-    result = driver_.cuEventCreate(&event, CU_EVENT_DISABLE_TIMING);
+    result = have_event(lock, end.context, &event);
     if (result == CUDA_SUCCESS) {
       result = driver_.cuEventRecord(event, end.handle);
-      if (result == CUDA_SUCCESS) result = driver_.cuStreamWaitEvent(now.handle, event, 0);
-      driver_.cuEventDestroy_v2(event);
+      if (result == CUDA_SUCCESS) result = driver_.cuStreamWaitEvent(next.handle, event, 0);
+      spares_.push_back({end.context, event});
     }
   }
   forget(end);
-  end = {now.handle, now.thread, nullptr};
+  captures_[capture] = next;
   // Ids are never used again: the oldest captures have long ended.
   if (captures_.size() > kMostCaptures) {
     forget(captures_.begin()->second);
@@ -147,19 +176,19 @@ CUresult StreamOrder::order_in_capture(const Stream& now, std::uint64_t capture)
 }
 
 // Another thread can't name this one's default stream, so the event comes first.
-void StreamOrder::submitted_in_capture(const Stream& now, std::uint64_t capture) {
+void StreamOrder::submitted_in_capture(Lock& lock, const Stream& now, std::uint64_t capture) {
   if (now.thread == 0) return;
-  CaptureEnd& end = captures_[capture];
-  vmm::ContextScope current(driver_, now.context);
-  if (end.event == nullptr &&
-      driver_.cuEventCreate(&end.event, CU_EVENT_DISABLE_TIMING) != CUDA_SUCCESS) {
-    return;
-  }
-  driver_.cuEventRecord(end.event, now.handle);
+  const CUstream handle = now.handle;
+  const CUcontext context = now.context;
+  vmm::ContextScope current(driver_, context);
+  CUevent event = captures_[capture].event;
+  if (event == nullptr && have_event(lock, context, &event) != CUDA_SUCCESS) return;
+  captures_[capture].event = event;
+  driver_.cuEventRecord(event, handle);
 }
 
 void StreamOrder::forget(const CaptureEnd& end) {
-  if (end.event != nullptr) driver_.cuEventDestroy_v2(end.event);
+  if (end.event != nullptr) spares_.push_back({end.context, end.event});
 }
 
 CUresult StreamOrder::order(StreamRef stream, Place* place, bool alone) {
@@ -168,7 +197,7 @@ CUresult StreamOrder::order(StreamRef stream, Place* place, bool alone) {
   const CUstream handle = now->handle;
   place->context = now->context;
   place->captured = capturing(stream, &place->capture);
-  if (place->captured) return order_in_capture(*now, place->capture);
+  if (place->captured) return order_in_capture(lock, *now, place->capture);
   Stream* const before = last_;
   if (before == nullptr || before == now || !before->unfinished) return CUDA_SUCCESS;
   if (!before->event_is_newest) {
@@ -191,7 +220,7 @@ CUresult StreamOrder::order(StreamRef stream, Place* place, bool alone) {
 void StreamOrder::submitted(StreamRef stream, const Place& place) {
   Lock lock(mutex_);
   Stream* const now = find(stream, true);
-  if (place.captured) return submitted_in_capture(*now, place.capture);
+  if (place.captured) return submitted_in_capture(lock, *now, place.capture);
   now->unfinished = true;
   now->event_is_newest = false;
   ++now->submissions;
@@ -352,6 +381,7 @@ void StreamOrder::context_finished(CUcontext context, std::uint64_t lost_before)
 
 void StreamOrder::before_context_destroy(CUcontext context) {
   std::lock_guard lock(mutex_);
+  std::erase_if(spares_, [&](const Spare& spare) { return spare.context == context; });
   std::erase_if(streams_, [&](Stream& s) {
     if (s.context != context) return false;
     if (&s == last_) last_ = nullptr;

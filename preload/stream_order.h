@@ -13,6 +13,7 @@
 #include <mutex>
 #include <optional>
 #include <span>
+#include <vector>
 
 #include "preload/gate.h"
 #include "vmm/driver.h"
@@ -103,17 +104,24 @@ class StreamOrder final : public vmm::Quiescence {
     CUstream handle = nullptr;
     std::uint64_t thread = 0;
     CUevent event = nullptr;  // recorded by the only thread that can name the stream
+    CUcontext context = nullptr;
+  };
+  /// An event that is nobody's now.
+  struct Spare {
+    CUcontext context = nullptr;
+    CUevent event = nullptr;
   };
 
   Stream* find(StreamRef stream, bool make);
   CUcontext context_of(CUstream handle) const;
+  CUresult have_event(Lock& lock, CUcontext context, CUevent* event);
   CUresult record(Lock& lock, Stream& stream) { return record(lock, stream, stream.handle); }
   CUresult record(Lock& lock, Stream& stream, CUstream on);
   bool record_end(Lock& lock, Stream& stream);
   static bool is_left_alone(Lock& lock, Stream& stream);
   static bool may_come_after(const Stream& stream, StreamRef other);
-  CUresult order_in_capture(const Stream& now, std::uint64_t capture);
-  void submitted_in_capture(const Stream& now, std::uint64_t capture);
+  CUresult order_in_capture(Lock& lock, const Stream& now, std::uint64_t capture);
+  void submitted_in_capture(Lock& lock, const Stream& now, std::uint64_t capture);
   void forget(const CaptureEnd& end);
   bool finished_locked(Stream& stream);
 
@@ -123,6 +131,7 @@ class StreamOrder final : public vmm::Quiescence {
   Stream* last_ = nullptr;
   unsigned events_ahead_ = 0;                     // submissions that are followed by an event
   std::map<std::uint64_t, CaptureEnd> captures_;  // by capture id
+  std::vector<Spare> spares_;
   static std::atomic<std::uint64_t> lost_so_far_;
   std::atomic<std::uint64_t> lost_{0};
 };

@@ -21,9 +21,9 @@ struct Context {
   /// CUDA_SUCCESS, or the error that ended it: reported by everything after.
   std::atomic<CUresult> sticky{CUDA_SUCCESS};
   std::shared_ptr<Stream> legacy_stream;
-  /// Copies that hold up what others submit (await_copies() in streams.h); guarded by the
-  /// stream mutex.
-  std::vector<std::shared_ptr<Completion>> holding_copies;
+  /// Copies that hold up what others submit, and those that hold up what makes and ends events
+  /// (await_copies() and await_copies_before_events() in streams.h); guarded by the stream mutex.
+  std::vector<std::shared_ptr<Completion>> holding_copies, copies_before_events;
 };
 
 inline CUcontext handle_of(Context* context) { return reinterpret_cast<CUcontext>(context); }

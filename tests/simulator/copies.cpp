@@ -89,10 +89,9 @@ CUresult describe_end(CUmemorytype type, const void* host, CUdeviceptr device, C
 
 std::size_t total_bytes(const CopyOperation& copy) { return copy.width * copy.height * copy.depth; }
 
-/// `holds`: a synchronous copy from or to pageable memory.
-Others others(bool holds) {
+Others unless_switched_off(Others others) {
   static const bool hold_nothing = std::getenv("KVSHIM_SIM_COPIES_HOLD_NOTHING") != nullptr;
-  return holds && !hold_nothing ? Others::kHeldUp : Others::kGoOn;
+  return hold_nothing ? Others::kGoOn : others;
 }
 
 CopyOperation without_pitch(const CopyOperation& copy) {
@@ -173,7 +172,9 @@ CUresult submit_copy(const CUDA_MEMCPY3D& given, CUstream stream, bool wait) {
     to_staging.destination = from_staging.staged->data();
     to_staging.destination_pitch = copy.width;
     to_staging.destination_height = copy.height;
-    const CUresult result = submit_and_wait(stream, std::move(to_staging), others(wait));
+    const CUresult result =
+        submit_and_wait(stream, std::move(to_staging),
+                        unless_switched_off(wait ? Others::kHeldUp : Others::kEventsHeldUp));
     if (result == CUDA_SUCCESS) perform(from_staging);
     return result;
   }
@@ -192,8 +193,9 @@ CUresult submit_copy(const CUDA_MEMCPY3D& given, CUstream stream, bool wait) {
   // Between two places on the device the synchronous calls return at once.
   const bool on_device = given.srcMemoryType != CU_MEMORYTYPE_HOST &&
                          given.dstMemoryType != CU_MEMORYTYPE_HOST && !from_pageable;
-  return wait && !on_device ? submit_and_wait(stream, std::move(copy), others(from_pageable))
-                            : submit(stream, std::move(copy));
+  return wait && !on_device
+             ? submit_and_wait(stream, std::move(copy), unless_switched_off(Others::kHeldUp))
+             : submit(stream, std::move(copy));
 }
 
 }  // namespace kvshim::simulator

@@ -22,6 +22,7 @@ CUresult record(CUevent event_handle, CUstream stream_handle, unsigned flags) {
   const auto event = find_event(lock, event_handle);
   const auto stream = find_stream(lock, stream_handle);
   if (event == nullptr || stream == nullptr) return CUDA_ERROR_INVALID_HANDLE;
+  if (stream->legacy) await_copies_before_events(lock, stream->context);
   if (stream->capture != nullptr) {
     if ((flags & CU_EVENT_RECORD_EXTERNAL) != 0) {
       return capture_operation(lock, *stream, EventRecordOperation{event});
@@ -57,14 +58,17 @@ CUresult api::cuEventCreate(CUevent* event, unsigned flags) {
   auto made = std::make_shared<Event>();
   made->context = current_context();
   made->flags = flags;
-  const StreamLock lock(stream_mutex());
+  StreamLock lock(stream_mutex());
+  await_copies_before_events(lock, made->context);
   *event = reinterpret_cast<CUevent>(made.get());
   events()[*event] = std::move(made);
   return CUDA_SUCCESS;
 }
 
 CUresult api::cuEventDestroy_v2(CUevent event) {
-  const StreamLock lock(stream_mutex());
+  StreamLock lock(stream_mutex());
+  const auto found = find_event(lock, event);
+  if (found != nullptr) await_copies_before_events(lock, found->context);
   return events().erase(event) == 1 ? CUDA_SUCCESS : CUDA_ERROR_INVALID_HANDLE;
 }
 
@@ -130,8 +134,6 @@ CUresult api::cuStreamWaitEvent(CUstream stream_handle, CUevent event_handle, un
     }
   }
   if (is_complete(*event)) return CUDA_SUCCESS;
-  // Measured only where nothing had to be waited for: that is not held up by a copy.
-  await_copies(lock, stream_handle);
   queue_work(lock, stream, EmptyOperation{}, {event->recorded});
   return CUDA_SUCCESS;
 }

@@ -229,6 +229,12 @@ void await_copies(StreamLock& lock, CUstream handle) {
   for (const auto& copy : copies) wait_for(lock, copy);
 }
 
+void await_copies_before_events(StreamLock& lock, Context* context) {
+  if (context == nullptr) return;
+  const std::vector<CompletionRef> copies = context->copies_before_events;
+  for (const auto& copy : copies) wait_for(lock, copy);
+}
+
 CUresult submit(CUstream handle, Operation operation) {
   await_turn();
   StreamLock lock(stream_mutex());
@@ -245,14 +251,12 @@ CUresult submit_and_wait(CUstream handle, Operation operation, Others others) {
   CompletionRef done;
   const CUresult result = submit_locked(lock, handle, std::move(operation), &done);
   if (result != CUDA_SUCCESS || done == nullptr) return result;
-  if (others == Others::kHeldUp) {
-    std::vector<CompletionRef>& holding = stream->context->holding_copies;
-    holding.push_back(done);
-    wait_for(lock, done);
-    std::erase(holding, done);
-  } else {
-    wait_for(lock, done);
-  }
+  Context& context = *stream->context;
+  if (others == Others::kHeldUp) context.holding_copies.push_back(done);
+  if (others != Others::kGoOn) context.copies_before_events.push_back(done);
+  wait_for(lock, done);
+  std::erase(context.holding_copies, done);
+  std::erase(context.copies_before_events, done);
   return current_context()->sticky.load();
 }
 

@@ -82,12 +82,17 @@ std::shared_ptr<Event> find_event(const StreamLock&, CUevent handle);
 /// the lock is released meanwhile. What is captured is not submitted, and does not wait.
 void await_copies(StreamLock& lock, CUstream stream);
 
+/// The same for calls that make or end events of the context, or record one in its legacy
+/// stream, which even an asynchronous copy to pageable memory holds up.
+void await_copies_before_events(StreamLock& lock, Context* context);
+
 /// Queues `operation`, or adds it as a node when the stream is capturing.
 /// Waits while the stream's queue is full.
 CUresult submit(CUstream stream, Operation operation);
-/// What becomes of other threads' submissions to the context while a call waits for its own:
-/// a synchronous copy of pageable memory holds them up (docs/results/driver_semantics.md).
-enum class Others : std::uint8_t { kGoOn, kHeldUp };
+/// What becomes of other threads' calls while a copy waits for its stream: a synchronous one
+/// from or to the host holds up all submissions to the context, an asynchronous one to pageable
+/// memory some calls about events (measured: docs/results/driver_semantics.md).
+enum class Others : std::uint8_t { kGoOn, kEventsHeldUp, kHeldUp };
 /// The same, and then waits for it (the synchronous calls).
 CUresult submit_and_wait(CUstream stream, Operation operation, Others others = Others::kGoOn);
 /// Queues it whatever is captured; the lock stays held except while the queue is full.
