@@ -242,6 +242,7 @@ class Releaser {
   };
   bool wants_home() const;
   Away wants_away();
+  std::vector<ExtentName> begin_to_bring_home();
   std::vector<ExtentName> begin_to_send_away(const Away& away);
   void copy_moves();
   void move_beside_work();
@@ -282,6 +283,8 @@ class Releaser {
   // Moves beside work, in own ticks and bytes:
   std::uint64_t asked_since_ = 0;   // readers, regularly; 0: they are not
   std::uint64_t answers_seen_ = 0;  // of readers
+  bool some_is_read_ = false;       // in host memory, perhaps
+  std::uint64_t next_away_ = 0;
   std::uint64_t home_told_ = 0, away_told_ = 0, moves_told_tick_ = 0;
   std::uint64_t cold_at_once_ = std::uint64_t{64} << 20;
   std::uint64_t worked_ = 0;  // own tick at which work came last

@@ -33,6 +33,8 @@ constexpr std::chrono::nanoseconds kAskForAway = milliseconds(100);
 constexpr std::chrono::nanoseconds kReadLately = milliseconds(250);
 // What neighbours or a limit get was not used for so long.
 constexpr std::chrono::nanoseconds kUnused = std::chrono::seconds(1);
+// When nothing was found it is looked again after so long: there may be many extents.
+constexpr std::chrono::nanoseconds kLookForUnused = milliseconds(200);
 // Whose next writes ask. Writing was there last, so one of them is written soon: each costs a
 // question that is answered at once.
 constexpr std::size_t kAskers = 16;
@@ -96,12 +98,25 @@ Releaser::Away Releaser::wants_away() {
   return {};
 }
 
+std::vector<ExtentName> Releaser::begin_to_bring_home() {
+  const std::uint64_t lately = in_ticks(kReadLately);
+  const std::vector<ExtentName> read = memory_.read_while_parked(ticks_ - std::min(ticks_, lately));
+  const std::vector<ExtentName> begun = memory_.begin_to_bring_home(read, kHomeAtOnce, kHeadroom);
+  some_is_read_ = begun.size() < read.size();  // the rest at the next ticks
+  if (some_is_read_ && memory_.lacking(read.front().bytes() + kHeadroom, 0) != 0) {
+    ask_for_a_return(kHomeAtOnce);
+  }
+  return begun;
+}
+
 // The oldest go first.
 std::vector<ExtentName> Releaser::begin_to_send_away(const Away& away) {
+  if (ticks_ < next_away_) return {};
   const bool all_is_seen = asked_since_ != 0 && ticks_ - asked_since_ >= away.unused_for &&
                            memory_.read_marks().cover_all(ticks_ - away.unused_for, worked_);
   if (!all_is_seen) return {};
   std::vector<ExtentName> unused = memory_.unused_since(ticks_ - away.unused_for);
+  if (unused.empty()) next_away_ = ticks_ + in_ticks(kLookForUnused);
   std::sort(unused.begin(), unused.end(),
             [](const ExtentName& a, const ExtentName& b) { return a.written < b.written; });
   const std::uint64_t most = std::min(away.bytes, kAwayAtOnce);
@@ -147,17 +162,10 @@ void Releaser::move_beside_work() {
   if (memory_.read_marks().answers() != answers_seen_) {
     answers_seen_ = memory_.read_marks().answers();
     if (!look_at_reads()) return;
+    some_is_read_ = true;
   }
   std::vector<ExtentName> ask;
-  if (home) {
-    const std::uint64_t lately = in_ticks(kReadLately);
-    const std::vector<ExtentName> read =
-        memory_.read_while_parked(ticks_ - std::min(ticks_, lately));
-    ask = memory_.begin_to_bring_home(read, kHomeAtOnce, kHeadroom);
-    if (!read.empty() && memory_.lacking(read.front().bytes() + kHeadroom, 0) != 0) {
-      ask_for_a_return(kHomeAtOnce);
-    }
-  }
+  if (home && some_is_read_) ask = begin_to_bring_home();
   if (away.bytes != 0) {
     const std::vector<ExtentName> leave = begin_to_send_away(away);
     ask.insert(ask.end(), leave.begin(), leave.end());

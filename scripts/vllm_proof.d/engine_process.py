@@ -21,6 +21,7 @@ def parse_options():
     parser.add_argument("--kv-bytes", type=int, default=0, help="size of the KV cache; 0: from --util")
     parser.add_argument("--eager", action="store_true")
     parser.add_argument("--prefix", action="store_true")
+    parser.add_argument("--attention-backend", default="")
     parser.add_argument("--fake", action="store_true")
     parser.add_argument("--fake-elastic", action="store_true")
     parser.add_argument("--fake-memory", default="")

@@ -119,7 +119,7 @@ class EngineProcess:
         self._answer_read, answer_write = os.pipe()
         command = [sys.executable, str(HERE / "engine_process.py"), "--requests", str(request_read),
                    "--answers", str(answer_write), "--name", name, "--model", str(settings.model),
-                   *engine_options]
+                   *engine_options, *settings.engine_options]
         if settings.dry:
             command += ["--fake", "--fake-memory", str(settings.fake_memory)]
             command += ["--fake-elastic"] if elastic else []

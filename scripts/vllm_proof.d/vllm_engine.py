@@ -7,8 +7,10 @@ import time
 class VllmEngine:
     def __init__(self, options):
         from vllm import LLM
-        size = {"kv_cache_memory_bytes": options.kv_bytes} if options.kv_bytes else {}
-        self.llm = LLM(model=options.model, gpu_memory_utilization=options.util, **size,
+        chosen = {"kv_cache_memory_bytes": options.kv_bytes} if options.kv_bytes else {}
+        if options.attention_backend:
+            chosen["attention_backend"] = options.attention_backend
+        self.llm = LLM(model=options.model, gpu_memory_utilization=options.util, **chosen,
                        max_model_len=options.len, enforce_eager=options.eager,
                        enable_prefix_caching=options.prefix, seed=0, disable_log_stats=True)
 
