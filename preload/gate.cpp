@@ -120,7 +120,7 @@ CUresult run_fill(StreamRef stream, CUdeviceptr address, std::size_t bytes, bool
     const CUdeviceptr begin = std::max<CUdeviceptr>(address, arena.address(run.first));
     const CUdeviceptr end =
         std::min<CUdeviceptr>(address + bytes, arena.address(run.first + run.count));
-    device.memory.written_unasked(begin, end - begin);
+    device.memory.written_unasked(std::span(&run, 1));
     result = runtime->driver().cuMemsetD8Async(begin, 0, end - begin, stream.explicit_handle());
     if (result != CUDA_SUCCESS) break;
     filled += end - begin;

@@ -223,7 +223,9 @@ CUresult update_exec(CUgraphExec exec, CUgraph graph, SubmitRef submit) noexcept
     if (const CUresult result = prepare(graph, state.get()); result != CUDA_SUCCESS) return result;
     const CUresult result = submit_pinned(*state, submit);
     if (result != CUDA_SUCCESS) {
-      // It may have taken some of the parameters: keep both sets.
+      // It may have taken some of the parameters: keep both sets. Readers may have new ones
+      // behind marks that have the old ones.
+      read_nodes_change();
       if (before == nullptr && state->empty()) return result;
       if (before != nullptr) {
         add_touched(&state->touched, before->touched);

@@ -56,13 +56,15 @@ std::vector<StreamRef> streams_of(const DeviceWork& work) {
 }
 
 CUresult guards_in_front(const DeviceWork& work) {
+  auto guard = vmm::GuardPlace::kFirst;
   for (const Piece& piece : work.pieces) {
     if (!piece.touched.read_anywhere.empty()) {
       work.device->memory.reads_anywhere(piece.touched.read_anywhere, work.device->gate.epoch());
     }
     StreamOrder::Place place;
-    const CUresult result =
-        put_in_front(*work.device, piece.stream, piece.touched.written, piece.linear, &place);
+    const CUresult result = put_in_front(*work.device, piece.stream, piece.touched.written,
+                                         piece.linear, &place, guard);
+    guard = vmm::GuardPlace::kBehindAnother;
     work.device->streams.submitted(piece.stream, place);
     if (result != CUDA_SUCCESS) return result;
   }

@@ -91,13 +91,14 @@ std::vector<Touched> by_device(Runtime& runtime, std::span<const Access> accesse
   return all;
 }
 
-CUresult guard_on_own_stream(DeviceRuntime& device, std::span<const vmm::AbiRun> written) {
+CUresult guard_on_own_stream(DeviceRuntime& device, std::span<const vmm::AbiRun> written,
+                             vmm::GuardPlace guard) {
   const StreamRef own{device.memory.kernels().stream(), StreamFlavor::kLegacy};
   vmm::ContextScope current(Runtime::get()->driver(), device.memory.context());
   StreamOrder::Place place;
   CUresult result = device.streams.order(own, &place, Submission::thread_is_alone());
   if (result == CUDA_SUCCESS) {
-    result = device.memory.kernels().launch_fixed_guard(own.handle, written);
+    result = device.memory.kernels().launch_fixed_guard(own.handle, written, guard);
   }
   device.streams.submitted(own, place);
   return result;
@@ -120,9 +121,10 @@ std::vector<vmm::AbiRun> everything_written(const DeviceRuntime& device,
 }
 
 CUresult guard_for_another_context(DeviceRuntime& device, StreamRef stream,
-                                   std::span<const vmm::AbiRun> written, bool captured) {
+                                   std::span<const vmm::AbiRun> written, bool captured,
+                                   vmm::GuardPlace guard) {
   if (captured) device.memory.pin(written);
-  const CUresult result = guard_on_own_stream(device, written);
+  const CUresult result = guard_on_own_stream(device, written, guard);
   if (result != CUDA_SUCCESS || captured) return result;
   StreamOrder::Place same;
   return device.streams.order(stream, &same,
@@ -132,21 +134,25 @@ CUresult guard_for_another_context(DeviceRuntime& device, StreamRef stream,
 }  // namespace
 
 CUresult put_in_front(DeviceRuntime& device, StreamRef stream, std::span<const vmm::AbiRun> written,
-                      const vmm::LinearWrite* linear, StreamOrder::Place* place) {
+                      const vmm::LinearWrite* linear, StreamOrder::Place* place,
+                      vmm::GuardPlace guard) {
   CUresult result = device.streams.order(stream, place, Submission::thread_is_alone());
   if (result != CUDA_SUCCESS || (written.empty() && linear == nullptr)) return result;
   if (place->context != device.memory.context()) {
     return guard_for_another_context(device, stream, everything_written(device, written, linear),
-                                     place->captured);
+                                     place->captured, guard);
   }
   const CUstream handle = stream.explicit_handle();
-  if (!written.empty()) result = device.memory.kernels().launch_fixed_guard(handle, written);
+  if (!written.empty()) {
+    result = device.memory.kernels().launch_fixed_guard(handle, written, guard);
+    guard = vmm::GuardPlace::kBehindAnother;
+  }
   if (result == CUDA_SUCCESS && linear != nullptr) {
     for (std::uint32_t i = 0; i < linear->destinations; ++i) {
       const vmm::LinearDestination& to = linear->destination[i];
       device.memory.note_first_slots(to.base, (linear->block - 1) * to.slot_stride + to.length);
     }
-    result = device.memory.kernels().launch_linear_guard(handle, *linear);
+    result = device.memory.kernels().launch_linear_guard(handle, *linear, guard);
   }
   return result;
 }

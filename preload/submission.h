@@ -52,14 +52,16 @@ std::vector<Touched> by_device(Runtime& runtime, std::span<const Access> accesse
 /// Guards run on their pool's own GPU and in its context: for a stream of another
 /// one on a stream of their own, ordered by events both ways. In a capture, which
 /// they can't join, what they would make present stays so for good.
-/// REQUIRES: a Submission.
+/// `guard`: of the first guard among all of the work. REQUIRES: a Submission.
 CUresult put_in_front(DeviceRuntime& device, StreamRef stream, std::span<const vmm::AbiRun> written,
-                      const vmm::LinearWrite* linear, StreamOrder::Place* place);
+                      const vmm::LinearWrite* linear, StreamOrder::Place* place,
+                      vmm::GuardPlace guard = vmm::GuardPlace::kFirst);
 /// Marks what the reader behind it reads, if that is the device's. REQUIRES: put_in_front().
 void mark_in_front(DeviceRuntime& device, StreamRef stream, const vmm::TableRead& read,
                    const StreamOrder::Place& place);
 /// The same as put_in_front() on the device's own stream, told as submitted.
-CUresult guard_on_own_stream(DeviceRuntime& device, std::span<const vmm::AbiRun> written);
+CUresult guard_on_own_stream(DeviceRuntime& device, std::span<const vmm::AbiRun> written,
+                             vmm::GuardPlace guard);
 
 /// The submission that this thread is making, for retry_over_holes(): which
 /// ranges its work writes, and on which stream.

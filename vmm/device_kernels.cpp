@@ -142,17 +142,20 @@ CUresult DeviceKernels::launch(CUkernel kernel, unsigned grid_x, unsigned grid_y
                                 1, 0, stream, kernel_params, nullptr);
 }
 
-CUresult DeviceKernels::launch_linear_guard(CUstream stream, const LinearWrite& write) const {
-  LinearGuardParams params{context_, write};
+CUresult DeviceKernels::launch_linear_guard(CUstream stream, const LinearWrite& write,
+                                            GuardPlace place) const {
+  LinearGuardParams params{context_, write, behind(place), 0};
   // Few slots need few threads; a whole block waits at each barrier.
   const unsigned threads = write.count <= 32 ? 32 : write.count <= 128 ? 128 : kGuardThreads;
   return launch(linear_, 1, 1, threads, stream, &params);
 }
 
-CUresult DeviceKernels::launch_fixed_guard(CUstream stream, std::span<const AbiRun> runs) const {
+CUresult DeviceKernels::launch_fixed_guard(CUstream stream, std::span<const AbiRun> runs,
+                                           GuardPlace place) const {
   for (std::size_t at = 0; at < runs.size(); at += kMaxFixedRuns) {
     FixedGuardParams params{};
     params.context = context_;
+    params.behind = behind(at == 0 ? place : GuardPlace::kBehindAnother);
     params.run_count =
         static_cast<std::uint32_t>(std::min<std::size_t>(kMaxFixedRuns, runs.size() - at));
     std::copy_n(runs.begin() + static_cast<std::ptrdiff_t>(at), params.run_count, params.runs);

@@ -14,6 +14,9 @@
 
 namespace kvshim::vmm {
 
+/// Among the guards of one piece of work.
+enum class GuardPlace : std::uint8_t { kFirst, kBehindAnother };
+
 class DeviceKernels {
  public:
   static constexpr std::uint32_t kScanCapacity = 8192;
@@ -27,9 +30,12 @@ class DeviceKernels {
                                                std::string* why);
   ~DeviceKernels();  // only for failed creation and tests; otherwise leaked
 
-  /// Guards on a stream, in order before what is launched next. Any thread.
-  CUresult launch_linear_guard(CUstream stream, const LinearWrite& write) const;
-  CUresult launch_fixed_guard(CUstream stream, std::span<const AbiRun> runs) const;
+  /// Guards on a stream, in order before what is launched next. `place`: whether the same
+  /// work has another guard in front of this one, on whatever stream. Any thread.
+  CUresult launch_linear_guard(CUstream stream, const LinearWrite& write,
+                               GuardPlace place = GuardPlace::kFirst) const;
+  CUresult launch_fixed_guard(CUstream stream, std::span<const AbiRun> runs,
+                              GuardPlace place = GuardPlace::kFirst) const;
 
   /// In front of a reader on its stream. `asked` as in MarkParams. Any thread.
   CUresult launch_mark(CUstream stream, const TableRead& read, std::uint32_t asked) const;
@@ -56,6 +62,9 @@ class DeviceKernels {
   const std::uint32_t* bitmap() const { return context_.present; }
 
  private:
+  static std::uint32_t behind(GuardPlace place) {
+    return place == GuardPlace::kBehindAnother ? kBehindFlag : 0;
+  }
   explicit DeviceKernels(const DriverApi& driver) : driver_(driver) {}
   CUresult set_up(const Arena& arena, CUdevice device, const char* ptx, std::string* why);
   CUresult launch(CUkernel kernel, unsigned grid_x, unsigned grid_y, unsigned threads,

@@ -280,13 +280,29 @@ void DeviceMemory::unpin(std::uint64_t id, CUdeviceptr address, std::size_t byte
   }
 }
 
-void DeviceMemory::written_unasked(CUdeviceptr address, std::size_t bytes) {
+void DeviceMemory::written_unasked(std::span<const AbiRun> runs) {
   std::lock_guard lock(mutex_);
-  for (const AbiRun& run : granule_runs(address, bytes)) {
+  if (moves_.empty()) return;
+  for (const AbiRun& run : runs) {
     if (Pool* pool = pool_of_granule(run.first)) {
       void_moves_in(*pool, run.first - pool->first, run.count);
     }
   }
+}
+
+bool DeviceMemory::open_moves() {
+  std::lock_guard lock(mutex_);
+  bool some = false;
+  for (Move& move : moves_) {
+    Block block;
+    move.is_void = true;
+    if (!is_still_itself(move, &block)) continue;
+    for (auto it = block.first; it != block.last; ++it) {
+      some = some || it->second.read_only;
+      open(*block.pool, it);
+    }
+  }
+  return some;
 }
 
 std::vector<PoolFigures> DeviceMemory::pools() const {

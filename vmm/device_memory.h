@@ -124,7 +124,8 @@ class DeviceMemory {
   /// forbids it, by step_ahead() after it, in the order in which a model's layers
   /// will ask.
   FaultAnswer fault(std::span<const AbiRun> wanted, bool rows,
-                    std::optional<std::uint64_t> finished_epoch = std::nullopt);
+                    std::optional<std::uint64_t> finished_epoch = std::nullopt,
+                    GuardPlace place = GuardPlace::kFirst);
   FaultAnswer copied(std::optional<std::uint64_t> finished_epoch = std::nullopt);
   /// Chooses what the guard of the next fault brings along: parked and unpinned, written
   /// after `written_after` (a serial), most recently written first, at most `most` bytes, and
@@ -138,7 +139,7 @@ class DeviceMemory {
   /// Unpinned extents that were written last, at most `most`: whose bits are to be cleared so
   /// that a guard asks soon. In host memory, too, where writing goes on for want of room. Any
   /// thread.
-  std::vector<ExtentName> written_last(std::size_t most) const;
+  std::vector<ExtentName> watch_written_last(std::size_t most);
   /// Before the submission of work in no order with what other threads submit: until all
   /// work up to `epoch` (the gate's) has finished, what is parked is served in place, since
   /// a copy of it could miss what such work writes there. Any thread.
@@ -188,7 +189,7 @@ class DeviceMemory {
   /// Granule runs of the range inside its pool; empty when there is none.
   std::vector<AbiRun> granule_runs(CUdeviceptr address, std::size_t bytes) const;
 
-  // --- moves beside work (device_memory_moves.cpp; releasing thread, but for the last two) ----
+  // --- moves beside work (device_memory_moves.cpp; releasing thread, but for the last three) --
   // Copied by the own stream and swapped in when some guard asks: it begins, bits are cleared, a
   // guard asks, the copies, another one asks.
 
@@ -218,8 +219,11 @@ class DeviceMemory {
   enum class MoveEnd : std::uint8_t { kVoid, kToGpu, kAll };
   /// Gives up those whose copies are void; with kToGpu also those to the GPU.
   void end_moves(MoveEnd which);
-  /// Before work that writes present pages of the range without a guard. Any thread.
-  void written_unasked(CUdeviceptr address, std::size_t bytes);
+  /// Before work that writes present pages without a guard. Any thread.
+  void written_unasked(std::span<const AbiRun> runs);
+  /// The driver has refused a call, perhaps because a page is read-only while it moves: all that
+  /// move stay where they are. Whether one was. Any thread.
+  bool open_moves();
   /// Before a guard is told to give up. Watchdog thread; takes no lock.
   void guard_gives_up() noexcept { give_ups_.fetch_add(1); }
 
@@ -359,10 +363,15 @@ class DeviceMemory {
   CUdeviceptr address_of(const Pool& pool, std::uint32_t offset) const {
     return arena_.address(pool.first + offset);
   }
+  using Extents = Pool::Extents;
+  struct Block {
+    Pool* pool = nullptr;
+    Extents::iterator first, last;  // its extents: [first, last)
+  };
   // faults
   FaultAnswer answer(std::span<const AbiRun> wanted, bool rows,
                      std::optional<std::uint64_t> finished_epoch);
-  bool note_written(Extent& extent);
+  bool note_written(Pool& pool, Extents::iterator extent);
   void want_promotion(Pool& pool, std::uint32_t offset);
   void take_along(std::uint64_t kept);
   bool moves_later(const AbiRun& granule);
@@ -370,23 +379,22 @@ class DeviceMemory {
   void finish_pending(std::vector<AbiRun>* runs);
   void drop_pending();
   // moves beside work
-  using Extents = Pool::Extents;
-  struct Block {
-    Pool* pool = nullptr;
-    Extents::iterator first, last;  // its extents: [first, last)
-  };
   Move* find_move(std::uint32_t number);
   bool is_being_copied(const Extent& extent);
   bool is_still_itself(const Move& move, Block* block);
-  void void_move(Extent& extent);
+  void void_move(Pool& pool, Extents::iterator extent);
+  bool close(const Move& move, const Block& block);
+  void open(Pool& pool, Extents::iterator extent);
   void void_moves();
   void void_moves_in(Pool& pool, std::uint32_t offset, std::uint32_t count);
-  /// A guard asks: what holds still from now on, and what is swapped in.
-  void step_moves(bool may_move);
+  /// A guard asks: what holds still from now on, and what is swapped in. Whether something was.
+  bool step_moves(std::span<const AbiRun> wanted, bool may_move, GuardPlace place);
   bool swap_moved(const Move& move);
   bool guards_give_up() const;
   std::uint64_t bytes_on_their_way(MoveTo to) const;
   std::vector<ExtentName> written_last_locked(std::size_t most, bool parked_too) const;
+  bool may_begin(const ExtentName& name, MoveTo to, Block* block);
+  bool may_begin(const ExtentName& name, MoveTo to);
   bool begin_move(const PreparedPark& prepared, MoveTo to);
   void forget_move(const Move& move);
   void forget_moves_of(const Pool& pool);

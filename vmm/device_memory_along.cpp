@@ -25,8 +25,9 @@ std::vector<ExtentName> DeviceMemory::come_along(std::uint64_t written_after, bo
   for (const auto& [first, pool] : pools_) {
     for (auto it = pool->extents.cbegin(); it != pool->extents.cend(); ++it) {
       const Extent& extent = it->second;
-      if (extent.state == ExtentState::kParked && extent.written_serial > written_after &&
-          (!extent.cold || cold_too) && !pool->pinned(it->first, order_granules(extent.order))) {
+      if (extent.state == ExtentState::kParked && extent.move == 0 &&
+          extent.written_serial > written_after && (!extent.cold || cold_too) &&
+          !pool->pinned(it->first, order_granules(extent.order))) {
         along_.push_back(name_of(*pool, it));
       }
     }
@@ -46,9 +47,16 @@ std::vector<ExtentName> DeviceMemory::come_along(std::uint64_t written_after, bo
   return asking;
 }
 
-std::vector<ExtentName> DeviceMemory::written_last(std::size_t most) const {
+// Watched: what they are asked is no fault.
+std::vector<ExtentName> DeviceMemory::watch_written_last(std::size_t most) {
   std::lock_guard lock(mutex_);
-  return written_last_locked(most, true);
+  std::vector<ExtentName> names = written_last_locked(most, true);
+  for (const ExtentName& name : names) {
+    Pool* pool = nullptr;
+    Extent* const extent = named_extent(name, ExtentState::kResident, &pool);
+    if (extent != nullptr && extent->watched_tick == 0) extent->watched_tick = tick();
+  }
+  return names;
 }
 
 // Named at the end: there may be tens of thousands, and a fault waits meanwhile.
@@ -99,7 +107,8 @@ void DeviceMemory::take_along(std::uint64_t kept) {
   }
   for (const ExtentName& name : chosen) {
     Pool* pool = nullptr;
-    if (named_extent(name, ExtentState::kParked, &pool) == nullptr ||
+    const Extent* const extent = named_extent(name, ExtentState::kParked, &pool);
+    if (extent == nullptr || extent->move != 0 ||
         pool->pinned(name.offset, order_granules(name.order))) {
       continue;
     }

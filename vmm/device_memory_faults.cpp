@@ -118,8 +118,9 @@ bool DeviceMemory::make_present(Pool& pool, std::uint32_t offset, std::uint8_t o
 }
 
 // It is about to be written. Whether that was to be found out.
-bool DeviceMemory::note_written(Extent& extent) {
-  void_move(extent);
+bool DeviceMemory::note_written(Pool& pool, Extents::iterator it) {
+  void_move(pool, it);
+  Extent& extent = it->second;
   extent.written_serial = ++serial_;
   extent.parked_tick = tick_.load();
   extent.cold = false;
@@ -153,7 +154,7 @@ std::vector<DeviceMemory::Row> DeviceMemory::make_wanted_present(std::span<const
         group.fronts.advance({it->first, it->second.order});
         look_ahead_.store(true, std::memory_order_relaxed);
       } else {
-        const bool watched = note_written(it->second);
+        const bool watched = note_written(*pool, it);
         add_run(runs, pool->first + it->first, order_granules(it->second.order));
         // Made ahead: its bits were left clear so that the sequence shows here. What is
         // watched was written before: no sequence.
@@ -179,7 +180,7 @@ void DeviceMemory::tell_row(const Row& row, std::vector<AbiRun>* runs) {
       // restore, watched): told now, it needs no question of its own. What is cold asks
       // for itself: then it comes back, and its row with it.
       if (it->second.present() && !it->second.cold) {
-        note_written(it->second);
+        note_written(*sibling, it);
         add_run(runs, sibling->first + it->first, order_granules(it->second.order));
       }
       offset = it->first + order_granules(it->second.order);
@@ -195,7 +196,7 @@ void DeviceMemory::make_row_present(const Row& row, std::vector<AbiRun>* runs) {
       auto it = sibling->extent_at(offset);
       if (it->second.present()) {
         if (!it->second.cold) {
-          note_written(it->second);
+          note_written(*sibling, it);
           add_run(runs, sibling->first + it->first, order_granules(it->second.order));
         }
       } else if (!make_present(*sibling, offset, row.piece.order, Need::kIfRoom, runs)) {
@@ -223,7 +224,7 @@ void DeviceMemory::make_exactly_present(std::span<const AbiRun> wanted, std::vec
     const std::uint32_t offset = *granule - pool->first;
     auto it = pool->extent_at(offset);
     if (it->second.present()) {
-      note_written(it->second);
+      note_written(*pool, it);
       add_run(runs, pool->first + it->first, order_granules(it->second.order));
     } else {
       std::uint8_t order = it->second.order;
@@ -247,12 +248,12 @@ void DeviceMemory::make_exactly_present(std::span<const AbiRun> wanted, std::vec
 }
 
 FaultAnswer DeviceMemory::fault(std::span<const AbiRun> wanted, bool rows,
-                                std::optional<std::uint64_t> finished_epoch) {
+                                std::optional<std::uint64_t> finished_epoch, GuardPlace place) {
   std::lock_guard lock(mutex_);
   freed_.asked();
   drop_pending();
   const bool may_move = parked_may_move(finished_epoch);
-  step_moves(may_move);
+  const bool swapped = step_moves(wanted, may_move, place);
   for (const AbiRun& run : wanted) {
     Pool* pool = pool_of_granule(run.first);
     if (pool == nullptr || !may_move) continue;
@@ -275,6 +276,7 @@ FaultAnswer DeviceMemory::fault(std::span<const AbiRun> wanted, bool rows,
   if (may_move && !along_.empty()) take_along(still_to_be_made(wanted, rows));
   if (pending_.empty()) {
     FaultAnswer all = answer(wanted, rows, finished_epoch);
+    all.only_watched = all.only_watched && !swapped;
     freed_.told(all.runs);
     return all;
   }
@@ -329,12 +331,13 @@ FaultAnswer DeviceMemory::answer(std::span<const AbiRun> wanted, bool rows,
   }
   if (result.runs.empty()) {
     result.kind = AnswerKind::kFailed;
-    void_moves();  // its guard lets work pass that has not been told
     // A graph's guard may outlive its pool; then nothing is wrong.
     if (std::none_of(wanted.begin(), wanted.end(),
                      [&](const AbiRun& run) { return pool_of_granule(run.first) != nullptr; })) {
+      if (wanted.size() == kMaxWantedRuns) void_moves();  // it may have wanted more
       return result;
     }
+    void_moves();  // its guard lets work pass that has not been told
     events_.push(EventLevel::kError,
                  "a fault could not be served: neither GPU nor host memory could be had; the "
                  "engine will stop with an illegal address. Free memory on this GPU or raise "

@@ -8,8 +8,9 @@
 // the answer voids the copy (note_written()). Work whose guard passed before the bits were clear
 // has finished, for all pool work runs in the order of its submission, and the copy begins only
 // after a guard behind it has asked. Work in no order, pins, guards that gave up and fills that
-// need no guard void it as well. And nobody uses the block's mapping while it is swapped, for the
-// same reason for which a fault's swap meets nobody (I2, I4).
+// need no guard void it as well. A write that no guard has seen at all must not be lost in silence:
+// while it matters the block is mapped read-only, as absent pages are. And nobody uses the block's
+// mapping while it is swapped, for the same reason for which a fault's swap meets nobody (I2, I4).
 #include <algorithm>
 #include <deque>
 #include <utility>
@@ -22,8 +23,8 @@ namespace {
 // For one question: its guard and the stream wait 2 to 3 ms.
 constexpr std::size_t kSwapsAtOnce = 16;
 
-ExtentState state_before(const Move& move) {
-  return move.to == MoveTo::kGpu ? ExtentState::kParked : ExtentState::kResident;
+ExtentState state_before(MoveTo to) {
+  return to == MoveTo::kGpu ? ExtentState::kParked : ExtentState::kResident;
 }
 
 }  // namespace
@@ -36,8 +37,35 @@ Move* DeviceMemory::find_move(std::uint32_t number) {
   return number == 0 || it == moves_.end() ? nullptr : &*it;
 }
 
-void DeviceMemory::void_move(Extent& extent) {
-  if (Move* const move = find_move(extent.move)) move->is_void = true;
+void DeviceMemory::void_move(Pool& pool, Extents::iterator extent) {
+  if (extent->second.move == 0) return;
+  if (Move* const move = find_move(extent->second.move)) move->is_void = true;
+  open(pool, extent);
+}
+
+// A call that looks at mappings may meet it: told as a swap is (SwapWatch).
+bool DeviceMemory::close(const Move& move, const Block& block) {
+  const ExtentName& name = move.block.extent;
+  mapper_.begin_swap();
+  const bool closed = mapper_.set_access(name.address, name.bytes(), false) == CUDA_SUCCESS;
+  mapper_.end_swap();
+  for (auto it = block.first; it != block.last; ++it) {
+    it->second.read_only = true;
+    if (!closed) open(*block.pool, it);  // perhaps some of them were
+  }
+  return closed;
+}
+
+void DeviceMemory::open(Pool& pool, Extents::iterator extent) {
+  if (!extent->second.read_only) return;
+  const CUdeviceptr address = address_of(pool, extent->first);
+  const std::uint64_t bytes = order_bytes(extent->second.order);
+  if (mapper_.set_access(address, bytes, true) != CUDA_SUCCESS &&
+      mapper_.set_access(address, bytes, true) != CUDA_SUCCESS) {
+    return broken("I2: a part of pool " + std::to_string(pool.id) +
+                  " stays read-only: the driver refused to open it again");
+  }
+  extent->second.read_only = false;
 }
 
 void DeviceMemory::void_moves() {
@@ -48,7 +76,7 @@ void DeviceMemory::void_moves_in(Pool& pool, std::uint32_t offset, std::uint32_t
   if (moves_.empty()) return;
   const std::uint32_t end = std::min(offset + count, pool.granules);
   for (auto it = pool.extent_at(offset); it != pool.extents.end() && it->first < end; ++it) {
-    void_move(it->second);
+    void_move(pool, it);
   }
 }
 
@@ -59,7 +87,7 @@ bool DeviceMemory::is_being_copied(const Extent& extent) {
 
 // What has moved otherwise meanwhile, in a pause, say, has another number.
 bool DeviceMemory::is_still_itself(const Move& move, Block* block) {
-  return find_block(move.block.extent, state_before(move), block) &&
+  return find_block(move.block.extent, state_before(move.to), block) &&
          std::all_of(block->first, block->last,
                      [&](const auto& entry) { return entry.second.move == move.number; });
 }
@@ -79,24 +107,47 @@ bool DeviceMemory::swap_moved(const Move& move) {
   return true;
 }
 
-void DeviceMemory::step_moves(bool may_move) {
-  if (moves_.empty()) return;
+bool DeviceMemory::step_moves(std::span<const AbiRun> wanted, bool may_move, GuardPlace place) {
+  if (moves_.empty()) return false;
   // The question of a guard that gave up may never have got here.
-  if (!may_move || give_ups_.load() != give_ups_before_moves_) return void_moves();
-  std::size_t swaps = 0;
+  const auto some_gave_up = [&] { return give_ups_.load() != give_ups_before_moves_; };
+  if (!may_move || some_gave_up()) {
+    void_moves();
+    return false;
+  }
+  // What is about to be written doesn't leave.
+  for (const AbiRun& run : wanted) {
+    Pool* const pool = pool_of_granule(run.first);
+    if (pool == nullptr) continue;
+    const auto extent = pool->extent_at(run.first - pool->first);
+    const Move* const move = find_move(extent->second.move);
+    if (move != nullptr && move->to == MoveTo::kHost) void_move(*pool, extent);
+  }
+  std::size_t swaps = 0, closed = 0;
+  bool swapped = false;
   for (Move& move : moves_) {
     if (move.is_void) continue;
-    if (move.stage == MoveStage::kBitsClear) move.stage = MoveStage::kUnwritten;
-    if (move.stage != MoveStage::kCopied || swaps == kSwapsAtOnce) continue;
-    ++swaps;
-    if (swap_moved(move)) {
-      move.number = 0;
-    } else {
-      move.is_void = true;
+    if (move.stage == MoveStage::kBitsClear && place == GuardPlace::kFirst &&
+        closed++ < kSwapsAtOnce) {
+      Block block;
+      if (is_still_itself(move, &block) && close(move, block)) {
+        move.stage = MoveStage::kUnwritten;
+      } else {
+        move.is_void = true;
+      }
+    } else if (move.stage == MoveStage::kCopied && swaps++ < kSwapsAtOnce) {
+      if (some_gave_up()) break;  // while the driver was slow: the next question voids the rest
+      if (swap_moved(move)) {
+        move.number = 0;
+        swapped = true;
+      } else {
+        move.is_void = true;
+      }
     }
   }
   std::erase_if(moves_, [](const Move& move) { return move.number == 0; });
   check("moves");
+  return swapped;
 }
 
 // --- the releasing thread --------------------------------------------------------------
@@ -143,21 +194,30 @@ std::vector<ExtentName> DeviceMemory::unused_since(std::uint64_t tick) const {
 
 // What the last answer names may have its bits set at any moment: until somebody asks again,
 // clearing them means nothing.
+bool DeviceMemory::may_begin(const ExtentName& name, MoveTo to, Block* block) {
+  return find_block(name, state_before(to), block) &&
+         !freed_.is_being_told({arena_.granule(name.address), order_granules(name.order)}) &&
+         std::none_of(block->first, block->last, [&](const auto& entry) {
+           return entry.second.move != 0 ||
+                  std::any_of(pending_.begin(), pending_.end(), [&](const Pending& p) {
+                    return p.pool == block->pool && p.offset == entry.first;
+                  });
+         });
+}
+
+// Asked before the driver is.
+bool DeviceMemory::may_begin(const ExtentName& name, MoveTo to) {
+  std::lock_guard lock(mutex_);
+  Block block;
+  return may_begin(name, to, &block);
+}
+
 bool DeviceMemory::begin_move(const PreparedPark& prepared, MoveTo to) {
   std::lock_guard lock(mutex_);
-  Move move{.number = std::max<std::uint32_t>(last_move_ + 1, 1), .to = to, .block = prepared};
-  const ExtentName& name = prepared.extent;
+  const Move move{
+      .number = std::max<std::uint32_t>(last_move_ + 1, 1), .to = to, .block = prepared};
   Block block;
-  const bool is_free =
-      find_block(name, state_before(move), &block) &&
-      !freed_.is_being_told({arena_.granule(name.address), order_granules(name.order)}) &&
-      std::none_of(block.first, block.last, [&](const auto& entry) {
-        return entry.second.move != 0 ||
-               std::any_of(pending_.begin(), pending_.end(), [&](const Pending& p) {
-                 return p.pool == block.pool && p.offset == entry.first;
-               });
-      });
-  if (!is_free) return false;
+  if (!may_begin(prepared.extent, to, &block)) return false;
   if (moves_.empty()) give_ups_before_moves_ = give_ups_.load();
   last_move_ = move.number;
   for (auto it = block.first; it != block.last; ++it) it->second.move = move.number;
@@ -187,6 +247,7 @@ std::vector<ExtentName> DeviceMemory::begin_to_bring_home(std::span<const Extent
   std::uint64_t bytes = bytes_on_their_way(MoveTo::kGpu);
   for (const ExtentName& name : blocks) {
     if (bytes + name.bytes() > most) break;
+    if (!may_begin(name, MoveTo::kGpu)) continue;
     PreparedPark prepared;
     const Preparation result = prepare_return(name, headroom, &prepared);
     if (result == Preparation::kNoRoom) break;
@@ -210,6 +271,7 @@ std::vector<ExtentName> DeviceMemory::begin_to_send_away(std::span<const ExtentN
   while (!left.empty() && bytes + left.front().bytes() <= most) {
     const ExtentName name = left.front();
     left.pop_front();
+    if (!may_begin(name, MoveTo::kHost)) continue;
     PreparedPark prepared;
     const Preparation result = prepare_park(name, &prepared);
     if (result == Preparation::kNoRoom) break;
@@ -271,7 +333,9 @@ void DeviceMemory::forget_move(const Move& move) {
     const std::uint32_t end = name.offset + order_granules(name.order);
     for (auto extent = pool.extent_at(name.offset);
          extent != pool.extents.end() && extent->first < end; ++extent) {
-      if (extent->second.move == move.number) extent->second.move = 0;
+      if (extent->second.move != move.number) continue;
+      open(pool, extent);
+      extent->second.move = 0;
     }
   }
   if (move.to == MoveTo::kHost) return host_.give_back(name.order, move.block.host_handle);

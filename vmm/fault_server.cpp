@@ -112,7 +112,8 @@ void FaultServer::serve(std::uint32_t ticket) {
   const auto begin = Clock::now();
   GuardChannel& channel = *memory_.kernels().channel();
   FaultAnswer answer;
-  const auto kind = static_cast<RequestKind>(load(channel.request_kind));
+  const std::uint32_t told = load(channel.request_kind);
+  const auto kind = static_cast<RequestKind>(told & ~kBehindFlag);
   if (kind == RequestKind::kCopied) {
     answer = memory_.copied(finished_epoch_.load());
   } else {
@@ -120,7 +121,9 @@ void FaultServer::serve(std::uint32_t ticket) {
     const std::span<const AbiRun> wanted(channel.wanted, count);
     const bool rows = kind == RequestKind::kWantedRows;
     wait_for_room(wanted, rows);
-    answer = memory_.fault(wanted, rows, finished_epoch_.load());
+    answer = memory_.fault(wanted, rows, finished_epoch_.load(),
+                           (told & kBehindFlag) != 0 ? GuardPlace::kBehindAnother
+                                                        : GuardPlace::kFirst);
   }
   const auto runs = std::min<std::size_t>(answer.runs.size(), kMaxAnswerRuns);
   const auto copies = std::min<std::size_t>(answer.copies.size(), kMaxCopies);

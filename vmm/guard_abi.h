@@ -32,6 +32,10 @@ enum class AnswerKind : std::uint32_t {
   kFailed = 2,     // nothing more can be made present: stop asking
 };
 
+/// Added to a request's kind: another guard of the same work has passed before. That one may
+/// have looked at its bits long ago, and the work behind both has not begun.
+inline constexpr std::uint32_t kBehindFlag = 0x100;
+
 enum class RequestKind : std::uint32_t {
   kWantedRows = 0,   // wanted[] lists missing granules: make their rows present
   kWantedExact = 1,  // wanted[] lists missing granules: make just these present
@@ -55,7 +59,7 @@ struct GuardChannel {
   std::uint32_t copy_count;
   AbiRun runs[kMaxAnswerRuns];
   AbiCopy copies[kMaxCopies];
-  // Written by the watchdog only; never taken back.
+  // Written by the watchdog only; 0 again once the server gets on.
   alignas(64) std::uint32_t give_up;
 };
 
@@ -94,12 +98,14 @@ struct LinearWrite {
 struct LinearGuardParams {
   GuardContext context;
   LinearWrite write;
+  std::uint32_t behind;  // 0 or kBehindFlag
+  std::uint32_t reserved;
 };
 
 struct FixedGuardParams {
   GuardContext context;
   std::uint32_t run_count;
-  std::uint32_t reserved;
+  std::uint32_t behind;  // 0 or kBehindFlag
   AbiRun runs[kMaxFixedRuns];
 };
 

@@ -18,6 +18,7 @@ void ReadMarks::nodes_change() noexcept {
 }
 
 void ReadMarks::ask_graphs(std::uint32_t what) noexcept {
+  if (nodes_changed_.load()) return;
   std::atomic_ref asked(channel_->asked);
   asked.store(what);
   if (nodes_changed_.load()) asked.store(0);

@@ -1,6 +1,7 @@
 // When readers are asked which blocks they read, and whether the answers cover all that is
-// read. Asking is cheap, but not free: it is done a few times in `cold_after`, and whenever
-// work begins after a pause. Nothing depends on the answers but which extents are cold.
+// read. Asking is cheap, but not free: it is done a few times in `cold_after`, or some times a
+// second where something may move beside work, and whenever work begins after a pause. Nothing
+// depends on the answers but what is worth moving.
 #pragma once
 
 #include <atomic>
@@ -37,7 +38,7 @@ class ReadMarks {
   void work_goes_on(std::uint64_t tick, std::uint64_t period) noexcept;
   /// All work has finished: whoever comes next is asked.
   void pause_begins(std::uint64_t tick) noexcept;
-  /// In a pause: whether what was read after `since` has been marked, as far as it was asked
+  /// Whether what was read after `since` has been marked, as far as it was asked
   /// for. `worked`: the tick at which work came last.
   bool cover_all(std::uint64_t since, std::uint64_t worked) const noexcept;
   std::uint64_t answers() const noexcept { return answers_.load(std::memory_order_relaxed); }

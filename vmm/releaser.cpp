@@ -95,8 +95,10 @@ void Releaser::tick() {
       std::this_thread::sleep_for(std::chrono::microseconds(50));
     }
     give_what_is_wanted();
-    return_beside_work();
-    move_beside_work();
+    if (!finished_) {
+      move_beside_work();
+      return_beside_work();
+    }
     return;
   }
   idle_ += tick_;
@@ -107,8 +109,6 @@ void Releaser::tick() {
         activity_lasts() && memory_.parked_bytes().returnable != 0 ? kQuiet : kLook;
     if (idle_ < std::min(settings_.idle_timeout, look)) return;
     if (!all_finished(epoch)) return;
-    // A pause has a way of its own, without questions.
-    memory_.end_moves(DeviceMemory::MoveEnd::kAll);
   }
   if (idle_ < settings_.idle_timeout) {
     split_at_first_slots(epoch);
@@ -152,10 +152,15 @@ bool Releaser::proves_finished(std::uint64_t epoch) {
 }
 
 bool Releaser::all_finished(std::uint64_t epoch) {
-  std::lock_guard closing(closer_);
-  finished_ = proves_finished(epoch);
-  if (finished_ && readers_asked_every() != UINT64_MAX) memory_.read_marks().pause_begins(ticks_);
-  return finished_;
+  {
+    std::lock_guard closing(closer_);
+    finished_ = proves_finished(epoch);
+  }
+  if (!finished_) return false;
+  // A pause has ways of its own, which read and copy what a question must not swap meanwhile.
+  memory_.end_moves(DeviceMemory::MoveEnd::kAll);
+  if (readers_asked_every() != UINT64_MAX) memory_.read_marks().pause_begins(ticks_);
+  return true;
 }
 
 bool Releaser::look_whether_finished() {

@@ -239,6 +239,7 @@ class Releaser {
   struct Away {
     std::uint64_t bytes = 0;
     std::uint64_t unused_for = 0;  // ticks
+    bool at_least_one = false;     // however large
   };
   bool wants_home() const;
   Away wants_away();

@@ -18,7 +18,7 @@ using std::chrono::milliseconds;
 constexpr std::uint64_t kHomeAtOnce = std::uint64_t{256} << 20;
 // ... and less to the host: no mapping is opened meanwhile (docs/results/parking.md), so that a
 // fault waits for all of it.
-constexpr std::uint64_t kAwayAtOnce = std::uint64_t{64} << 20;
+constexpr std::uint64_t kAwayAtOnce = std::uint64_t{32} << 20;
 // Left to the next faults.
 constexpr std::uint64_t kHeadroom = std::uint64_t{512} << 20;
 // The engine's own copies get in between.
@@ -79,6 +79,7 @@ void Releaser::ask_readers() {
 
 bool Releaser::wants_home() const {
   return settings_.prefetch && active_ >= kWorkLasts && memory_.host_in_use() != 0 &&
+         way_.lacking.load() + way_.taking.load() == 0 &&  // the engine needs the memory itself
          !memory_.limits().paused.load(std::memory_order_relaxed) &&
          !(has_neighbours() && memory_.pressure()->anyone_asks());
 }
@@ -87,7 +88,9 @@ bool Releaser::wants_home() const {
 // this. It is theirs at the next fault, and when they bring home what they made there.
 Releaser::Away Releaser::wants_away() {
   const bool paused = memory_.limits().paused.load(std::memory_order_relaxed);
-  if (const std::uint64_t over = memory_.over_limit(); over != 0) return {over, in_ticks(kUnused)};
+  if (const std::uint64_t over = memory_.over_limit(); over != 0) {
+    return {over, in_ticks(kUnused), true};
+  }
   if (!paused && has_neighbours() && memory_.pressure()->anyone_asks()) {
     const std::uint64_t lacking = memory_.pressure()->lacked(memory_.gpu_free(), memory_.floor());
     if (lacking != 0) return {std::min(lacking, memory_.spare()), in_ticks(kUnused)};
@@ -119,7 +122,9 @@ std::vector<ExtentName> Releaser::begin_to_send_away(const Away& away) {
   if (unused.empty()) next_away_ = ticks_ + in_ticks(kLookForUnused);
   std::sort(unused.begin(), unused.end(),
             [](const ExtentName& a, const ExtentName& b) { return a.written < b.written; });
-  const std::uint64_t most = std::min(away.bytes, kAwayAtOnce);
+  std::uint64_t most = std::min(away.bytes, kAwayAtOnce);
+  // Else a process would stay above its limit by less than an extent.
+  if (away.at_least_one && !unused.empty()) most = std::max(most, unused[0].bytes());
   std::uint64_t bytes = 0;
   std::size_t count = 0;
   while (count < unused.size() && bytes + unused[count].bytes() <= most) {
@@ -128,7 +133,7 @@ std::vector<ExtentName> Releaser::begin_to_send_away(const Away& away) {
   unused.resize(count);
   std::vector<ExtentName> blocks = memory_.blocks_to_park(unused);
   std::reverse(blocks.begin(), blocks.end());
-  return memory_.begin_to_send_away(blocks, kAwayAtOnce);
+  return memory_.begin_to_send_away(blocks, most);
 }
 
 // working_ held.
@@ -172,7 +177,7 @@ void Releaser::move_beside_work() {
   }
   const bool begun = !ask.empty();
   if (memory_.moves_need_a_question()) {
-    const std::vector<ExtentName> askers = memory_.written_last(kAskers);
+    const std::vector<ExtentName> askers = memory_.watch_written_last(kAskers);
     ask.insert(ask.end(), askers.begin(), askers.end());
     // With the gate open, as everywhere.
     const bool launched = launch_clear(ask);

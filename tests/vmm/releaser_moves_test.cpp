@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <utility>
 
 #include "tests/vmm/cold_bench.h"
 #include "tests/vmm/fake_pressure.h"
@@ -61,13 +62,30 @@ class MovesBesideWork : public ::testing::Test {
     table.entries = static_cast<std::uint32_t>(kept.size());
     table.part[0] = {layer->base, kGranuleBytes, kGranuleBytes, layer->base,
                      layer->base + layer->mapped_bytes};
+    std::vector<Range> touched;  // by the reader, as by all layers'
+    std::vector<std::pair<std::uint32_t, std::uint64_t>> expected;
+    for (const std::int32_t block : blocks) {
+      const auto row = static_cast<std::uint32_t>(block);
+      for (const PoolRecord* one : bench_.layers) {
+        touched.push_back({bench_.address(one, row), bench_.address(one, row + 1)});
+      }
+      const auto written = bench_.rounds.find(row);
+      if (written != bench_.rounds.end()) expected.emplace_back(row, written->second * 100 + row);
+    }
     bench_.submit(
         bench_.stream,
         [&] {
           if (!bench_.memory->reads_are_marked(layer->id)) return;
           EXPECT_EQ(bench_.memory->kernels().launch_mark(bench_.stream, table, 0), CUDA_SUCCESS);
         },
-        {}, [] {});
+        std::move(touched),
+        [this, expected] {
+          for (const auto& [row, value] : expected) {
+            for (const PoolRecord* one : bench_.layers) {
+              EXPECT_TRUE(bench_.holds(one, row, value)) << "row " << row;
+            }
+          }
+        });
   }
   Rows resident() const { return bench_.rows_in(ExtentState::kResident); }
   bool are_resident(const Rows& rows) const {

@@ -142,9 +142,9 @@ KVSHIM_DEVICE void release(const GuardContext& context) {
 }
 
 // Rings the doorbell and waits; thread 0 only. False: told to give up.
-KVSHIM_DEVICE bool ring_and_wait(GuardChannel* channel, RequestKind kind, std::uint32_t wanted) {
+KVSHIM_DEVICE bool ring_and_wait(GuardChannel* channel, std::uint32_t kind, std::uint32_t wanted) {
   const std::uint32_t ticket = env::load_volatile(&channel->answer) + 1;
-  env::store_volatile(&channel->request_kind, static_cast<std::uint32_t>(kind));
+  env::store_volatile(&channel->request_kind, kind);
   env::store_volatile(&channel->wanted_count, wanted);
   env::fence_system();
   env::store_volatile(&channel->request, ticket);
@@ -179,7 +179,8 @@ KVSHIM_DEVICE void copy_block(const AbiCopy& copy) {
 
 // One request until it is answered with present granules or refused. All
 // threads of the block; the lock is held. True: bits were set, look again.
-KVSHIM_DEVICE bool ask_and_apply(const GuardContext& context, RequestKind kind) {
+KVSHIM_DEVICE bool ask_and_apply(const GuardContext& context, RequestKind kind,
+                                 std::uint32_t behind) {
   GuardChannel* channel = context.channel;
   KVSHIM_SHARED std::uint32_t verdict;
   KVSHIM_SHARED std::uint32_t progressed;
@@ -188,7 +189,7 @@ KVSHIM_DEVICE bool ask_and_apply(const GuardContext& context, RequestKind kind) 
     if (env::thread_index() == 0) {
       progressed = 0;
       const std::uint32_t wanted = env::load_volatile(wanted_counter(context));
-      verdict = ring_and_wait(channel, kind, wanted)
+      verdict = ring_and_wait(channel, static_cast<std::uint32_t>(kind) | behind, wanted)
                     ? env::load_volatile(&channel->answer_kind)
                     : static_cast<std::uint32_t>(AnswerKind::kFailed);
     }
@@ -222,7 +223,8 @@ KVSHIM_DEVICE bool ask_and_apply(const GuardContext& context, RequestKind kind) 
 // nothing is missing, or when an answer brought no progress: then the writer
 // that follows stops at a read-only page, which is loud.
 template <class Each>
-KVSHIM_DEVICE void make_present(const GuardContext& context, RequestKind kind, const Each& each) {
+KVSHIM_DEVICE void make_present(const GuardContext& context, RequestKind kind,
+                                std::uint32_t behind, const Each& each) {
   bool missing = false;
   each([&](std::uint32_t first, std::uint32_t last) {
     for (std::uint32_t g = first; g <= last; ++g) missing = missing || !is_present(context, g);
@@ -242,7 +244,7 @@ KVSHIM_DEVICE void make_present(const GuardContext& context, RequestKind kind, c
       }
     });
     if (!env::any_in_block(asked)) break;
-    const bool again = ask_and_apply(context, kind);
+    const bool again = ask_and_apply(context, kind, behind);
     each([&](std::uint32_t first, std::uint32_t last) {
       for (std::uint32_t g = first; g <= last; ++g) {
         env::atomic_and(context.requested + (g >> 5), ~(1u << (g & 31u)));
@@ -262,7 +264,8 @@ KVSHIM_KERNEL kvshim_guard_linear(kvshim::vmm::LinearGuardParams params) {
   const GuardContext& context = params.context;
   const bool all_there = guard_detail::surely_present(context, params.write);
   if (!guard_detail::env::any_in_block(!all_there)) return;
-  guard_detail::make_present(context, RequestKind::kWantedRows, [&](const auto& visit) {
+  guard_detail::make_present(context, RequestKind::kWantedRows, params.behind,
+                             [&](const auto& visit) {
     guard_detail::each_destination(context, params.write, visit,
                                    // What lies outside its pool shows that the form does not fit
                                    // this kernel: the whole pool is the only safe answer.
@@ -272,6 +275,6 @@ KVSHIM_KERNEL kvshim_guard_linear(kvshim::vmm::LinearGuardParams params) {
 
 KVSHIM_KERNEL kvshim_guard_fixed(kvshim::vmm::FixedGuardParams params) {
   using namespace kvshim::vmm;
-  guard_detail::make_present(params.context, RequestKind::kWantedExact,
+  guard_detail::make_present(params.context, RequestKind::kWantedExact, params.behind,
                              [&](const auto& visit) { guard_detail::each_fixed(params, visit); });
 }
