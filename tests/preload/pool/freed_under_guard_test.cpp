@@ -38,7 +38,9 @@ void slow_guard(void* const* parameters) {
       });
     }
     const std::uint32_t wanted = kernel_env::load_volatile(guard_detail::wanted_counter(context));
-    if (wanted == 0 || !guard_detail::ring_and_wait(channel, kind, wanted)) break;
+    if (wanted == 0 ||
+        !guard_detail::ring_and_wait(channel, static_cast<std::uint32_t>(kind), wanted))
+      break;
     if (channel->answer_kind == static_cast<std::uint32_t>(AnswerKind::kCopyFirst)) {
       copies.store(channel->copy_count);
       about_to_copy.store(true);
