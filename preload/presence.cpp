@@ -82,15 +82,6 @@ bool wait_for_presence(const CurrentWork& now, Clock::time_point end) {
   return true;
 }
 
-// Contents that move beside work are read-only for a while (vmm/device_memory_moves.cpp).
-bool opened_moves() {
-  bool some = false;
-  if (const Runtime* runtime = Runtime::get()) {
-    for (DeviceRuntime* device : runtime->devices()) some = device->memory.open_moves() || some;
-  }
-  return some;
-}
-
 }  // namespace
 
 CUresult retry_over_holes(SubmitRef call) {
@@ -109,7 +100,6 @@ CUresult retry_over_holes(SubmitRef call) {
     const vmm::SwapWatch watch = vmm::SwapWatch::start();
     const CUresult result = call();
     if (result != CUDA_ERROR_INVALID_VALUE) return result;
-    if (opened_moves() && Clock::now() < end) continue;
     const bool absent = work != nullptr && !all_written_present(*work);
     if (absent && failed_faults(*work) != failed_before) return CUDA_ERROR_OUT_OF_MEMORY;
     if (!watch.overlapped() && !absent) return result;

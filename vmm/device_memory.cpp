@@ -290,21 +290,6 @@ void DeviceMemory::written_unasked(std::span<const AbiRun> runs) {
   }
 }
 
-bool DeviceMemory::open_moves() {
-  std::lock_guard lock(mutex_);
-  bool some = false;
-  for (Move& move : moves_) {
-    Block block;
-    move.is_void = true;
-    if (!is_still_itself(move, &block)) continue;
-    for (auto it = block.first; it != block.last; ++it) {
-      some = some || it->second.read_only;
-      open(*block.pool, it);
-    }
-  }
-  return some;
-}
-
 std::vector<PoolFigures> DeviceMemory::pools() const {
   std::lock_guard lock(mutex_);
   std::vector<PoolFigures> all;

@@ -189,7 +189,7 @@ class DeviceMemory {
   /// Granule runs of the range inside its pool; empty when there is none.
   std::vector<AbiRun> granule_runs(CUdeviceptr address, std::size_t bytes) const;
 
-  // --- moves beside work (device_memory_moves.cpp; releasing thread, but for the last three) --
+  // --- moves beside work (device_memory_moves.cpp; releasing thread, but for the last two) ----
   // Copied by the own stream and swapped in when some guard asks: it begins, bits are cleared, a
   // guard asks, the copies, another one asks.
 
@@ -221,9 +221,6 @@ class DeviceMemory {
   void end_moves(MoveEnd which);
   /// Before work that writes present pages without a guard. Any thread.
   void written_unasked(std::span<const AbiRun> runs);
-  /// The driver has refused a call, perhaps because a page is read-only while it moves: all that
-  /// move stay where they are. Whether one was. Any thread.
-  bool open_moves();
   /// Before a guard is told to give up. Watchdog thread; takes no lock.
   void guard_gives_up() noexcept { give_ups_.fetch_add(1); }
 
@@ -371,7 +368,7 @@ class DeviceMemory {
   // faults
   FaultAnswer answer(std::span<const AbiRun> wanted, bool rows,
                      std::optional<std::uint64_t> finished_epoch);
-  bool note_written(Pool& pool, Extents::iterator extent);
+  bool note_written(Extent& extent);
   void want_promotion(Pool& pool, std::uint32_t offset);
   void take_along(std::uint64_t kept);
   bool moves_later(const AbiRun& granule);
@@ -382,9 +379,7 @@ class DeviceMemory {
   Move* find_move(std::uint32_t number);
   bool is_being_copied(const Extent& extent);
   bool is_still_itself(const Move& move, Block* block);
-  void void_move(Pool& pool, Extents::iterator extent);
-  bool close(const Move& move, const Block& block);
-  void open(Pool& pool, Extents::iterator extent);
+  void void_move(const Extent& extent);
   void void_moves();
   void void_moves_in(Pool& pool, std::uint32_t offset, std::uint32_t count);
   /// A guard asks: what holds still from now on, and what is swapped in. Whether something was.

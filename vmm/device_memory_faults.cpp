@@ -118,9 +118,8 @@ bool DeviceMemory::make_present(Pool& pool, std::uint32_t offset, std::uint8_t o
 }
 
 // It is about to be written. Whether that was to be found out.
-bool DeviceMemory::note_written(Pool& pool, Extents::iterator it) {
-  void_move(pool, it);
-  Extent& extent = it->second;
+bool DeviceMemory::note_written(Extent& extent) {
+  void_move(extent);
   extent.written_serial = ++serial_;
   extent.parked_tick = tick_.load();
   extent.cold = false;
@@ -154,7 +153,7 @@ std::vector<DeviceMemory::Row> DeviceMemory::make_wanted_present(std::span<const
         group.fronts.advance({it->first, it->second.order});
         look_ahead_.store(true, std::memory_order_relaxed);
       } else {
-        const bool watched = note_written(*pool, it);
+        const bool watched = note_written(it->second);
         add_run(runs, pool->first + it->first, order_granules(it->second.order));
         // Made ahead: its bits were left clear so that the sequence shows here. What is
         // watched was written before: no sequence.
@@ -180,7 +179,7 @@ void DeviceMemory::tell_row(const Row& row, std::vector<AbiRun>* runs) {
       // restore, watched): told now, it needs no question of its own. What is cold asks
       // for itself: then it comes back, and its row with it.
       if (it->second.present() && !it->second.cold) {
-        note_written(*sibling, it);
+        note_written(it->second);
         add_run(runs, sibling->first + it->first, order_granules(it->second.order));
       }
       offset = it->first + order_granules(it->second.order);
@@ -196,7 +195,7 @@ void DeviceMemory::make_row_present(const Row& row, std::vector<AbiRun>* runs) {
       auto it = sibling->extent_at(offset);
       if (it->second.present()) {
         if (!it->second.cold) {
-          note_written(*sibling, it);
+          note_written(it->second);
           add_run(runs, sibling->first + it->first, order_granules(it->second.order));
         }
       } else if (!make_present(*sibling, offset, row.piece.order, Need::kIfRoom, runs)) {
@@ -224,7 +223,7 @@ void DeviceMemory::make_exactly_present(std::span<const AbiRun> wanted, std::vec
     const std::uint32_t offset = *granule - pool->first;
     auto it = pool->extent_at(offset);
     if (it->second.present()) {
-      note_written(*pool, it);
+      note_written(it->second);
       add_run(runs, pool->first + it->first, order_granules(it->second.order));
     } else {
       std::uint8_t order = it->second.order;

@@ -8,9 +8,13 @@
 // the answer voids the copy (note_written()). Work whose guard passed before the bits were clear
 // has finished, for all pool work runs in the order of its submission, and the copy begins only
 // after a guard behind it has asked. Work in no order, pins, guards that gave up and fills that
-// need no guard void it as well. A write that no guard has seen at all must not be lost in silence:
-// while it matters the block is mapped read-only, as absent pages are. And nobody uses the block's
-// mapping while it is swapped, for the same reason for which a fault's swap meets nobody (I2, I4).
+// need no guard void it as well. And nobody uses the block's mapping while it is swapped, for the
+// same reason for which a fault's swap meets nobody (I2, I4).
+//
+// What no guard has seen (a form in a profile that misses a write, a pointer that nobody knows of)
+// can be lost here. To map the block read-only meanwhile, as absent pages are, would make it loud,
+// but is not to be had: changing the access of a mapping stops kernels and copies that read it
+// (measured: docs/results/driver_semantics.md), and whoever asks for the block wants it opened.
 #include <algorithm>
 #include <deque>
 #include <utility>
@@ -37,35 +41,8 @@ Move* DeviceMemory::find_move(std::uint32_t number) {
   return number == 0 || it == moves_.end() ? nullptr : &*it;
 }
 
-void DeviceMemory::void_move(Pool& pool, Extents::iterator extent) {
-  if (extent->second.move == 0) return;
-  if (Move* const move = find_move(extent->second.move)) move->is_void = true;
-  open(pool, extent);
-}
-
-// A call that looks at mappings may meet it: told as a swap is (SwapWatch).
-bool DeviceMemory::close(const Move& move, const Block& block) {
-  const ExtentName& name = move.block.extent;
-  mapper_.begin_swap();
-  const bool closed = mapper_.set_access(name.address, name.bytes(), false) == CUDA_SUCCESS;
-  mapper_.end_swap();
-  for (auto it = block.first; it != block.last; ++it) {
-    it->second.read_only = true;
-    if (!closed) open(*block.pool, it);  // perhaps some of them were
-  }
-  return closed;
-}
-
-void DeviceMemory::open(Pool& pool, Extents::iterator extent) {
-  if (!extent->second.read_only) return;
-  const CUdeviceptr address = address_of(pool, extent->first);
-  const std::uint64_t bytes = order_bytes(extent->second.order);
-  if (mapper_.set_access(address, bytes, true) != CUDA_SUCCESS &&
-      mapper_.set_access(address, bytes, true) != CUDA_SUCCESS) {
-    return broken("I2: a part of pool " + std::to_string(pool.id) +
-                  " stays read-only: the driver refused to open it again");
-  }
-  extent->second.read_only = false;
+void DeviceMemory::void_move(const Extent& extent) {
+  if (Move* const move = find_move(extent.move)) move->is_void = true;
 }
 
 void DeviceMemory::void_moves() {
@@ -76,7 +53,7 @@ void DeviceMemory::void_moves_in(Pool& pool, std::uint32_t offset, std::uint32_t
   if (moves_.empty()) return;
   const std::uint32_t end = std::min(offset + count, pool.granules);
   for (auto it = pool.extent_at(offset); it != pool.extents.end() && it->first < end; ++it) {
-    void_move(pool, it);
+    void_move(it->second);
   }
 }
 
@@ -121,20 +98,14 @@ bool DeviceMemory::step_moves(std::span<const AbiRun> wanted, bool may_move, Gua
     if (pool == nullptr) continue;
     const auto extent = pool->extent_at(run.first - pool->first);
     const Move* const move = find_move(extent->second.move);
-    if (move != nullptr && move->to == MoveTo::kHost) void_move(*pool, extent);
+    if (move != nullptr && move->to == MoveTo::kHost) void_move(extent->second);
   }
-  std::size_t swaps = 0, closed = 0;
+  std::size_t swaps = 0;
   bool swapped = false;
   for (Move& move : moves_) {
     if (move.is_void) continue;
-    if (move.stage == MoveStage::kBitsClear && place == GuardPlace::kFirst &&
-        closed++ < kSwapsAtOnce) {
-      Block block;
-      if (is_still_itself(move, &block) && close(move, block)) {
-        move.stage = MoveStage::kUnwritten;
-      } else {
-        move.is_void = true;
-      }
+    if (move.stage == MoveStage::kBitsClear && place == GuardPlace::kFirst) {
+      move.stage = MoveStage::kUnwritten;
     } else if (move.stage == MoveStage::kCopied && swaps++ < kSwapsAtOnce) {
       if (some_gave_up()) break;  // while the driver was slow: the next question voids the rest
       if (swap_moved(move)) {
@@ -333,9 +304,7 @@ void DeviceMemory::forget_move(const Move& move) {
     const std::uint32_t end = name.offset + order_granules(name.order);
     for (auto extent = pool.extent_at(name.offset);
          extent != pool.extents.end() && extent->first < end; ++extent) {
-      if (extent->second.move != move.number) continue;
-      open(pool, extent);
-      extent->second.move = 0;
+      if (extent->second.move == move.number) extent->second.move = 0;
     }
   }
   if (move.to == MoveTo::kHost) return host_.give_back(name.order, move.block.host_handle);

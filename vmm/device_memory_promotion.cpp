@@ -15,7 +15,7 @@ constexpr std::uint64_t kMostPromotedAtOnce = std::uint64_t{192} << 20;
 
 void DeviceMemory::want_promotion(Pool& pool, std::uint32_t offset) {
   const auto it = pool.extent_at(offset);
-  const Extent& extent = it->second;
+  Extent& extent = it->second;
   if (extent.state != ExtentState::kParked || pending_.size() == kMaxCopies) return;
   if (is_being_copied(extent)) return;  // served in place
   const bool already = std::any_of(pending_.begin(), pending_.end(), [&](const Pending& p) {
@@ -37,8 +37,8 @@ void DeviceMemory::want_promotion(Pool& pool, std::uint32_t offset) {
   park.staging = *staging;
   if (mapper_.create_device(extent.order, &park.host_handle) == CUDA_SUCCESS) {
     if (mapper_.map(park.staging, extent.order, park.host_handle, true) == CUDA_SUCCESS) {
-      void_move(pool, it);
-      it->second.move = 0;
+      void_move(extent);
+      extent.move = 0;
       pending_.push_back({&pool, it->first, park, false});
       return;
     }
@@ -90,7 +90,7 @@ void DeviceMemory::finish_pending(std::vector<AbiRun>* runs) {
       extent.parked_tick = tick_.load();
       extent.cold = false;
     } else {
-      note_written(*pool, pool->extents.find(name.offset));
+      note_written(extent);
     }
     statistics_.promotions.fetch_add(1, std::memory_order_relaxed);
     statistics_.promoted_bytes.fetch_add(name.bytes(), std::memory_order_relaxed);

@@ -32,7 +32,6 @@ struct Extent {
   std::uint64_t read_tick = 0;
   bool cold = false;       // parked because it was not used for long: comes back when it is
   std::uint32_t move = 0;  // Move::number of its move beside work; 0: none
-  bool read_only = false;  // mapped so while it must hold still
 
   bool present() const { return state != ExtentState::kAbsent; }
 };

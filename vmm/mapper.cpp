@@ -98,16 +98,12 @@ CUresult Mapper::map(CUdeviceptr address, unsigned order, CUmemGenericAllocation
   const std::size_t bytes = order_bytes(order);
   CUresult result = driver_.cuMemMap(address, bytes, 0, handle, 0);
   if (result != CUDA_SUCCESS) return result;
-  result = set_access(address, bytes, writable);
-  if (result != CUDA_SUCCESS) driver_.cuMemUnmap(address, bytes);
-  return result;
-}
-
-CUresult Mapper::set_access(CUdeviceptr address, std::size_t bytes, bool writable) {
   const CUmemAccessDesc access{
       device_location_,
       writable ? CU_MEM_ACCESS_FLAGS_PROT_READWRITE : CU_MEM_ACCESS_FLAGS_PROT_READ};
-  return driver_.cuMemSetAccess(address, bytes, &access, 1);
+  result = driver_.cuMemSetAccess(address, bytes, &access, 1);
+  if (result != CUDA_SUCCESS) driver_.cuMemUnmap(address, bytes);
+  return result;
 }
 
 CUresult Mapper::unmap(CUdeviceptr address, std::size_t bytes) {

@@ -53,8 +53,6 @@ class Mapper {
   /// Maps a handle and opens it. On failure nothing stays mapped.
   CUresult map(CUdeviceptr address, unsigned order, CUmemGenericAllocationHandle handle,
                bool writable);
-  /// Lets the device write whole mappings, or read them only.
-  CUresult set_access(CUdeviceptr address, std::size_t bytes, bool writable);
   /// Removes whole mappings. A failure other than DEINITIALIZED breaks I2.
   CUresult unmap(CUdeviceptr address, std::size_t bytes);
   /// Maps zero handles over the pieces; on failure unmaps those it mapped.

@@ -73,7 +73,7 @@ std::string Pool::broken_invariant() const {
     if (extent.present() != (extent.handle != 0)) return where + ": state and handle disagree";
     if ((extent.watched_tick != 0 && extent.state != ExtentState::kResident) ||
         (extent.cold && extent.state != ExtentState::kParked) ||
-        ((extent.move != 0 || extent.read_only) && !extent.present())) {
+        (extent.move != 0 && !extent.present())) {
       return where + ": watched, cold or on its way in another state";
     }
     expected += order_granules(extent.order);

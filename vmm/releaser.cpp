@@ -123,6 +123,7 @@ void Releaser::tick() {
     memory_.leave_along();  // what is idle stays
     released_ = release(epoch);
     if (released_) {
+      if (awake_) last_spell_ = active_span_;
       awake_ = false;
       released_serial_ = memory_.newest_serial();
       // Without a clock only gifts of a pause are cold, and the pause is over.

@@ -34,6 +34,9 @@ struct ReleaseSettings {
   bool disposable = false;
   std::chrono::nanoseconds cold_after{0};  // 0: nothing is cold
   bool prefetch = false;  // what is read while parked comes back; DeviceSettings::follow_reads
+  // Where spells of work between idle releases are shorter, that is not worth its price: in bursts
+  // of a second it costs 2 % and is parked again before that is made good (docs/results/vllm.md).
+  std::chrono::nanoseconds short_spell = std::chrono::milliseconds(1500);
 };
 
 class Releaser {
@@ -285,6 +288,7 @@ class Releaser {
   std::uint64_t asked_since_ = 0;   // readers, regularly; 0: they are not
   std::uint64_t answers_seen_ = 0;  // of readers
   bool some_is_read_ = false;       // in host memory, perhaps
+  std::chrono::nanoseconds last_spell_ = std::chrono::nanoseconds::max();  // of work, unknown: long
   std::uint64_t next_away_ = 0;
   std::uint64_t home_told_ = 0, away_told_ = 0, moves_told_tick_ = 0;
   std::uint64_t cold_at_once_ = std::uint64_t{64} << 20;

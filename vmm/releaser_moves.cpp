@@ -78,7 +78,8 @@ void Releaser::ask_readers() {
 }
 
 bool Releaser::wants_home() const {
-  return settings_.prefetch && active_ >= kWorkLasts && memory_.host_in_use() != 0 &&
+  const auto lasts = last_spell_ < settings_.short_spell ? settings_.short_spell : kWorkLasts;
+  return settings_.prefetch && active_ >= lasts && memory_.host_in_use() != 0 &&
          way_.lacking.load() + way_.taking.load() == 0 &&  // the engine needs the memory itself
          !memory_.limits().paused.load(std::memory_order_relaxed) &&
          !(has_neighbours() && memory_.pressure()->anyone_asks());

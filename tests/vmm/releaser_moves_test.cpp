@@ -17,6 +17,7 @@ ReleaseSettings soon_idle() {
   settings.idle_timeout = 150ms;
   settings.restore_time = 0ms;  // nothing comes back before the first work
   settings.prefetch = true;
+  settings.short_spell = 0ms;
   return settings;
 }
 
@@ -117,6 +118,16 @@ TEST_F(MovesBesideWork, ItGoesAgainWhenWorkEnds) {
   ASSERT_TRUE(step_until({5}, [&] { return are_resident({5}); }));
   EXPECT_TRUE(eventually([&] { return bench_.memory->physical().device == 0; }));
   ASSERT_TRUE(step_until({5}, [&] { return are_resident({5}); }));
+  bench_.expect_contents();
+}
+
+TEST_F(MovesBesideWork, WhereSpellsOfWorkAreShortNothingComesBeforeThisOneIsLonger) {
+  ReleaseSettings settings = soon_idle();
+  settings.short_spell = 1h;
+  park_all(settings);
+  step_until(
+      {3, 4, 11}, [] { return false; }, 1s);
+  EXPECT_EQ(prefetched(), 0u);
   bench_.expect_contents();
 }
 
