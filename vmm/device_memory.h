@@ -440,6 +440,8 @@ class DeviceMemory {
                   CUmemGenericAllocationHandle handle);
   // parking and coming back
   bool find_block(const ExtentName& name, ExtentState state, Block* block);
+  /// Of what is parked, unpinned and not cold; the most recently written first.
+  std::vector<ExtentName> parked_blocks(const std::function<bool(const Extent&)>& wanted) const;
   std::uint8_t merged_order(const Group& group) const;
   ExtentName name_of(const Pool& pool, Extents::const_iterator extent) const;
   void add_blocks(const Pool& pool, std::span<const Extents::const_iterator> extents,

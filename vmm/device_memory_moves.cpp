@@ -123,30 +123,6 @@ bool DeviceMemory::step_moves(std::span<const AbiRun> wanted, bool may_move, Gua
 
 // --- the releasing thread --------------------------------------------------------------
 
-std::vector<ExtentName> DeviceMemory::read_while_parked(std::uint64_t tick) const {
-  std::vector<ExtentName> blocks;
-  {
-    std::lock_guard lock(mutex_);
-    std::vector<Extents::const_iterator> found;
-    for (const auto& [first, pool] : pools_) {
-      found.clear();
-      for (auto it = pool->extents.cbegin(); it != pool->extents.cend(); ++it) {
-        const Extent& extent = it->second;
-        if (extent.state == ExtentState::kParked && !extent.cold && extent.move == 0 &&
-            extent.read_tick != 0 && extent.read_tick >= tick &&
-            !pool->pinned(it->first, order_granules(extent.order))) {
-          found.push_back(it);
-        }
-      }
-      add_blocks(*pool, found, false, &blocks);
-    }
-  }
-  // Rows were written in turn, so that the layers of one stand beside each other.
-  std::stable_sort(blocks.begin(), blocks.end(),
-                   [](const ExtentName& a, const ExtentName& b) { return a.written > b.written; });
-  return blocks;
-}
-
 std::vector<ExtentName> DeviceMemory::unused_since(std::uint64_t tick) const {
   std::vector<ExtentName> names;
   std::lock_guard lock(mutex_);

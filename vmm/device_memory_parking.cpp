@@ -101,7 +101,8 @@ std::vector<ExtentName> DeviceMemory::blocks_to_park(std::span<const ExtentName>
 }
 
 // At the fronts too: GPU memory is written without a copy, whatever its extent.
-std::vector<ExtentName> DeviceMemory::blocks_to_return() const {
+std::vector<ExtentName> DeviceMemory::parked_blocks(
+    const std::function<bool(const Extent&)>& wanted) const {
   std::vector<ExtentName> blocks;
   {
     std::lock_guard lock(mutex_);
@@ -109,7 +110,7 @@ std::vector<ExtentName> DeviceMemory::blocks_to_return() const {
     for (const auto& [first, pool] : pools_) {
       found.clear();
       for (auto it = pool->extents.cbegin(); it != pool->extents.cend(); ++it) {
-        if (it->second.state == ExtentState::kParked && !it->second.cold &&
+        if (it->second.state == ExtentState::kParked && !it->second.cold && wanted(it->second) &&
             !pool->pinned(it->first, order_granules(it->second.order))) {
           found.push_back(it);
         }
@@ -117,8 +118,19 @@ std::vector<ExtentName> DeviceMemory::blocks_to_return() const {
       add_blocks(*pool, found, false, &blocks);
     }
   }
+  // Rows were written in turn, so that the layers of one stand beside each other.
   std::stable_sort(blocks.begin(), blocks.end(), newer);
   return blocks;
+}
+
+std::vector<ExtentName> DeviceMemory::blocks_to_return() const {
+  return parked_blocks([](const Extent&) { return true; });
+}
+
+std::vector<ExtentName> DeviceMemory::read_while_parked(std::uint64_t tick) const {
+  return parked_blocks([tick](const Extent& extent) {
+    return extent.move == 0 && extent.read_tick != 0 && extent.read_tick >= tick;
+  });
 }
 
 std::array<ExtentName, 2> DeviceMemory::halves(const ExtentName& block) {

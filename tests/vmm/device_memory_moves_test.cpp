@@ -5,24 +5,17 @@
 #include <algorithm>
 #include <functional>
 
-#include "tests/vmm/memory_bench.h"
+#include "tests/vmm/parked_rows.h"
 
 namespace kvshim::vmm::testing {
 namespace {
 
-class MovesTest : public ::testing::Test {
+class MovesTest : public ParkedRowsTest {
  protected:
   static constexpr std::uint32_t kElsewhere = 30;
   static constexpr std::uint64_t kTick = 7;
   void SetUp() override {
-    pool_ = bench_.pool(100 * kMiB);
-    sibling_ = bench_.pool(100 * kMiB);
-    for (std::uint32_t g = 0; g < 4; ++g) {
-      bench_.served(pool_, g);
-      bench_.write(pool_, g, 100 + g);
-      bench_.write(sibling_, g, 200 + g);
-    }
-    ASSERT_EQ(bench_.park_all(), 8u);
+    ParkedRowsTest::SetUp();
     bench_.served(pool_, kElsewhere);
   }
   /// Readers were seen to read these rows.
@@ -58,15 +51,6 @@ class MovesTest : public ::testing::Test {
            2 * kGranuleBytes;  // elsewhere
   }
   std::uint64_t prefetched() const { return bench_.memory->statistics().prefetched_bytes.load(); }
-  void expect_contents(std::uint64_t written = 0) {
-    for (std::uint32_t g = 0; g < 4; ++g) {
-      EXPECT_TRUE(bench_.holds(pool_, g, g == 2 && written != 0 ? written : 100 + g)) << g;
-      EXPECT_TRUE(bench_.holds(sibling_, g, 200 + g)) << g;
-    }
-  }
-  MemoryBench bench_{{.host_budget = kGiB, .read_ahead_max = kNoReadAhead}};
-  const PoolRecord* pool_ = nullptr;
-  const PoolRecord* sibling_ = nullptr;
 };
 
 TEST_F(MovesTest, WhatIsReadComesBackInTwoQuestions) {

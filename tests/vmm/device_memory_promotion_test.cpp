@@ -6,36 +6,14 @@
 #include <thread>
 
 #include "tests/vmm/fake_pressure.h"
-#include "tests/vmm/memory_bench.h"
+#include "tests/vmm/parked_rows.h"
 
 namespace kvshim::vmm::testing {
 namespace {
 
 using namespace std::chrono_literals;
 
-class PromotionTest : public ::testing::Test {
- protected:
-  void SetUp() override {
-    pool_ = bench_.pool(100 * kMiB);
-    sibling_ = bench_.pool(100 * kMiB);
-    for (std::uint32_t g = 0; g < 4; ++g) {
-      bench_.served(pool_, g);
-      bench_.write(pool_, g, 100 + g);
-      bench_.write(sibling_, g, 200 + g);
-    }
-    ASSERT_EQ(bench_.park_all(), 8u);
-    ASSERT_EQ(bench_.memory->physical().device, 0u);
-  }
-  void expect_contents() {
-    for (std::uint32_t g = 0; g < 4; ++g) {
-      EXPECT_TRUE(bench_.holds(pool_, g, 100 + g)) << g;
-      EXPECT_TRUE(bench_.holds(sibling_, g, 200 + g)) << g;
-    }
-  }
-  MemoryBench bench_{{.host_budget = kGiB, .read_ahead_max = kNoReadAhead}};
-  const PoolRecord* pool_ = nullptr;
-  const PoolRecord* sibling_ = nullptr;
-};
+using PromotionTest = ParkedRowsTest;
 
 TEST_F(PromotionTest, AParkedExtentIsWritableInPlace) {
   EXPECT_TRUE(bench_.writable(pool_, 2));
