@@ -25,6 +25,8 @@ void unpin_all(const Runtime& runtime, std::span<const Pinned> pieces) {
     if (record == nullptr || record->id != piece.pool) continue;  // freed, with its pins
     DeviceRuntime* const device = runtime.of(*record);
     if (device == nullptr) continue;  // its context is ending
+    // A graph that was pinned may still run: what it writes unasked must not move meanwhile.
+    device->memory.comes_in_no_order(device->gate.epoch());
     device->memory.unpin(piece.pool, piece.range.address, piece.range.bytes);
   }
 }

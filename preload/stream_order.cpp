@@ -112,8 +112,10 @@ CUresult StreamOrder::record(Lock& lock, Stream& stream, CUstream on) {
     ++stream.users;
     result = have_event(lock, stream.context, &made);
     --stream.users;
-    // Another thread may have been faster.
-    if (stream.event == nullptr) {
+    // Another thread may have been faster, or the context is gone.
+    if (stream.dead && !stream.unfinished) {
+      result = CUDA_ERROR_CONTEXT_IS_DESTROYED;
+    } else if (stream.event == nullptr) {
       stream.event = made;
     } else if (made != nullptr) {
       spares_.push_back({stream.context, made});
@@ -182,8 +184,10 @@ void StreamOrder::submitted_in_capture(Lock& lock, const Stream& now, std::uint6
   const CUcontext context = now.context;
   vmm::ContextScope current(driver_, context);
   CUevent event = captures_[capture].event;
-  if (event == nullptr && have_event(lock, context, &event) != CUDA_SUCCESS) return;
-  captures_[capture].event = event;
+  if (event == nullptr) {
+    if (have_event(lock, context, &event) != CUDA_SUCCESS) return;
+    captures_[capture].event = event;
+  }
   driver_.cuEventRecord(event, handle);
 }
 
@@ -382,6 +386,7 @@ void StreamOrder::context_finished(CUcontext context, std::uint64_t lost_before)
 void StreamOrder::before_context_destroy(CUcontext context) {
   std::lock_guard lock(mutex_);
   std::erase_if(spares_, [&](const Spare& spare) { return spare.context == context; });
+  std::erase_if(captures_, [&](const auto& entry) { return entry.second.context == context; });
   std::erase_if(streams_, [&](Stream& s) {
     if (s.context != context) return false;
     if (&s == last_) last_ = nullptr;

@@ -384,6 +384,8 @@ class DeviceMemory {
   void void_moves_in(Pool& pool, std::uint32_t offset, std::uint32_t count);
   /// A guard asks: what holds still from now on, and what is swapped in. Whether something was.
   bool step_moves(std::span<const AbiRun> wanted, bool may_move, GuardPlace place);
+  void question_was_refused();
+  std::uint32_t open_question(bool unanswered) const;
   bool swap_moved(const Move& move);
   bool guards_give_up() const;
   std::uint64_t bytes_on_their_way(MoveTo to) const;
@@ -507,6 +509,7 @@ class DeviceMemory {
   std::uint64_t along_headroom_ = 0;
   bool pending_rows_ = false;
   std::vector<Move> moves_;
+  std::uint64_t question_ = 0;               // how many there were
   std::uint32_t last_move_ = 0;              // number
   std::atomic<std::uint64_t> give_ups_{0};   // guards were told to give up
   std::uint64_t give_ups_before_moves_ = 0;  // of all that are in moves_

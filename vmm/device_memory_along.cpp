@@ -54,12 +54,16 @@ std::vector<ExtentName> DeviceMemory::watch_written_last(std::size_t most) {
   for (const ExtentName& name : names) {
     Pool* pool = nullptr;
     Extent* const extent = named_extent(name, ExtentState::kResident, &pool);
-    if (extent != nullptr && extent->watched_tick == 0) extent->watched_tick = tick();
+    if (extent != nullptr && extent->watched_tick == 0 &&
+        !freed_.is_being_told({arena_.granule(name.address), order_granules(name.order)})) {
+      extent->watched_tick = tick();
+    }
   }
   return names;
 }
 
-// Named at the end: there may be tens of thousands, and a fault waits meanwhile.
+// Of one pool of siblings: so many rows, and not the layers of one. Named at the end: there may
+// be tens of thousands, and a fault waits meanwhile.
 std::vector<ExtentName> DeviceMemory::written_last_locked(std::size_t most, bool parked_too) const {
   struct Candidate {
     std::uint64_t written;
@@ -68,7 +72,9 @@ std::vector<ExtentName> DeviceMemory::written_last_locked(std::size_t most, bool
   };
   const auto later = [](const Candidate& a, const Candidate& b) { return a.written > b.written; };
   std::vector<Candidate> last;  // a heap, the first to go on top
-  for (const auto& [first, pool] : pools_) {
+  for (const Group& group : groups_) {
+    if (group.pools.empty()) continue;
+    const Pool* const pool = group.pools.front();
     for (auto it = pool->extents.cbegin(); it != pool->extents.cend(); ++it) {
       const Extent& extent = it->second;
       const bool fits = extent.state == ExtentState::kResident ||
@@ -81,7 +87,7 @@ std::vector<ExtentName> DeviceMemory::written_last_locked(std::size_t most, bool
         std::pop_heap(last.begin(), last.end(), later);
         last.pop_back();
       }
-      last.push_back({extent.written_serial, pool.get(), it});
+      last.push_back({extent.written_serial, pool, it});
       std::push_heap(last.begin(), last.end(), later);
     }
   }

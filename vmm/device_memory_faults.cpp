@@ -251,6 +251,7 @@ FaultAnswer DeviceMemory::fault(std::span<const AbiRun> wanted, bool rows,
   std::lock_guard lock(mutex_);
   freed_.asked();
   drop_pending();
+  ++question_;
   const bool may_move = parked_may_move(finished_epoch);
   const bool swapped = step_moves(wanted, may_move, place);
   for (const AbiRun& run : wanted) {
@@ -333,6 +334,7 @@ FaultAnswer DeviceMemory::answer(std::span<const AbiRun> wanted, bool rows,
     // A graph's guard may outlive its pool; then nothing is wrong.
     if (std::none_of(wanted.begin(), wanted.end(),
                      [&](const AbiRun& run) { return pool_of_granule(run.first) != nullptr; })) {
+      question_was_refused();
       if (wanted.size() == kMaxWantedRuns) void_moves();  // it may have wanted more
       return result;
     }

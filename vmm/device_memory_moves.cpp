@@ -104,8 +104,10 @@ bool DeviceMemory::step_moves(std::span<const AbiRun> wanted, bool may_move, Gua
   bool swapped = false;
   for (Move& move : moves_) {
     if (move.is_void) continue;
-    if (move.stage == MoveStage::kBitsClear && place == GuardPlace::kFirst) {
+    if (move.stage == MoveStage::kBitsClear && place == GuardPlace::kFirst &&
+        (move.open_ticket == 0 || move.open_ticket != open_question(false))) {
       move.stage = MoveStage::kUnwritten;
+      move.proven = question_;
     } else if (move.stage == MoveStage::kCopied && swaps++ < kSwapsAtOnce) {
       if (some_gave_up()) break;  // while the driver was slow: the next question voids the rest
       if (swap_moved(move)) {
@@ -119,6 +121,26 @@ bool DeviceMemory::step_moves(std::span<const AbiRun> wanted, bool may_move, Gua
   std::erase_if(moves_, [](const Move& move) { return move.number == 0; });
   check("moves");
   return swapped;
+}
+
+// A guard that is refused lets its work pass without another look at its bits: what its question
+// has proven is not so.
+void DeviceMemory::question_was_refused() {
+  for (Move& move : moves_) {
+    if (move.proven != question_) continue;
+    if (move.stage == MoveStage::kUnwritten) {
+      move.stage = MoveStage::kBitsClear;
+    } else {
+      move.is_void = true;
+    }
+  }
+}
+
+// The ticket of the question that was asked last; with `unanswered` 0 where it has its answer.
+std::uint32_t DeviceMemory::open_question(bool unanswered) const {
+  GuardChannel& channel = *kernels_->channel();
+  const std::uint32_t asked = std::atomic_ref(channel.request).load();
+  return unanswered && asked == std::atomic_ref(channel.answer).load() ? 0 : asked;
 }
 
 // --- the releasing thread --------------------------------------------------------------
@@ -238,7 +260,10 @@ std::vector<ExtentName> DeviceMemory::begin_to_send_away(std::span<const ExtentN
 void DeviceMemory::move_bits_cleared() {
   std::lock_guard lock(mutex_);
   for (Move& move : moves_) {
-    if (move.stage == MoveStage::kChosen) move.stage = MoveStage::kBitsClear;
+    if (move.stage != MoveStage::kChosen) continue;
+    move.stage = MoveStage::kBitsClear;
+    // Its guard may have looked before, and have given up since.
+    move.open_ticket = open_question(true);
   }
 }
 

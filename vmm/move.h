@@ -25,6 +25,8 @@ struct Move {
   MoveTo to = MoveTo::kGpu;
   PreparedPark block;  // its staging is where the copy goes
   MoveStage stage = MoveStage::kChosen;
+  std::uint32_t open_ticket = 0;  // of a question that was open when the bits were clear; 0: none
+  std::uint64_t proven = 0;       // the question (DeviceMemory's count) that made it kUnwritten
   bool is_void = false;  // somebody asked to write it, or may write it without asking
 };
 

@@ -180,12 +180,14 @@ void Releaser::move_beside_work() {
   if (memory_.moves_need_a_question()) {
     const std::vector<ExtentName> askers = memory_.watch_written_last(kAskers);
     ask.insert(ask.end(), askers.begin(), askers.end());
-    // With the gate open, as everywhere.
-    const bool launched = launch_clear(ask);
-    if (wait_for_stream() && launched) {
+    // With the gate open, as everywhere. Pinning takes its time: the own stream is asked again.
+    const bool cleared = driver_.cuStreamQuery(memory_.kernels().stream()) == CUDA_SUCCESS &&
+                         launch_clear(ask) && wait_for_stream();
+    if (cleared) {
       memory_.move_bits_cleared();
-    } else if (begun) {
-      memory_.end_moves(DeviceMemory::MoveEnd::kAll);
+    } else {
+      memory_.forget_watch(askers);
+      if (begun) memory_.end_moves(DeviceMemory::MoveEnd::kAll);
     }
   }
   tell_moves();

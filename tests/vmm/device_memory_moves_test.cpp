@@ -289,6 +289,9 @@ TEST_P(VoidMove, AnExactWriteIsNotLost) {
     bench_.write(pool_, 2, 999);
   });
   expect_contents(999);
+  if (GetParam().stage != MoveStage::kCopied) {
+    EXPECT_LE(moved(), kGranuleBytes);
+  }
 }
 
 TEST_P(VoidMove, AFillWithoutAGuardIsNotLost) {
@@ -298,6 +301,7 @@ TEST_P(VoidMove, AFillWithoutAGuardIsNotLost) {
     bench_.write(pool_, 2, 999);
   });
   expect_contents(999);
+  EXPECT_LE(moved(), kGranuleBytes) << "the sibling's";
 }
 
 // Pinned pages may be written by work that asks nobody, also when the pin has gone again.
@@ -308,6 +312,7 @@ TEST_P(VoidMove, APinIsNotForgotten) {
     bench_.memory->unpin(pool_->id, bench_.address(pool_, 2), 1);
   });
   expect_contents(999);
+  EXPECT_LE(moved(), kGranuleBytes) << "the sibling's";
 }
 
 TEST_P(VoidMove, WorkInNoOrderIsNotLost) {
@@ -399,6 +404,39 @@ TEST_F(MovesTest, AGuardBehindAnotherProvesNothingOfEarlierWork) {
   ask_behind();
   EXPECT_EQ(resident(), 2 * kGranuleBytes) << "all that could have written it asks";
   expect_contents();
+}
+
+// Its guard doesn't look again: it may have found the bits of the block set.
+TEST_F(MovesTest, AQuestionThatIsRefusedProvesNothing) {
+  const PoolRecord* const freed = bench_.pool(100 * kMiB, "other");
+  const AbiRun gone{bench_.granule(freed, 0), 1};
+  ASSERT_EQ(bench_.memory->free(freed->base), CUDA_SUCCESS);
+  read({2});
+  ASSERT_EQ(begin(), 2u);
+  bench_.memory->move_bits_cleared();
+  EXPECT_EQ(bench_.memory->fault(std::span(&gone, 1), true).kind, AnswerKind::kFailed);
+  EXPECT_EQ(copy(), 0u);
+  ask();
+  EXPECT_EQ(copy(), 2u) << "and does no harm";
+  ask();
+  EXPECT_EQ(resident(), 2 * kGranuleBytes);
+  expect_contents();
+}
+
+// Its guard may have looked, and given up, before the bits were clear.
+TEST_F(MovesTest, AQuestionThatWasOpenBeforeProvesNothing) {
+  GuardChannel& channel = *bench_.memory->kernels().channel();
+  read({2});
+  ASSERT_EQ(begin(), 2u);
+  std::atomic_ref(channel.request).store(1);
+  bench_.memory->move_bits_cleared();
+  ask();
+  EXPECT_EQ(copy(), 0u);
+  std::atomic_ref(channel.answer).store(1);
+  std::atomic_ref(channel.request).store(2);
+  ask();
+  EXPECT_EQ(copy(), 2u);
+  std::atomic_ref(channel.answer).store(2);
 }
 
 TEST_F(MovesTest, ACopyThatFailedIsVoid) {

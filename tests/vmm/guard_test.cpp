@@ -314,5 +314,34 @@ TEST(GuardLimitTest, EndsWhenNothingMoreCanBeHad) {
   EXPECT_FALSE(bench.bit(bench.granule(pool, 3)));
 }
 
+// More runs than one launch holds: the second guard of the work says that it is not the first.
+TEST(GuardPlaces, ChunksBehindTheFirstSaySo) {
+  EngineBench bench({.host_budget = kGiB, .read_ahead_max = kNoReadAhead, .rows_ahead = false});
+  const PoolRecord* const pool = bench.pool(64 * kGranuleBytes);
+  const auto told = [&] {
+    return std::atomic_ref(bench.memory->kernels().channel()->request_kind).load() & kBehindFlag;
+  };
+  std::vector<AbiRun> runs;
+  for (std::uint32_t i = 0; i < kMaxFixedRuns; ++i) runs.push_back({bench.granule(pool, 2 * i), 1});
+  const auto guard = [&](GuardPlace place) {
+    bench.submit(
+        bench.stream,
+        [&] {
+          EXPECT_EQ(bench.memory->kernels().launch_fixed_guard(bench.stream, runs, place),
+                    CUDA_SUCCESS);
+        },
+        {}, [] {});
+    ASSERT_TRUE(bench.driver.drain(bench.stream));
+  };
+  guard(GuardPlace::kFirst);
+  EXPECT_EQ(told(), 0u);
+  runs.push_back({bench.granule(pool, 2 * kMaxFixedRuns), 1});  // all others are present
+  guard(GuardPlace::kFirst);
+  EXPECT_EQ(told(), kBehindFlag);
+  runs = {{bench.granule(pool, 1), 1}};
+  guard(GuardPlace::kBehindAnother);
+  EXPECT_EQ(told(), kBehindFlag);
+}
+
 }  // namespace
 }  // namespace kvshim::vmm::testing
