@@ -51,6 +51,10 @@ bool Releaser::has_neighbours() const {
   return pressure != nullptr && pressure->anyone_else();
 }
 
+bool Releaser::neighbours_ask() const {
+  return has_neighbours() && memory_.pressure()->anyone_asks();
+}
+
 // UINT64_MAX: nobody wants to know.
 std::uint64_t Releaser::readers_asked_every() const {
   constexpr std::uint64_t kQuestionsInTheTime = 64;
@@ -81,8 +85,7 @@ bool Releaser::wants_home() const {
   const auto lasts = last_spell_ < settings_.short_spell ? settings_.short_spell : kWorkLasts;
   return settings_.prefetch && active_ >= lasts && memory_.host_in_use() != 0 &&
          way_.lacking.load() + way_.taking.load() == 0 &&  // the engine needs the memory itself
-         !memory_.limits().paused.load(std::memory_order_relaxed) &&
-         !(has_neighbours() && memory_.pressure()->anyone_asks());
+         !memory_.limits().paused.load(std::memory_order_relaxed) && !neighbours_ask();
 }
 
 // What neighbours lack they are refused just now, and make in host memory: nobody waits for
@@ -92,7 +95,7 @@ Releaser::Away Releaser::wants_away() {
   if (const std::uint64_t over = memory_.over_limit(); over != 0) {
     return {over, in_ticks(kUnused), true};
   }
-  if (!paused && has_neighbours() && memory_.pressure()->anyone_asks()) {
+  if (!paused && neighbours_ask()) {
     const std::uint64_t lacking = memory_.pressure()->lacked(memory_.gpu_free(), memory_.floor());
     if (lacking != 0) return {std::min(lacking, memory_.spare()), in_ticks(kUnused)};
   }

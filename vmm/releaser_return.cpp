@@ -183,8 +183,7 @@ void Releaser::ask_for_a_return(std::uint64_t bytes) {
 // of hours must not fill the GPU again.
 void Releaser::return_in_quiet(std::uint64_t epoch) {
   if (memory_.parked_bytes().returnable == 0) return;
-  Pressure* const pressure = memory_.pressure();
-  if (pressure != nullptr && pressure->anyone_else() && pressure->anyone_asks()) return;
+  if (neighbours_ask()) return;
   std::unique_lock working(working_, std::try_to_lock);
   if (!working) return;
   std::vector<ExtentName> plan = memory_.blocks_to_return();
@@ -232,8 +231,7 @@ void Releaser::return_beside_work() {
   next_along_ = ticks_ + static_cast<std::uint64_t>(kAlongLook / tick_);
   memory_.leave_along();  // chosen when there was room, and nobody asked
   if (memory_.host_in_use() == 0 || memory_.limits().paused.load(std::memory_order_relaxed)) return;
-  Pressure* const pressure = memory_.pressure();
-  if (pressure != nullptr && pressure->anyone_else() && pressure->anyone_asks()) return;
+  if (neighbours_ask()) return;
   std::unique_lock working(working_, std::try_to_lock);
   if (!working) return;
   // What stands in the own stream may wait for the program, and frees wait for working_.

@@ -57,12 +57,7 @@ class MovesBesideWork : public ::testing::Test {
     // As an engine's: it lives as long as the steps.
     const auto& kept = *tables_.emplace_back(std::make_unique<std::vector<std::int32_t>>(blocks));
     const PoolRecord* const layer = bench_.layers[0];
-    TableRead table{};
-    table.ids = reinterpret_cast<std::uint64_t>(kept.data());
-    table.rows = table.block = table.parts = 1;
-    table.entries = static_cast<std::uint32_t>(kept.size());
-    table.part[0] = {layer->base, kGranuleBytes, kGranuleBytes, layer->base,
-                     layer->base + layer->mapped_bytes};
+    const TableRead table = ColdBench::table_of(layer, kept);
     std::vector<Range> touched;  // by the reader, as by all layers'
     std::vector<std::pair<std::uint32_t, std::uint64_t>> expected;
     for (const std::int32_t block : blocks) {

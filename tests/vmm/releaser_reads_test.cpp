@@ -28,12 +28,7 @@ class ReadsTest : public ::testing::Test {
     const auto& kept = *tables_.emplace_back(std::make_unique<std::vector<std::int32_t>>(blocks));
     ReadMarks& marks = bench_.memory->read_marks();
     for (const PoolRecord* layer : bench_.layers) {
-      TableRead table{};
-      table.ids = reinterpret_cast<std::uint64_t>(kept.data());
-      table.rows = table.block = table.parts = 1;
-      table.entries = static_cast<std::uint32_t>(kept.size());
-      table.part[0] = {layer->base, kGranuleBytes, kGranuleBytes, layer->base,
-                       layer->base + layer->mapped_bytes};
+      const TableRead table = ColdBench::table_of(layer, kept);
       bench_.submit(
           bench_.stream,
           [&] {

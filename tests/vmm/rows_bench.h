@@ -34,6 +34,17 @@ class RowsBench : public EngineBench {
     }
   }
 
+  /// A reader's table of one sequence: block b is granule b of the layer. `ids` outlive it.
+  static TableRead table_of(const PoolRecord* layer, const std::vector<std::int32_t>& ids) {
+    TableRead table{};
+    table.ids = reinterpret_cast<std::uint64_t>(ids.data());
+    table.rows = table.block = table.parts = 1;
+    table.entries = static_cast<std::uint32_t>(ids.size());
+    table.part[0] = {layer->base, kGranuleBytes, kGranuleBytes, layer->base,
+                     layer->base + layer->mapped_bytes};
+    return table;
+  }
+
   std::vector<const PoolRecord*> layers;
   std::map<std::uint32_t, std::uint64_t> rounds;
 };
