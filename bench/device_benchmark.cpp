@@ -150,6 +150,7 @@ struct Release {
 };
 struct Return {
   double mib = 0, ms = 0;
+  double prepare = 0, swap = 0, copies = 0;  // ms
 };
 
 template <class Match>
@@ -183,9 +184,19 @@ std::vector<Release> releases(const std::string& scenario) {
 
 std::vector<Return> returns(const std::string& scenario) {
   std::vector<Return> all;
-  each_line(scenario, "brought back (\\d+) MiB in (\\d+) us before", [&](const std::smatch& m) {
-    all.push_back({std::stod(m[1]), std::stod(m[2]) / 1000});
-  });
+  each_line(
+      scenario,
+      "brought back (\\d+) MiB in (\\d+) us before|of that return: preparing ([\\d.]+) ms, swaps "
+      "([\\d.]+) ms, waiting for copies ([\\d.]+) ms",
+      [&](const std::smatch& m) {
+        if (m[1].matched) {
+          all.push_back({std::stod(m[1]), std::stod(m[2]) / 1000});
+        } else if (!all.empty()) {
+          Return& last = all.back();
+          double* const parts[] = {&last.prepare, &last.swap, &last.copies};
+          for (std::size_t i = 0; i < 3; ++i) *parts[i] = std::stod(m[3 + i]);
+        }
+      });
   return all;
 }
 
@@ -226,6 +237,9 @@ void measure_moves(const std::string& scenario, Session* session, CUdeviceptr po
          {"back_mib", back.mib},
          {"back_ms", back.ms},
          {"back_gb_s", rate(back.mib, back.ms)},
+         {"back_prepare_ms", back.prepare},
+         {"back_swap_ms", back.swap},
+         {"back_wait_for_copies_ms", back.copies},
          {"park_again_gb_s", rate(again.mib, again.ms)}});
 }
 

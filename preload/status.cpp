@@ -76,7 +76,9 @@ std::string device_json(Runtime& runtime, DeviceRuntime& device) {
          field("absent", absent) + ", " + field("zero_handles", physical.zero) + ", " +
          field("host_bytes", physical.host) + ", " + field("host_budget", device.memory.host_budget());
   out += ", \"faults\": {" + field("count", s.faults.count()) + ", " +
-         field("total_us", s.faults.total()) + ", " + field("p50_us", s.faults.quantile(0.5)) +
+         field("total_us", s.faults.total()) + ", " +
+         field("swaps_of_moves_us", s.swaps_of_moves_us.load()) + ", " +
+         field("guard_copies_us", s.guard_copies_us.load()) + ", " + field("p50_us", s.faults.quantile(0.5)) +
          ", " + field("p99_us", s.faults.quantile(0.99)) + ", " + field("max_us", s.faults.max()) +
          ", " + field("granules", s.granules_made_present.load()) + ", " +
          field("granules_ahead", s.granules_ahead.load()) + ", " +

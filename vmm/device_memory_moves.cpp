@@ -16,6 +16,7 @@
 // but is not to be had: changing the access of a mapping stops kernels and copies that read it
 // (measured: docs/results/driver_semantics.md), and whoever asks for the block wants it opened.
 #include <algorithm>
+#include <chrono>
 #include <deque>
 #include <utility>
 
@@ -102,6 +103,7 @@ bool DeviceMemory::step_moves(std::span<const AbiRun> wanted, bool may_move, Gua
   }
   std::size_t swaps = 0;
   bool swapped = false;
+  const auto begin = std::chrono::steady_clock::now();
   for (Move& move : moves_) {
     if (move.is_void) continue;
     if (move.stage == MoveStage::kBitsClear && place == GuardPlace::kFirst &&
@@ -117,6 +119,13 @@ bool DeviceMemory::step_moves(std::span<const AbiRun> wanted, bool may_move, Gua
         move.is_void = true;
       }
     }
+  }
+  if (swaps != 0) {
+    const auto spent = std::chrono::steady_clock::now() - begin;
+    statistics_.swaps_of_moves_us.fetch_add(
+        static_cast<std::uint64_t>(
+            std::chrono::duration_cast<std::chrono::microseconds>(spent).count()),
+        std::memory_order_relaxed);
   }
   std::erase_if(moves_, [](const Move& move) { return move.number == 0; });
   check("moves");

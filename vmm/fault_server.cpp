@@ -23,6 +23,11 @@ void store(std::uint32_t& word, std::uint32_t value) {
   std::atomic_ref(word).store(value, std::memory_order_release);
 }
 
+std::uint64_t microseconds(Clock::duration time) {
+  return static_cast<std::uint64_t>(
+      std::chrono::duration_cast<std::chrono::microseconds>(time).count());
+}
+
 void sleep_microseconds(long microseconds) {
   const timespec pause{microseconds / 1'000'000, microseconds % 1'000'000 * 1000};
   nanosleep(&pause, nullptr);
@@ -115,6 +120,8 @@ void FaultServer::serve(std::uint32_t ticket) {
   const std::uint32_t told = load(channel.request_kind);
   const auto kind = static_cast<RequestKind>(told & ~kBehindFlag);
   if (kind == RequestKind::kCopied) {
+    memory_.statistics().guard_copies_us.fetch_add(microseconds(begin - answered_),
+                                                   std::memory_order_relaxed);
     answer = memory_.copied(finished_epoch_.load());
   } else {
     const std::uint32_t count = std::min(load(channel.wanted_count), kMaxWantedRuns);
@@ -133,7 +140,8 @@ void FaultServer::serve(std::uint32_t ticket) {
   channel.copy_count = static_cast<std::uint32_t>(copies);
   channel.answer_kind = static_cast<std::uint32_t>(answer.kind);
   store(channel.answer, ticket);
-  const auto spent = std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - begin);
+  answered_ = Clock::now();
+  const auto spent = std::chrono::duration_cast<std::chrono::microseconds>(answered_ - begin);
   if (spent > kSlow) tell_of_slow_fault(answer, spent);
   // Not among the faults: answered at once, they would make the others look fast.
   if (answer.only_watched) {

@@ -3,7 +3,6 @@
 
 #include <atomic>
 #include <chrono>
-#include <chrono>
 #include <cstdint>
 #include <span>
 
@@ -38,6 +37,7 @@ class FaultServer {
   DeviceMemory& memory_;
   SubmissionGate& gate_;
   std::atomic<std::uint64_t> finished_epoch_{0};
+  std::chrono::steady_clock::time_point answered_;  // the serving thread's
   StopFlag stop_;
 };
 

@@ -225,7 +225,12 @@ class Releaser {
     std::uint64_t headroom = 0;  // bytes of GPU memory
     bool give_way = false;       // ends when a submitter waits
   };
-  std::uint64_t bring_back(std::span<const ExtentName>* blocks, const ReturnLimits& limits);
+  /// Where the time of a return went.
+  struct ReturnTimes {
+    Clock::duration prepare{}, copy{}, swap{};
+  };
+  std::uint64_t bring_back(std::span<const ExtentName>* blocks, const ReturnLimits& limits,
+                           ReturnTimes* times);
   std::vector<PreparedPark> prepare_returns(std::span<const ExtentName>* blocks,
                                             std::uint64_t bytes, std::uint64_t headroom);
   bool copy_returns(std::span<const PreparedPark> batch);

@@ -4,6 +4,7 @@
 #include <thread>
 
 #include "vmm/releaser.h"
+#include "vmm/time_text.h"
 
 namespace kvshim::vmm {
 namespace {
@@ -14,11 +15,6 @@ std::uint64_t total_bytes(std::span<const ExtentName> extents) {
   std::uint64_t sum = 0;
   for (const ExtentName& e : extents) sum += e.bytes();
   return sum;
-}
-
-std::string milliseconds(std::chrono::steady_clock::duration time) {
-  const auto tenths = std::chrono::duration_cast<std::chrono::microseconds>(time).count() / 100;
-  return std::to_string(tenths / 10) + "." + std::to_string(tenths % 10) + " ms";
 }
 
 }  // namespace
@@ -288,11 +284,11 @@ bool Releaser::release(std::uint64_t epoch) {
                               " dropped" + (complete ? "" : " (interrupted by new work)"));
     if (parked != 0) {
       memory_.events().push(EventLevel::kDebug,
-                            "of that release: scan " + milliseconds(times.scan) +
-                                ", preparing copies " + milliseconds(times.prepare) + ", swaps " +
-                                milliseconds(times.swap) + ", releasing handles " +
-                                milliseconds(times.retire) + ", waiting for copies " +
-                                milliseconds(times.copy));
+                            "of that release: scan " + in_milliseconds(times.scan) +
+                                ", preparing copies " + in_milliseconds(times.prepare) + ", swaps " +
+                                in_milliseconds(times.swap) + ", releasing handles " +
+                                in_milliseconds(times.retire) + ", waiting for copies " +
+                                in_milliseconds(times.copy));
     }
   }
   // Also what was made in host memory for want of GPU memory comes back when it can.

@@ -4,9 +4,11 @@
 #include <algorithm>
 #include <string>
 #include <thread>
+#include <utility>
 
 #include "vmm/context_scope.h"
 #include "vmm/releaser.h"
+#include "vmm/time_text.h"
 
 namespace kvshim::vmm {
 namespace {
@@ -59,7 +61,12 @@ bool Releaser::copy_returns(std::span<const PreparedPark> batch) {
 // While the copies of one batch run, the one before it is swapped and the next one
 // prepared. No batch is begun that would not end in time at the rate until now.
 std::uint64_t Releaser::bring_back(std::span<const ExtentName>* blocks,
-                                   const ReturnLimits& limits) {
+                                   const ReturnLimits& limits, ReturnTimes* times) {
+  auto phase = Clock::now();
+  const auto spent = [&phase](Clock::duration* in) {
+    const auto then = std::exchange(phase, Clock::now());
+    *in += phase - then;
+  };
   auto now = Clock::now();
   std::uint64_t came = 0;
   const auto prepare_next = [&](std::uint64_t in_flight) -> std::vector<PreparedPark> {
@@ -82,8 +89,10 @@ std::uint64_t Releaser::bring_back(std::span<const ExtentName>* blocks,
   };
   bool copying = true;
   std::vector<PreparedPark> copied, next = prepare_next(0);
+  spent(&times->prepare);
   while (!next.empty() || !copied.empty()) {
     copying = copy_returns(next) && copying;
+    spent(&times->copy);
     std::uint64_t swapped = 0;
     for (const PreparedPark& one : copied) {
       if (copying && memory_.swap_to_resident(one)) {
@@ -93,11 +102,14 @@ std::uint64_t Releaser::bring_back(std::span<const ExtentName>* blocks,
       }
     }
     came += swapped;
+    spent(&times->swap);
     copied = std::move(next);
     next.clear();
     if (copied.empty()) break;
     if (copying) next = prepare_next(bytes_of(copied));
+    spent(&times->prepare);
     copying = wait_for_stream(Poll::kSpin) && copying;
+    spent(&times->copy);
     const auto then = std::exchange(now, Clock::now());
     const double measured = static_cast<double>(bytes_of(copied)) /
                             static_cast<double>(std::max<std::int64_t>(
@@ -108,6 +120,7 @@ std::uint64_t Releaser::bring_back(std::span<const ExtentName>* blocks,
     return_rate_.store(rate == 0 ? measured : (1 - weight) * rate + weight * measured,
                        std::memory_order_relaxed);
     if (next.empty() && copying) next = prepare_next(0);
+    spent(&times->prepare);
     if (!copying) {
       for (const PreparedPark& one : copied) memory_.cancel_return(one);
       for (const PreparedPark& one : next) memory_.cancel_return(one);
@@ -155,13 +168,19 @@ void Releaser::restore() {
   ContextScope current(driver_, memory_.context());
   const std::vector<ExtentName> plan = memory_.blocks_to_return();
   std::span<const ExtentName> blocks(plan);
-  const std::uint64_t bytes = bring_back(&blocks, {.end = end});
+  ReturnTimes times;
+  const std::uint64_t bytes = bring_back(&blocks, {.end = end}, &times);
   if (bytes != 0) {
     const auto took =
         std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - begin).count();
     memory_.events().push(EventLevel::kInfo, "brought back " + std::to_string(bytes >> 20) +
                                                  " MiB in " + std::to_string(took) +
                                                  " us before the first work");
+    memory_.events().push(EventLevel::kDebug, "of that return: preparing " +
+                                                  in_milliseconds(times.prepare) + ", swaps " +
+                                                  in_milliseconds(times.swap) +
+                                                  ", waiting for copies " +
+                                                  in_milliseconds(times.copy));
   }
 }
 
@@ -197,6 +216,7 @@ void Releaser::return_in_quiet(std::uint64_t epoch) {
   });
   std::span<const ExtentName> blocks(plan);
   const auto end = Clock::now() + tick_;
+  ReturnTimes times;
   while (!blocks.empty() && Clock::now() < end) {
     {
       std::lock_guard closing(closer_);
@@ -205,7 +225,8 @@ void Releaser::return_in_quiet(std::uint64_t epoch) {
       const std::uint64_t came =
           bring_back(&blocks, {.end = std::min(end, Clock::now() + settings_.slice),
                                .headroom = kQuietHeadroom,
-                               .give_way = true});
+                               .give_way = true},
+                     &times);
       quiet_bytes_ += came;
       memory_.statistics().quiet_bytes.fetch_add(came, std::memory_order_relaxed);
       if (came == 0) {

@@ -63,6 +63,10 @@ class LatencyHistogram {
 /// may be from neighbouring moments.
 struct Statistics {
   LatencyHistogram faults;  // one per served request, but asked_again
+  // Of the faults' time, in microseconds: swaps of what moved beside work.
+  std::atomic<std::uint64_t> swaps_of_moves_us{0};
+  // Beside the faults' time: guards copied what was parked, from one request to the next.
+  std::atomic<std::uint64_t> guard_copies_us{0};
   // Requests for what is present, to see whether it is still written: answered at once.
   std::atomic<std::uint64_t> asked_again{0};
   std::atomic<std::uint64_t> cold_bytes{0};  // released because they were cold

@@ -10,6 +10,7 @@ import time
 import prompts
 from figures import spread
 from processes import MIB, EngineFailed, EngineProcess
+from shim_record import waited_seconds
 
 GRANULE = 2 * MIB
 SLACK = 64 * MIB
@@ -126,9 +127,12 @@ def fault_shares(plan, context, engine, figures, mark):
         mark(f"{what} ends")
         after = engine.record.fresh_device()
         if before and after:
-            spent = (after["faults"]["total_us"] - before["faults"]["total_us"]) / 1e6
+            faults, moves = (b - a for a, b in zip(waited_seconds(before), waited_seconds(after)))
             figures[f"fault_share_{what}"] = {
-                "share": spent / answer["seconds"], "fault_seconds": spent,
+                "share": faults / answer["seconds"], "fault_seconds": faults,
+                "moves_share": moves / answer["seconds"], "moves_seconds": moves,
+                "prefetched_mib": (after.get("prefetched_bytes", 0)
+                                   - before.get("prefetched_bytes", 0)) / MIB,
                 "faults": after["faults"]["count"] - before["faults"]["count"],
                 "seconds": answer["seconds"]}
 

@@ -9,6 +9,7 @@ import time
 import prompts
 from figures import median_interval, spread
 from processes import MIB, EngineProcess, engines_of
+from shim_record import waited_seconds
 
 
 class PairPlan:
@@ -90,7 +91,7 @@ def run_pairs(plan, context, engines, result):
     record = engines["elastic"].record
     pairs, wrong, cached, prompt_tokens = [], [], 0, 0
     releases_before = len(record.releases())
-    faults_before = fault_seconds(record.device())
+    waited_before = waited_seconds(record.device())
     begin = time.time()
     result.update(pairs=pairs, wrong=wrong)
     while (len(pairs) < plan.pairs or len(record.releases()) - releases_before < plan.releases) \
@@ -131,7 +132,8 @@ def run_pairs(plan, context, engines, result):
     device = record.fresh_device()
     if device and pairs:
         busy = sum(p[1] for p in pairs)
-        result["fault_share"] = (fault_seconds(device) - faults_before) / busy
+        result["fault_share"], result["moves_share"] = (
+            (b - a) / busy for a, b in zip(waited_before, waited_seconds(device)))
     result["release_ms"] = spread([r["ms"] for r in record.releases(begin)])
     result["release_mib"] = spread([r["mib"] for r in record.releases(begin)])
     result["brought_back_mib"] = spread([r["mib"] for r in record.brought_back(begin)])
@@ -148,10 +150,6 @@ def evaluate(result):
             [s / e for s, e, *_ in pairs[number::2]])
     result["static_seconds"] = spread([p[0] for p in pairs])
     result["elastic_seconds"] = spread([p[1] for p in pairs])
-
-
-def fault_seconds(device):
-    return device["faults"]["total_us"] / 1e6 if device else 0.0
 
 
 def calibrate(plan, engine):

@@ -67,9 +67,16 @@ def memory_rows(part):
         rows.append((f"time spent in faults, {what}",
                      NOT_MEASURED if share is None else f"{100 * share:.2f} %", "1 %",
                      at_most(share, 0.01)))
+        rows += moves_rows(get(part, "elastic", f"fault_share_{what}", "moves_share"), what)
     rows.append(("start, static and elastic (s)", f"{number(get(part, 'static', 'ready_after'), 0)}, "
                  f"{number(get(part, 'elastic', 'ready_after'), 0)}", "", None))
     return rows + shim_rows(part)
+
+
+def moves_rows(share, what):
+    """Nothing of runs whose shim did not tell moves from faults."""
+    return [] if share is None else [
+        (f"time spent in swaps of what moves beside the work, {what}", f"{100 * share:.2f} %", "", None)]
 
 
 def shim_rows(part):
@@ -136,6 +143,7 @@ def pair_rows(part):
     share = part.get("fault_share")
     rows.append(("time spent in faults, all bursts",
                  NOT_MEASURED if share is None else f"{100 * share:.2f} %", "", None))
+    rows += moves_rows(part.get("moves_share"), "all bursts")
     rows.append(("blocks, static and elastic", f"{get(part, 'static', 'num_blocks')}, "
                  f"{get(part, 'elastic', 'num_blocks')}", "equal", part.get("same_blocks")))
     return rows + shim_rows(part)

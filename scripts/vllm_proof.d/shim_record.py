@@ -13,6 +13,15 @@ BROUGHT_BACK = re.compile(r"brought back (\d+) MiB in (\d+) us")
 TROUBLE = re.compile(r"kvshim\[\d+\]: (warning|error): ")
 
 
+def waited_seconds(device):
+    """How long guards waited until now: for faults, and for swaps of what moves beside the work."""
+    if not device:
+        return 0.0, 0.0
+    faults = device["faults"]
+    moves = faults.get("swaps_of_moves_us", 0)
+    return (faults["total_us"] + faults.get("guard_copies_us", 0) - moves) / 1e6, moves / 1e6
+
+
 class ShimRecord:
     """Lines come within 10 ms of being written; events are queued up to 100 ms before that."""
 

@@ -10,8 +10,9 @@ import time
 
 import prompts
 from figures import median_interval, spread
-from pair_part import calibrate, fault_seconds
+from pair_part import calibrate
 from processes import EngineProcess, engines_of
+from shim_record import waited_seconds
 
 # What a loss can consist of, each taken away in turn.
 USUAL = ("plain2", "default", "no_pool:KVSHIM_MIN_SIZE=1TiB", "no_rows_ahead:KVSHIM_ROWS_AHEAD=false")
@@ -98,5 +99,5 @@ def evaluate(result):
 
 def device_faults(engine):
     with contextlib.suppress(Exception):
-        return fault_seconds(engine.record.device())
+        return sum(waited_seconds(engine.record.device()))
     return 0.0

@@ -99,6 +99,8 @@ class Memory(Case):
             with self.subTest(form=form):
                 run = self.assert_same([*BUSY, *form], options)
                 self.assertGreater(run.device["prefetched_bytes"], 0, run.log)
+                faults = run.device["faults"]
+                self.assertLessEqual(faults["swaps_of_moves_us"], faults["total_us"])
         run = self.assert_same(BUSY, {**options, "prefetch": "false"})
         self.assertEqual(run.device["prefetched_bytes"], 0)
         self.assertEqual(run.device["readers_answered"], 0)
