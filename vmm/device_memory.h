@@ -236,7 +236,7 @@ class DeviceMemory {
   /// first: adjacent ones that fill an aligned block become one, except near the
   /// fronts, where the next writes come, and for tails.
   std::vector<ExtentName> blocks_to_park(std::span<const ExtentName> extents) const;
-  /// The blocks in which what is parked comes back best, most recently written first.
+  /// The blocks in which what is parked comes back best, most recently used first.
   std::vector<ExtentName> blocks_to_return() const;
   /// The halves of a block.
   static std::array<ExtentName, 2> halves(const ExtentName& block);
@@ -258,6 +258,9 @@ class DeviceMemory {
   /// Releases a few of the handles that swaps took out: not under the gate. False
   /// when none is left.
   bool release_some_retired();
+  /// Waits while a guard's question is open, for at most 2 ms: what comes next would hold its
+  /// answer up. Any thread but the fault server's; not under a lock.
+  void let_guards_first() const;
   void release_retired() {
     while (release_some_retired()) continue;
   }
@@ -385,7 +388,9 @@ class DeviceMemory {
   /// A guard asks: what holds still from now on, and what is swapped in. Whether something was.
   bool step_moves(std::span<const AbiRun> wanted, bool may_move, GuardPlace place);
   void question_was_refused();
-  std::uint32_t open_question(bool unanswered) const;
+  /// The ticket of the guards' last question; of the one that has no answer yet, or 0.
+  std::uint32_t last_question() const;
+  std::uint32_t open_question() const;
   bool swap_moved(const Move& move);
   bool guards_give_up() const;
   std::uint64_t bytes_on_their_way(MoveTo to) const;
@@ -442,7 +447,7 @@ class DeviceMemory {
                   CUmemGenericAllocationHandle handle);
   // parking and coming back
   bool find_block(const ExtentName& name, ExtentState state, Block* block);
-  /// Of what is parked, unpinned and not cold; the most recently written first.
+  /// Of what is parked, unpinned and not cold; the most recently used first.
   std::vector<ExtentName> parked_blocks(const std::function<bool(const Extent&)>& wanted) const;
   std::uint8_t merged_order(const Group& group) const;
   ExtentName name_of(const Pool& pool, Extents::const_iterator extent) const;

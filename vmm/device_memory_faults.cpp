@@ -110,7 +110,13 @@ bool DeviceMemory::make_present(Pool& pool, std::uint32_t offset, std::uint8_t o
   for (const Piece& piece : buddies_around(whole, taken, pool.first)) {
     pool.extents.emplace(piece.offset, Extent{.order = piece.order});
   }
-  pool.extents.emplace(taken.offset, Extent{taken.order, state, handle, ++serial_, tick_.load()});
+  const std::uint64_t now = tick_.load();
+  pool.extents.emplace(taken.offset, Extent{.order = taken.order,
+                                            .state = state,
+                                            .handle = handle,
+                                            .written_serial = ++serial_,
+                                            .parked_tick = now,
+                                            .used_tick = now});
   add_run(runs, pool.first + taken.offset, order_granules(taken.order));
   statistics_.granules_made_present.fetch_add(order_granules(taken.order),
                                               std::memory_order_relaxed);
@@ -121,7 +127,7 @@ bool DeviceMemory::make_present(Pool& pool, std::uint32_t offset, std::uint8_t o
 bool DeviceMemory::note_written(Extent& extent) {
   void_move(extent);
   extent.written_serial = ++serial_;
-  extent.parked_tick = tick_.load();
+  extent.parked_tick = extent.used_tick = tick_.load();
   extent.cold = false;
   const bool watched = std::exchange(extent.watched_tick, 0) != 0;
   asked_watched_ = asked_watched_ || watched;

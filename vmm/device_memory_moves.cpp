@@ -18,6 +18,7 @@
 #include <algorithm>
 #include <chrono>
 #include <deque>
+#include <thread>
 #include <utility>
 
 #include "vmm/device_memory.h"
@@ -107,7 +108,7 @@ bool DeviceMemory::step_moves(std::span<const AbiRun> wanted, bool may_move, Gua
   for (Move& move : moves_) {
     if (move.is_void) continue;
     if (move.stage == MoveStage::kBitsClear && place == GuardPlace::kFirst &&
-        (move.open_ticket == 0 || move.open_ticket != open_question(false))) {
+        (move.open_ticket == 0 || move.open_ticket != last_question())) {
       move.stage = MoveStage::kUnwritten;
       move.proven = question_;
     } else if (move.stage == MoveStage::kCopied && swaps++ < kSwapsAtOnce) {
@@ -145,14 +146,27 @@ void DeviceMemory::question_was_refused() {
   }
 }
 
-// The ticket of the question that was asked last; with `unanswered` 0 where it has its answer.
-std::uint32_t DeviceMemory::open_question(bool unanswered) const {
-  GuardChannel& channel = *kernels_->channel();
-  const std::uint32_t asked = std::atomic_ref(channel.request).load();
-  return unanswered && asked == std::atomic_ref(channel.answer).load() ? 0 : asked;
+std::uint32_t DeviceMemory::last_question() const {
+  return std::atomic_ref(kernels_->channel()->request).load();
+}
+
+std::uint32_t DeviceMemory::open_question() const {
+  const std::uint32_t asked = last_question();
+  return asked == std::atomic_ref(kernels_->channel()->answer).load() ? 0 : asked;
 }
 
 // --- the releasing thread --------------------------------------------------------------
+
+// A mutex is not fair: whoever takes it again and again, 50 us at a time, keeps a waiting fault
+// out for a whole loop, and its calls hold up the fault's in the driver.
+void DeviceMemory::let_guards_first() const {
+  constexpr auto kAtMost = std::chrono::milliseconds(2);
+  constexpr auto kPause = std::chrono::microseconds(10);
+  const auto end = std::chrono::steady_clock::now() + kAtMost;
+  while (open_question() != 0 && std::chrono::steady_clock::now() < end) {
+    std::this_thread::sleep_for(kPause);
+  }
+}
 
 std::vector<ExtentName> DeviceMemory::unused_since(std::uint64_t tick) const {
   std::vector<ExtentName> names;
@@ -225,6 +239,7 @@ std::vector<ExtentName> DeviceMemory::begin_to_bring_home(std::span<const Extent
   std::uint64_t bytes = bytes_on_their_way(MoveTo::kGpu);
   for (const ExtentName& name : blocks) {
     if (bytes + name.bytes() > most) break;
+    let_guards_first();
     if (!may_begin(name, MoveTo::kGpu)) continue;
     PreparedPark prepared;
     const Preparation result = prepare_return(name, headroom, &prepared);
@@ -249,6 +264,7 @@ std::vector<ExtentName> DeviceMemory::begin_to_send_away(std::span<const ExtentN
   while (!left.empty() && bytes + left.front().bytes() <= most) {
     const ExtentName name = left.front();
     left.pop_front();
+    let_guards_first();
     if (!may_begin(name, MoveTo::kHost)) continue;
     PreparedPark prepared;
     const Preparation result = prepare_park(name, &prepared);
@@ -272,7 +288,7 @@ void DeviceMemory::move_bits_cleared() {
     if (move.stage != MoveStage::kChosen) continue;
     move.stage = MoveStage::kBitsClear;
     // Its guard may have looked before, and have given up since.
-    move.open_ticket = open_question(true);
+    move.open_ticket = open_question();
   }
 }
 
@@ -334,6 +350,7 @@ void DeviceMemory::forget_moves_of(const Pool& pool) {
 // One at a time under the lock: unmapping and releasing take 40 us and more.
 void DeviceMemory::end_moves(MoveEnd which) {
   for (;;) {
+    let_guards_first();
     std::lock_guard lock(mutex_);
     const auto it = std::find_if(moves_.begin(), moves_.end(), [&](const Move& move) {
       Block block;

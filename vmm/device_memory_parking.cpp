@@ -3,6 +3,7 @@
 // and open, 25 to unmap), so adjacent extents become one when they move. One call for
 // several mappings costs as much as one for each (docs/results/parking.md).
 #include <algorithm>
+#include <utility>
 
 #include "vmm/device_memory.h"
 
@@ -21,6 +22,10 @@ constexpr std::uint64_t kRowCopiedByAFault = std::uint64_t{192} << 20;
 constexpr std::uint8_t kLeastMerged = 2;
 
 bool newer(const ExtentName& a, const ExtentName& b) { return a.written > b.written; }
+
+bool used_later(const ExtentName& a, const ExtentName& b) {
+  return std::pair(a.used, a.written) > std::pair(b.used, b.written);
+}
 
 }  // namespace
 
@@ -44,7 +49,8 @@ ExtentName DeviceMemory::name_of(const Pool& pool, Extents::const_iterator exten
           state.written_serial,
           near_front(pool, {offset, state.order}),
           false,
-          state.parked_tick};
+          state.parked_tick,
+          state.used_tick};
 }
 
 // `extents`: of the pool, by address; not all of those between need be there.
@@ -61,15 +67,17 @@ void DeviceMemory::add_blocks(const Pool& pool, std::span<const Extents::const_i
       if (split_at_fronts && near_front(pool, {block.offset, order})) continue;
       std::size_t last = i;
       std::uint32_t reached = block.offset;
-      std::uint64_t written = 0;
+      std::uint64_t written = 0, used = 0;
       while (last < extents.size() && extents[last]->first == reached && reached < end) {
         reached += order_granules(extents[last]->second.order);
         written = std::max(written, extents[last]->second.written_serial);
+        used = std::max(used, extents[last]->second.used_tick);
         ++last;
       }
       if (reached != end) continue;
       block.order = order;
       block.written = written;
+      block.used = used;
       next = last;
       break;
     }
@@ -118,8 +126,9 @@ std::vector<ExtentName> DeviceMemory::parked_blocks(
       add_blocks(*pool, found, false, &blocks);
     }
   }
-  // Rows were written in turn, so that the layers of one stand beside each other.
-  std::stable_sort(blocks.begin(), blocks.end(), newer);
+  // Rows were written in turn, so that the layers of one stand beside each other. What requests
+  // share was written long ago, and is read by each of them.
+  std::stable_sort(blocks.begin(), blocks.end(), used_later);
   return blocks;
 }
 
@@ -180,6 +189,7 @@ void DeviceMemory::replace_block(const Block& block, const PreparedPark& by, Ext
         {it->second.order, it->second.handle, it->second.state == ExtentState::kParked});
     extent.written_serial = std::max(extent.written_serial, it->second.written_serial);
     extent.read_tick = std::max(extent.read_tick, it->second.read_tick);
+    extent.used_tick = std::max(extent.used_tick, it->second.used_tick);
   }
   block.pool->extents.erase(block.first, block.last);
   block.pool->extents.emplace(by.extent.offset, extent);

@@ -22,7 +22,7 @@ void DeviceMemory::note_reads_of(Pool& pool, const std::vector<bool>& rows, std:
     const auto end = rows.begin() + std::min<std::ptrdiff_t>(offset + order_granules(extent.order),
                                                              std::ssize(rows));
     if (std::find(begin, end, true) == end) continue;
-    extent.read_tick = tick;
+    extent.read_tick = extent.used_tick = tick;
     extent.cold = false;
   }
 }

@@ -30,6 +30,8 @@ struct Extent {
   std::uint64_t watched_tick = 0;
   // At which readers were last seen to read it, or the row of a sibling. 0: never.
   std::uint64_t read_tick = 0;
+  // At which it was last asked for or seen to be read; parking and returning don't change it.
+  std::uint64_t used_tick = 0;
   bool cold = false;       // parked because it was not used for long: comes back when it is
   std::uint32_t move = 0;  // Move::number of its move beside work; 0: none
 

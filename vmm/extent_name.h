@@ -23,6 +23,7 @@ struct ExtentName {
   bool front = false;         // the next writes come here, or a writer's first slot lies here
   bool cold = false;          // to be parked as cold (Extent::cold)
   std::uint64_t touched = 0;  // Extent::parked_tick
+  std::uint64_t used = 0;     // Extent::used_tick; the newest of a block
   std::uint64_t bytes() const { return order_bytes(order); }
 };
 

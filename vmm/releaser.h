@@ -1,5 +1,5 @@
 // Finds idleness, proves quiescence, and gives memory back; brings the last
-// written rows back before the first work.
+// used rows back before the first work.
 #pragma once
 
 #include <atomic>
@@ -87,7 +87,7 @@ class Releaser {
   };
 
   /// Called by a submitter before it enters the gate: brings back the most
-  /// recently written parked extents, for at most restore_time. Cheap when
+  /// recently used parked extents, for at most restore_time. Cheap when
   /// nothing was parked since.
   void restore_before_first_work() {
     if (restorable_.load(std::memory_order_relaxed)) restore();

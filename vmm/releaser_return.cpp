@@ -1,4 +1,4 @@
-// Coming back: the last written rows before the first work, the rest in quiet
+// Coming back: the last used rows before the first work, the rest in quiet
 // moments. Under the closed gate and with all work finished: nobody sees holes, and
 // nobody writes what is being copied.
 #include <algorithm>
@@ -197,7 +197,7 @@ void Releaser::ask_for_a_return(std::uint64_t bytes) {
 }
 
 // What is only read stays in host memory for as long as nobody writes it. Nobody
-// knows what is read, so the most recently written comes back, and of what was there
+// knows what is read, so the most recently used comes back, and of what was there
 // at the last release already no more than the activity itself holds: cold contents
 // of hours must not fill the GPU again.
 void Releaser::return_in_quiet(std::uint64_t epoch) {

@@ -154,6 +154,42 @@ TEST(ReturningTest, UntilTheCopyIsDoneAnAddressHoldsWhatItShould) {
   bench.expect_contents();
 }
 
+void read_at(const RowsBench& bench, const PoolRecord* layer, std::uint32_t row,
+             std::uint64_t tick) {
+  std::vector<std::uint32_t> marks(bench.granule(layer, row) / 32 + 1);
+  marks.back() |= 1u << (bench.granule(layer, row) % 32);
+  bench.memory->note_reads(marks, tick);
+}
+
+// A prefix that requests share is written once, long ago.
+TEST(ReturningTest, WhatWasReadLastComesFirst) {
+  RowsBench bench(4, 64);
+  read_at(bench, bench.layers[1], 17, 5);
+  bench.park_merged();
+  const std::vector<ExtentName> blocks = bench.memory->blocks_to_return();
+  ASSERT_GT(blocks.size(), 4u);
+  for (std::size_t i = 0; i < 4; ++i) EXPECT_EQ(blocks[i].offset, 16u) << "all layers' row";
+  EXPECT_GT(blocks[4].offset, 16u) << "then what was written last";
+  EXPECT_GE(blocks[4].written, blocks[5].written);
+}
+
+TEST(ReturningTest, ToParkAndToReturnIsNoUse) {
+  RowsBench bench(1, 64);
+  read_at(bench, bench.layers[0], 17, 5);
+  bench.park_merged();
+  bench.memory->set_tick(9);
+  bench.bring_back(bench.memory->blocks_to_return());
+  bench.memory->set_tick(10);
+  bench.fault(bench.layers[0], 33);
+  bench.memory->set_tick(11);
+  bench.park_merged();
+  const std::vector<ExtentName> blocks = bench.memory->blocks_to_return();
+  ASSERT_GT(blocks.size(), 2u);
+  EXPECT_EQ(blocks[0].used, 10u);
+  EXPECT_EQ(blocks[1].used, 5u);
+  EXPECT_EQ(blocks[2].used, 0u);
+}
+
 TEST(ReturningTest, HeadroomIsLeftToOthers) {
   RowsBench bench(1, 32);
   bench.park_merged();

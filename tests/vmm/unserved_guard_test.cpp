@@ -2,6 +2,10 @@
 // a wait.
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <chrono>
+#include <thread>
+
 #include "tests/vmm/engine_bench.h"
 
 namespace kvshim::vmm::testing {
@@ -55,6 +59,28 @@ TEST_F(UnservedGuardTest, AnAnswerWithoutProgressEndsIt) {
   answer(2);  // the same once more
   EXPECT_TRUE(bench_.driver.drain(stream_));
   EXPECT_EQ(request(), 2u);
+}
+
+TEST_F(UnservedGuardTest, OthersLetItsAnswerComeFirstButNotForEver) {
+  start({3});
+  const auto begin = std::chrono::steady_clock::now();
+  bench_.memory->let_guards_first();
+  EXPECT_GE(std::chrono::steady_clock::now() - begin, std::chrono::milliseconds(2));
+  std::atomic<bool> answered{false};
+  std::thread server([&] {
+    channel().run_count = 0;
+    channel().answer_kind = static_cast<std::uint32_t>(AnswerKind::kPresent);
+    answered.store(true);
+    answer(1);
+  });
+  // Each call waits for a while, and the server needs no longer than some of them.
+  while (!answered.load()) bench_.memory->let_guards_first();
+  server.join();
+  EXPECT_TRUE(bench_.driver.drain(stream_));
+  const auto later = std::chrono::steady_clock::now();
+  for (int i = 0; i < 20; ++i) bench_.memory->let_guards_first();
+  EXPECT_LT(std::chrono::steady_clock::now() - later, std::chrono::milliseconds(20))
+      << "nobody asks: no waiting";
 }
 
 TEST_F(UnservedGuardTest, IsTellableToGiveUpAndLeavesTheLockFree) {
