@@ -209,8 +209,10 @@ bool DeviceMemory::begin_move(const PreparedPark& prepared, MoveTo to) {
   const Move move{
       .number = std::max<std::uint32_t>(last_move_ + 1, 1), .to = to, .block = prepared};
   Block block;
-  if (!may_begin(prepared.extent, to, &block)) return false;
-  if (moves_.empty()) give_ups_before_moves_ = give_ups_.load();
+  const std::uint64_t give_ups = give_ups_.load();
+  // Again: to make the memory may have taken a driver that hangs as long as guards wait for it.
+  if (guards_give_up() || !may_begin(prepared.extent, to, &block)) return false;
+  if (moves_.empty()) give_ups_before_moves_ = give_ups;
   last_move_ = move.number;
   for (auto it = block.first; it != block.last; ++it) it->second.move = move.number;
   moves_.push_back(move);

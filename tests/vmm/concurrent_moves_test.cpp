@@ -88,6 +88,27 @@ TEST_F(ConcurrentMoves, WorkBehindTwoGuardsLosesNoWrite) {
   bench_.memory->release_retired();
 }
 
+// Guards that give up may ask unheard. A driver that hangs delays the memory for a move as well.
+TEST_F(ConcurrentMoves, NothingBeginsWhenGuardsAreToldToGiveUpMeanwhile) {
+  bench_.write_granules(pool_, {kA}, 1);
+  bench_.write_granules(pool_, {kElsewhere}, 1);
+  ASSERT_TRUE(bench_.driver.drain(bench_.stream));
+  const std::vector<ExtentName> blocks = bench_.resident();
+  bench_.driver.host_create_microseconds = 500'000;
+  const std::uint64_t calls = bench_.driver.calls(Call::cuMemCreate);
+  std::size_t begun = 0;
+  std::thread releaser([&] { begun = bench_.memory->begin_to_send_away(blocks, kGiB).size(); });
+  EXPECT_TRUE(eventually([&] { return bench_.driver.calls(Call::cuMemCreate) != calls; }));
+  std::uint32_t& give_up = bench_.memory->kernels().channel()->give_up;
+  bench_.memory->guard_gives_up();
+  std::atomic_ref(give_up).store(1);
+  releaser.join();
+  EXPECT_EQ(begun, 0u);
+  std::atomic_ref(give_up).store(0);
+  EXPECT_NE(bench_.memory->begin_to_send_away(blocks, kGiB).size(), 0u);
+  bench_.memory->end_moves(DeviceMemory::MoveEnd::kAll);
+}
+
 // A move that waits for its swap, and a release that scans with the gate open.
 TEST_F(ConcurrentMoves, NothingIsSwappedUnderTheOwnScan) {
   bench_.write_granules(pool_, {kA}, 1);
