@@ -54,6 +54,8 @@ struct FaultAnswer {
   std::vector<AbiCopy> copies;
   /// Nothing was made or moved: what was asked for was present and watched (watch()).
   bool only_watched = false;
+  /// For other threads' work on the memory, before its own began.
+  std::chrono::microseconds waited{};
 };
 
 struct PoolFigures {

@@ -1,6 +1,7 @@
 // Faults: making granules present, rows, read-ahead. Runs in the server thread; only calls that
 // return while the GPU is busy are made here.
 #include <algorithm>
+#include <chrono>
 #include <set>
 #include <utility>
 
@@ -254,7 +255,10 @@ void DeviceMemory::make_exactly_present(std::span<const AbiRun> wanted, std::vec
 
 FaultAnswer DeviceMemory::fault(std::span<const AbiRun> wanted, bool rows,
                                 std::optional<std::uint64_t> finished_epoch, GuardPlace place) {
+  const auto asked = std::chrono::steady_clock::now();
   std::lock_guard lock(mutex_);
+  const auto waited = std::chrono::duration_cast<std::chrono::microseconds>(
+      std::chrono::steady_clock::now() - asked);
   freed_.asked();
   drop_pending();
   ++question_;
@@ -283,11 +287,13 @@ FaultAnswer DeviceMemory::fault(std::span<const AbiRun> wanted, bool rows,
   if (pending_.empty()) {
     FaultAnswer all = answer(wanted, rows, finished_epoch);
     all.only_watched = all.only_watched && !swapped;
+    all.waited = waited;
     freed_.told(all.runs);
     return all;
   }
   FaultAnswer first;
   first.kind = AnswerKind::kCopyFirst;
+  first.waited = waited;
   for (const Pending& p : pending_) {
     first.copies.push_back({p.park.extent.address, p.park.staging, p.park.extent.bytes()});
   }

@@ -44,7 +44,7 @@ constexpr long kMediumSleep = 20;
 constexpr long kLongSleep = 500;
 constexpr auto kClump = std::chrono::milliseconds(20);
 constexpr auto kRecent = std::chrono::milliseconds(200);
-constexpr auto kSlow = std::chrono::milliseconds(1);
+constexpr auto kSlow = std::chrono::microseconds(300);
 
 }  // namespace
 
@@ -85,7 +85,14 @@ void FaultServer::run() {
       seen_epoch = epoch;
       last_entry = now;
     }
-    if (memory_.step_ahead(finished_epoch_.load())) continue;
+    if (memory_.step_ahead(finished_epoch_.load())) {
+      // A guard that asked meanwhile had to wait for it.
+      if (const auto took = Clock::now() - now; took > kSlow) {
+        memory_.events().push(EventLevel::kDebug, "a step ahead of the guards took " +
+                                                      std::to_string(microseconds(took)) + " us");
+      }
+      continue;
+    }
     if (now - last_fault < kSpin) continue;
     sleep_microseconds(now - last_entry >= kRecent ? kLongSleep
                        : now - last_fault < kClump ? kShortSleep
@@ -158,7 +165,8 @@ void FaultServer::tell_of_slow_fault(const FaultAnswer& answer, std::chrono::mic
                         "a fault took " + std::to_string(spent.count()) +
                             " us: " + std::to_string(granules) + " granules in " +
                             std::to_string(answer.runs.size()) + " runs, " +
-                            std::to_string(answer.copies.size()) + " copies by the guard");
+                            std::to_string(answer.copies.size()) + " copies by the guard, " +
+                            std::to_string(answer.waited.count()) + " us for others");
 }
 
 void GuardWatchdog::start() {
@@ -182,8 +190,10 @@ void GuardWatchdog::run() {
       continue;
     }
     if (++ticks * kTick < patience_ || load(channel.give_up) != 0) continue;
+    // Before, for the moves that go on, and after, for one that begins in between.
     memory_.guard_gives_up();
     store(channel.give_up, 1);
+    memory_.guard_gives_up();
     memory_.events().push(EventLevel::kError,
                           "a guard waited " + std::to_string(patience_ / 1000) +
                               " s without progress and was told to give up; the engine will stop "
