@@ -132,6 +132,14 @@ CUresult run_fill(StreamRef stream, CUdeviceptr address, std::size_t bytes, bool
   return result;
 }
 
+void comes_in_no_order(std::span<const Access> accesses) {
+  Runtime* const runtime = Runtime::get();
+  if (runtime == nullptr) return;
+  for (const Touched& touched : by_device(*runtime, accesses)) {
+    touched.device->memory.comes_in_no_order(touched.device->gate.epoch());
+  }
+}
+
 void before_stream_destroy(CUstream stream) noexcept {
   if (const Runtime* runtime = Runtime::get()) {
     for (DeviceRuntime* device : runtime->devices()) {

@@ -136,6 +136,10 @@ struct ListedWork {
 /// no order is made among the pieces, only between them and everything else.
 CUresult run_list(std::span<const ListedWork> list, SubmitRef submit);
 
+/// The work that is being submitted (for use inside its `submit`) runs beside guards in no order
+/// with them: until it has finished, nothing that it may read is moved for a guard.
+void comes_in_no_order(std::span<const Access> accesses);
+
 /// A fill of one range. When `zero` and everything it would fill is known to
 /// be zero and untouched by unfinished work, nothing is submitted and
 /// CUDA_SUCCESS returned (a dropped fill); otherwise like run_work.

@@ -30,6 +30,9 @@ struct ExecState {
   std::vector<PinnedRange> pinned;  // what `pins` keep present
   std::vector<PinId> pins;
   bool pin_all = false;  // launched or changed by the device
+  // Guards are among its nodes, and others that stand in no order with them: what moves when a
+  // guard asks, these may be reading.
+  bool in_no_order = false;
 
   bool empty() const { return touched.empty() && pins.empty() && !pin_all; }
 };
@@ -172,10 +175,12 @@ CUresult prepare(CUgraph graph, ExecState* state) {
   state->touched = std::move(reach.touched);
   if (state->touched.empty()) return CUDA_SUCCESS;
   for (const std::uint64_t word : reach.words) remember_argument(word);
+  const bool guarded = graph_is_guarded(graph);
+  state->in_no_order = reach.has_own_kernels && !guarded;
   // The device may give a reader other parameters: the mark in front of it keeps its own.
   if (reach.device_updatable) read_nodes_change();
   if (state->pin_all || reach.device_updatable) return add_pins(state, state->touched);
-  if (graph_is_guarded(graph)) return CUDA_SUCCESS;
+  if (guarded) return CUDA_SUCCESS;
   // Nor has it marks in front of its readers.
   for (const Access& access : state->touched) read_unseen(access.address, true);
   note(reach);
@@ -229,6 +234,7 @@ CUresult update_exec(CUgraphExec exec, CUgraph graph, SubmitRef submit) noexcept
       if (before == nullptr && state->empty()) return result;
       if (before != nullptr) {
         add_touched(&state->touched, before->touched);
+        state->in_no_order = state->in_no_order || before->in_no_order;
         state->pinned.insert(state->pinned.end(), before->pinned.begin(), before->pinned.end());
         state->pins.insert(state->pins.end(), before->pins.begin(), before->pins.end());
       }
@@ -290,7 +296,10 @@ CUresult launch_exec(StreamRef stream, CUgraphExec exec, SubmitRef submit) noexc
   // In a capture the nodes are copied; this executable's pins don't cover the copy.
   if (!state->pins.empty() && any_capture()) capture_gets_unguarded_work(stream);
   try {
-    return run_work(stream, state->touched, nullptr, submit);
+    return run_work(stream, state->touched, nullptr, [&] {
+      if (state->in_no_order) comes_in_no_order(state->touched);
+      return submit();
+    });
   } catch (...) {
     return CUDA_ERROR_OUT_OF_MEMORY;
   }

@@ -197,6 +197,7 @@ void add_kernel(GraphReach* reach, const CUDA_KERNEL_NODE_PARAMS_v2& node) {
     return;
   }
   // A captured guard names what its writer names, and pool ends besides.
+  reach->has_own_kernels = reach->has_own_kernels || info->own_guard;
   if (info->own_guard || !names_arena(*info, node.kernelParams, node.extra)) return;
   const LaunchReach launch = reach_of(*info, {node.kernelParams,
                                               node.extra,

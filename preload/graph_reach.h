@@ -19,6 +19,8 @@ struct GraphReach {
   /// writer's destinations count with their whole pools: its slots are not known
   /// before it runs.
   std::vector<Access> written;
+  /// Kernels of the shim that were captured are among the nodes, so that guards may ask.
+  bool has_own_kernels = false;
   /// The device may change parameters of a node that touches a pool.
   bool device_updatable = false;
   /// Kernels of which nothing is known, for the log.

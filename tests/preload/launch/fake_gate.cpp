@@ -112,6 +112,10 @@ void note_unknown_kernel(const char* name, const std::string& words, std::size_t
 }
 
 void before_stream_destroy(CUstream) noexcept { g_gate.calls.push_back("before stream destroy"); }
+void comes_in_no_order(std::span<const Access> accesses) {
+  g_gate.in_no_order.assign(accesses.begin(), accesses.end());
+}
+
 void before_capture(StreamRef) noexcept { g_gate.calls.push_back("before capture"); }
 void after_capture(StreamRef) noexcept { g_gate.calls.push_back("after capture"); }
 void before_wait(std::optional<StreamRef> stream) noexcept {

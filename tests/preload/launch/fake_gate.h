@@ -49,6 +49,7 @@ struct FakeGate {
   bool wants_read = false;
   std::vector<CUdeviceptr> reads_unseen, reads_unseen_in_graphs;  // bases of pools
   int read_node_changes = 0;
+  std::vector<Access> in_no_order;
 
   const PoolView& add_pool(std::uint64_t base, std::size_t bytes);
 };

@@ -65,6 +65,48 @@ TEST_F(Graph, TheGuardsOwnNodesAreNoReach) {
   EXPECT_EQ(AccessList{launched_reach(exec)}, kWholePoolRead);
 }
 
+// A branch that was added beside a guarded writer reads while the guard asks.
+TEST_F(Graph, OneWithGuardsThatWasEditedIsInNoOrderWithThem) {
+  CUfunction guard = driver().add_function(0x3000, vmm::kLinearGuardName, {272});
+  begin();
+  Arguments nothing;
+  nothing.add_bytes(std::vector<unsigned char>(272));
+  driver_table().cuLaunchKernel(guard, 1, 1, 1, 1, 1, 1, 0, kStream, nothing.params(), nullptr);
+  launch(writer_, writer_arguments(), 4, kStream);
+  CUgraph graph = end();
+  CUgraphExec exec = instantiate(graph);
+  launched_reach(exec);
+  EXPECT_EQ(AccessList{gate().in_no_order}, kNothing) << "captured as it is, all stands in order";
+  add_kernel(graph, unknown_, unknown_arguments(kElsewhere, kPoolBase));
+  CUgraphExec edited = instantiate(graph);
+  launched_reach(edited);
+  EXPECT_EQ(AccessList{gate().in_no_order}, kWholePoolRead);
+  gate().in_no_order.clear();
+  launched_reach(exec);
+  EXPECT_EQ(AccessList{gate().in_no_order}, kNothing) << "made before";
+  EXPECT_EQ(hook_cuGraphExecUpdate_v2(exec, graph, nullptr), CUDA_SUCCESS);
+  launched_reach(exec);
+  EXPECT_EQ(AccessList{gate().in_no_order}, kWholePoolRead);
+}
+
+TEST_F(Graph, ACapturedGraphBesideOthersInOneBuiltByHandIsInNoOrderWithThem) {
+  CUfunction guard = driver().add_function(0x3000, vmm::kLinearGuardName, {272});
+  begin();
+  Arguments nothing;
+  nothing.add_bytes(std::vector<unsigned char>(272));
+  driver_table().cuLaunchKernel(guard, 1, 1, 1, 1, 1, 1, 0, kStream, nothing.params(), nullptr);
+  launch(writer_, writer_arguments(), 4, kStream);
+  CUgraph child = end();
+  CUgraph graph = empty_graph();
+  add_kernel(graph, unknown_, unknown_arguments(kElsewhere, kPoolBase));
+  launched_reach(instantiate(graph));
+  EXPECT_EQ(AccessList{gate().in_no_order}, kNothing) << "nobody asks in it";
+  CUgraphNode node = nullptr;
+  ASSERT_EQ(hook_cuGraphAddChildGraphNode(&node, graph, nullptr, 0, child), CUDA_SUCCESS);
+  launched_reach(instantiate(graph));
+  EXPECT_EQ(AccessList{gate().in_no_order}, kWholePoolRead);
+}
+
 TEST_F(Graph, AWriterInAGraphBuiltByHandPinsItsWholePool) {
   CUgraph graph = empty_graph();
   add_kernel(graph, writer_, writer_arguments());
