@@ -13,8 +13,8 @@ namespace kvshim::config {
 
 /// What [[process]] sections are matched against.
 struct ProcessFacts {
-  std::vector<std::string> executables;                 // own and ancestors'
-  std::vector<std::string> command_lines;               // joined by spaces: own, ancestors', kvwrap's
+  std::vector<std::string> executables;    // own and ancestors'
+  std::vector<std::string> command_lines;  // joined by spaces: own, ancestors', kvwrap's
   std::vector<std::pair<std::string, std::string>> environment;
 };
 

@@ -50,9 +50,9 @@ struct AllocationRequest {
 
 struct Decision {
   bool pool = false;
-  std::string role;                      // e.g. "kv"; siblings share size, call-site and role
-  std::string group;                     // key of the sibling group
-  std::string reason;                    // why, always set: goes to the log and the status file
+  std::string role;    // e.g. "kv"; siblings share size, call-site and role
+  std::string group;   // key of the sibling group
+  std::string reason;  // why, always set: goes to the log and the status file
 };
 
 class Profiles;

@@ -15,7 +15,8 @@ namespace kvshim::preload {
 /// Whether the launch reaches no pool: the hot path of every launch. Any thread,
 /// no lock and no shared counter once the function was seen. `function` may be a
 /// CUkernel.
-[[gnu::always_inline]] inline bool launch_passes(CUfunction function, void* const* params, void* const* extra) noexcept {
+[[gnu::always_inline]] inline bool launch_passes(CUfunction function, void* const* params,
+                                                 void* const* extra) noexcept {
   if (!any_pool_ever()) return true;
   const FunctionInfo* info = find_function(function);
   if (info == nullptr) return function == nullptr;  // the driver refuses null

@@ -74,13 +74,15 @@ std::string device_json(Runtime& runtime, DeviceRuntime& device) {
   }
   out += "], " + field("resident", resident) + ", " + field("parked", parked) + ", " +
          field("absent", absent) + ", " + field("zero_handles", physical.zero) + ", " +
-         field("host_bytes", physical.host) + ", " + field("host_budget", device.memory.host_budget());
+         field("host_bytes", physical.host) + ", " +
+         field("host_budget", device.memory.host_budget());
   out += ", \"faults\": {" + field("count", s.faults.count()) + ", " +
          field("total_us", s.faults.total()) + ", " +
          field("swaps_of_moves_us", s.swaps_of_moves_us.load()) + ", " +
-         field("guard_copies_us", s.guard_copies_us.load()) + ", " + field("p50_us", s.faults.quantile(0.5)) +
-         ", " + field("p99_us", s.faults.quantile(0.99)) + ", " + field("max_us", s.faults.max()) +
-         ", " + field("granules", s.granules_made_present.load()) + ", " +
+         field("guard_copies_us", s.guard_copies_us.load()) + ", " +
+         field("p50_us", s.faults.quantile(0.5)) + ", " + field("p99_us", s.faults.quantile(0.99)) +
+         ", " + field("max_us", s.faults.max()) + ", " +
+         field("granules", s.granules_made_present.load()) + ", " +
          field("granules_ahead", s.granules_ahead.load()) + ", " +
          field("in_host_memory", s.faults_in_host_memory.load()) + ", " +
          field("failed", s.failed_faults.load()) + "}";
@@ -101,14 +103,13 @@ std::string device_json(Runtime& runtime, DeviceRuntime& device) {
          field("dropped_fills", s.dropped_fills.load()) + ", " +
          field("dropped_fill_bytes", s.dropped_fill_bytes.load());
   const vmm::Limits& limits = device.memory.limits();
-  out += ", " + field("limit", limits.limit.load()) + ", " +
-         field("reserve", limits.reserve.load()) + ", " +
-         field("other_bytes", limits.other_bytes.load()) + ", " +
-         field("given_bytes", s.given_bytes.load()) + ", " +
-         field("got_bytes", s.got_bytes.load()) + ", " +
-         field("needs_answered", s.needs_answered.load()) + ", " +
-         field("needs_unanswered", s.needs_unanswered.load()) + ", " +
-         field("limit_bytes", s.limit_bytes.load()) + "}";
+  out +=
+      ", " + field("limit", limits.limit.load()) + ", " + field("reserve", limits.reserve.load()) +
+      ", " + field("other_bytes", limits.other_bytes.load()) + ", " +
+      field("given_bytes", s.given_bytes.load()) + ", " + field("got_bytes", s.got_bytes.load()) +
+      ", " + field("needs_answered", s.needs_answered.load()) + ", " +
+      field("needs_unanswered", s.needs_unanswered.load()) + ", " +
+      field("limit_bytes", s.limit_bytes.load()) + "}";
   return out;
 }
 
@@ -145,8 +146,7 @@ std::string status_json(Runtime& runtime) {
   out += "], \"obstacles\": [";
   first = true;
   // Leaked: the summary at exit comes after the destructors of such statics.
-  static const auto& obstacles =
-      *new std::vector<std::string>(runtime.recognizer().obstacles());
+  static const auto& obstacles = *new std::vector<std::string>(runtime.recognizer().obstacles());
   for (const std::string& obstacle : obstacles) {
     out += (first ? "" : ", ") + json_text(obstacle);
     first = false;
@@ -168,7 +168,7 @@ std::string status_folder(const std::string& chosen) {
     log::warning("no status file: " + folder + " can't be made: " + std::strerror(errno));
     return {};
   }
-  struct stat info{};
+  struct stat info {};
   if (lstat(folder.c_str(), &info) != 0 || !S_ISDIR(info.st_mode) || info.st_uid != getuid() ||
       (info.st_mode & 022) != 0) {
     log::warning("no status file: " + folder +
@@ -191,10 +191,18 @@ void tell_events(Runtime& runtime) {
   for (DeviceRuntime* device : runtime.devices_ever()) {
     for (const vmm::Event& event : device->memory.events().drain()) {
       switch (event.level) {
-        case vmm::EventLevel::kDebug: log::debug(event.text); break;
-        case vmm::EventLevel::kInfo: log::info(event.text); break;
-        case vmm::EventLevel::kWarning: log::warning(event.text); break;
-        case vmm::EventLevel::kError: log::error(event.text); break;
+        case vmm::EventLevel::kDebug:
+          log::debug(event.text);
+          break;
+        case vmm::EventLevel::kInfo:
+          log::info(event.text);
+          break;
+        case vmm::EventLevel::kWarning:
+          log::warning(event.text);
+          break;
+        case vmm::EventLevel::kError:
+          log::error(event.text);
+          break;
       }
     }
   }
@@ -234,8 +242,8 @@ void start_status() noexcept {
   try {
     const config::Options& options = Runtime::get()->options();
     const std::string folder = options.status ? status_folder(options.status_dir) : std::string();
-    status_path = new std::string(
-        folder.empty() ? "" : folder + "/" + std::to_string(getpid()) + ".json");
+    status_path =
+        new std::string(folder.empty() ? "" : folder + "/" + std::to_string(getpid()) + ".json");
     const vmm::HostSignalsBlocked blocked;
     std::thread(run).detach();
   } catch (...) {
@@ -250,7 +258,8 @@ void summarize_at_exit() noexcept {
   end_memberships();
   try {
     tell_events(*runtime);
-    const std::string warning = runtime->recognizer().left_alone_warning(runtime->pools_made(), true);
+    const std::string warning =
+        runtime->recognizer().left_alone_warning(runtime->pools_made(), true);
     if (!warning.empty()) log::warning(warning);
     for (DeviceRuntime* device : runtime->devices_ever()) {
       const vmm::Statistics& s = device->memory.statistics();

@@ -99,8 +99,7 @@ class Owner {
   /// Posts what is lacking (replacing an earlier need) and rings every living
   /// neighbour. Returns the need's serial. Tens of microseconds. `since_ns`: when the same
   /// was said first, by monotonic_ns(); 0: it is new.
-  std::uint64_t post_need(std::uint64_t bytes, NeedKind kind,
-                          std::uint64_t since_ns = 0) noexcept;
+  std::uint64_t post_need(std::uint64_t bytes, NeedKind kind, std::uint64_t since_ns = 0) noexcept;
   /// No effect when there is none.
   void clear_need() noexcept;
   /// To the need in force.

@@ -45,13 +45,13 @@ std::unique_ptr<DeviceKernels> DeviceKernels::create(const DriverApi& driver, co
 
 CUresult DeviceKernels::set_up(const Arena& arena, CUdevice device, const char* ptx,
                                std::string* why) {
-#define KVSHIM_STEP(call)                                  \
-  do {                                                     \
-    *why = #call;                                          \
-    why->resize(why->find('('));                           \
-    why->erase(0, why->find_last_of(".:") + 1);            \
-    const CUresult step = (call);                          \
-    if (step != CUDA_SUCCESS) return step;                 \
+#define KVSHIM_STEP(call)                       \
+  do {                                          \
+    *why = #call;                               \
+    why->resize(why->find('('));                \
+    why->erase(0, why->find_last_of(".:") + 1); \
+    const CUresult step = (call);               \
+    if (step != CUDA_SUCCESS) return step;      \
   } while (false)
 
   KVSHIM_STEP(driver_.cuLibraryLoadData(&library_, ptx, nullptr, nullptr, 0, nullptr, nullptr, 0));
@@ -135,8 +135,8 @@ DeviceKernels::~DeviceKernels() {
   if (library_ != nullptr) driver_.cuLibraryUnload(library_);
 }
 
-CUresult DeviceKernels::launch(CUkernel kernel, unsigned grid_x, unsigned grid_y,
-                               unsigned threads, CUstream stream, void* params) const {
+CUresult DeviceKernels::launch(CUkernel kernel, unsigned grid_x, unsigned grid_y, unsigned threads,
+                               CUstream stream, void* params) const {
   void* kernel_params[] = {params};
   return driver_.cuLaunchKernel(reinterpret_cast<CUfunction>(kernel), grid_x, grid_y, 1, threads, 1,
                                 1, 0, stream, kernel_params, nullptr);

@@ -26,8 +26,7 @@ class DeviceKernels {
   /// would hang). `context` must be current. Null with `*why` on failure;
   /// nothing stays allocated then. Waits for its own launches only.
   static std::unique_ptr<DeviceKernels> create(const DriverApi& driver, const Arena& arena,
-                                               CUdevice device, const char* ptx,
-                                               std::string* why);
+                                               CUdevice device, const char* ptx, std::string* why);
   ~DeviceKernels();  // only for failed creation and tests; otherwise leaked
 
   /// Guards on a stream, in order before what is launched next. `place`: whether the same

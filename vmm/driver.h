@@ -10,6 +10,7 @@ namespace kvshim::vmm {
 /// Every member is the real driver's function (never one of the shim's own
 /// wrappers); all are set before a DriverApi is used. Immutable afterwards.
 struct DriverApi {
+// clang-format off
 #define KVSHIM_VMM_DRIVER_FUNCTIONS(X)                                                          \
   X(cuMemAddressReserve) X(cuMemAddressFree) X(cuMemCreate) X(cuMemRelease) X(cuMemMap)         \
   X(cuMemUnmap) X(cuMemSetAccess) X(cuMemGetAllocationGranularity) X(cuMemGetInfo_v2)           \
@@ -21,6 +22,7 @@ struct DriverApi {
   X(cuCtxGetCurrent) X(cuCtxSetCurrent) X(cuCtxPushCurrent_v2) X(cuCtxPopCurrent_v2)            \
   X(cuCtxGetDevice) X(cuCtxSynchronize) X(cuDeviceGetAttribute)                                 \
   X(cuThreadExchangeStreamCaptureMode)
+// clang-format on
 #define KVSHIM_VMM_DECLARE(name) decltype(&::name) name = nullptr;
   KVSHIM_VMM_DRIVER_FUNCTIONS(KVSHIM_VMM_DECLARE)
 #undef KVSHIM_VMM_DECLARE

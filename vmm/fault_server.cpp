@@ -135,9 +135,9 @@ void FaultServer::serve(std::uint32_t ticket) {
     const std::span<const AbiRun> wanted(channel.wanted, count);
     const bool rows = kind == RequestKind::kWantedRows;
     wait_for_room(wanted, rows);
-    answer = memory_.fault(wanted, rows, finished_epoch_.load(),
-                           (told & kBehindFlag) != 0 ? GuardPlace::kBehindAnother
-                                                        : GuardPlace::kFirst);
+    answer =
+        memory_.fault(wanted, rows, finished_epoch_.load(),
+                      (told & kBehindFlag) != 0 ? GuardPlace::kBehindAnother : GuardPlace::kFirst);
   }
   const auto runs = std::min<std::size_t>(answer.runs.size(), kMaxAnswerRuns);
   const auto copies = std::min<std::size_t>(answer.copies.size(), kMaxCopies);

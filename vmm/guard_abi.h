@@ -160,7 +160,7 @@ struct TakeParams {
 /// kvshim_scan: one block per extent; result[i] becomes 1 when the i-th range
 /// holds a byte that is not zero (results start as 0).
 struct ScanParams {
-  const AbiCopy* ranges;  // pinned: source = address, bytes; destination unused
+  const AbiCopy* ranges;   // pinned: source = address, bytes; destination unused
   std::uint32_t* nonzero;  // pinned
   std::uint32_t range_count;
   std::uint32_t reserved;

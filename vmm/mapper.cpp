@@ -29,9 +29,7 @@ Mapper::Mapper(const DriverApi& driver, CUdevice device, int host_numa_node)
       device_location_{CU_MEM_LOCATION_TYPE_DEVICE, device},
       host_location_{CU_MEM_LOCATION_TYPE_HOST_NUMA, host_numa_node} {}
 
-void Mapper::begin_swap() {
-  swaps_begun.fetch_add(1);
-}
+void Mapper::begin_swap() { swaps_begun.fetch_add(1); }
 void Mapper::end_swap() { swaps_ended.fetch_add(1); }
 
 CUresult Mapper::create(unsigned order, CUmemLocationType type, int id,
@@ -44,8 +42,7 @@ CUresult Mapper::create(unsigned order, CUmemLocationType type, int id,
 }
 
 CUresult Mapper::create_device(unsigned order, CUmemGenericAllocationHandle* handle) {
-  const CUresult result =
-      create(order, device_location_.type, device_location_.id, handle);
+  const CUresult result = create(order, device_location_.type, device_location_.id, handle);
   if (result == CUDA_SUCCESS) physical_.device += order_bytes(order);
   return result;
 }
@@ -56,8 +53,7 @@ CUresult Mapper::create_host(unsigned order, CUmemGenericAllocationHandle* handl
   return result;
 }
 
-CUresult Mapper::create_host_uncounted(unsigned order,
-                                       CUmemGenericAllocationHandle* handle) const {
+CUresult Mapper::create_host_uncounted(unsigned order, CUmemGenericAllocationHandle* handle) const {
   return create(order, host_location_.type, host_location_.id, handle);
 }
 
@@ -98,9 +94,8 @@ CUresult Mapper::map(CUdeviceptr address, unsigned order, CUmemGenericAllocation
   const std::size_t bytes = order_bytes(order);
   CUresult result = driver_.cuMemMap(address, bytes, 0, handle, 0);
   if (result != CUDA_SUCCESS) return result;
-  const CUmemAccessDesc access{
-      device_location_,
-      writable ? CU_MEM_ACCESS_FLAGS_PROT_READWRITE : CU_MEM_ACCESS_FLAGS_PROT_READ};
+  const CUmemAccessDesc access{device_location_, writable ? CU_MEM_ACCESS_FLAGS_PROT_READWRITE
+                                                          : CU_MEM_ACCESS_FLAGS_PROT_READ};
   result = driver_.cuMemSetAccess(address, bytes, &access, 1);
   if (result != CUDA_SUCCESS) driver_.cuMemUnmap(address, bytes);
   return result;

@@ -27,7 +27,7 @@ struct Move {
   MoveStage stage = MoveStage::kChosen;
   std::uint32_t open_ticket = 0;  // of a question that was open when the bits were clear; 0: none
   std::uint64_t proven = 0;       // the question (DeviceMemory's count) that made it kUnwritten
-  bool is_void = false;  // somebody asked to write it, or may write it without asking
+  bool is_void = false;           // somebody asked to write it, or may write it without asking
 };
 
 }  // namespace kvshim::vmm

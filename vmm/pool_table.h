@@ -21,8 +21,8 @@ class DeviceMemory;
 struct PoolRecord {
   std::uint64_t id = 0;  // unique in the process
   CUdeviceptr base = 0;
-  std::size_t bytes = 0;          // as asked for
-  std::size_t mapped_bytes = 0;   // whole granules
+  std::size_t bytes = 0;         // as asked for
+  std::size_t mapped_bytes = 0;  // whole granules
   CUdevice device = 0;
   CUcontext context = nullptr;
   DeviceMemory* memory = nullptr;

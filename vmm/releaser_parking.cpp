@@ -285,8 +285,8 @@ bool Releaser::release(std::uint64_t epoch) {
     if (parked != 0) {
       memory_.events().push(EventLevel::kDebug,
                             "of that release: scan " + in_milliseconds(times.scan) +
-                                ", preparing copies " + in_milliseconds(times.prepare) + ", swaps " +
-                                in_milliseconds(times.swap) + ", releasing handles " +
+                                ", preparing copies " + in_milliseconds(times.prepare) +
+                                ", swaps " + in_milliseconds(times.swap) + ", releasing handles " +
                                 in_milliseconds(times.retire) + ", waiting for copies " +
                                 in_milliseconds(times.copy));
     }

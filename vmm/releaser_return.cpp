@@ -60,8 +60,8 @@ bool Releaser::copy_returns(std::span<const PreparedPark> batch) {
 
 // While the copies of one batch run, the one before it is swapped and the next one
 // prepared. No batch is begun that would not end in time at the rate until now.
-std::uint64_t Releaser::bring_back(std::span<const ExtentName>* blocks,
-                                   const ReturnLimits& limits, ReturnTimes* times) {
+std::uint64_t Releaser::bring_back(std::span<const ExtentName>* blocks, const ReturnLimits& limits,
+                                   ReturnTimes* times) {
   auto phase = Clock::now();
   const auto spent = [&phase](Clock::duration* in) {
     const auto then = std::exchange(phase, Clock::now());
@@ -176,11 +176,10 @@ void Releaser::restore() {
     memory_.events().push(EventLevel::kInfo, "brought back " + std::to_string(bytes >> 20) +
                                                  " MiB in " + std::to_string(took) +
                                                  " us before the first work");
-    memory_.events().push(EventLevel::kDebug, "of that return: preparing " +
-                                                  in_milliseconds(times.prepare) + ", swaps " +
-                                                  in_milliseconds(times.swap) +
-                                                  ", waiting for copies " +
-                                                  in_milliseconds(times.copy));
+    memory_.events().push(EventLevel::kDebug,
+                          "of that return: preparing " + in_milliseconds(times.prepare) +
+                              ", swaps " + in_milliseconds(times.swap) + ", waiting for copies " +
+                              in_milliseconds(times.copy));
   }
 }
 
@@ -222,11 +221,11 @@ void Releaser::return_in_quiet(std::uint64_t epoch) {
       std::lock_guard closing(closer_);
       if (interrupted(epoch) || gate_.anyone_waiting() || !gate_.try_close(epoch)) break;
       SubmissionGate::OpenAtEnd open(gate_);
-      const std::uint64_t came =
-          bring_back(&blocks, {.end = std::min(end, Clock::now() + settings_.slice),
-                               .headroom = kQuietHeadroom,
-                               .give_way = true},
-                     &times);
+      const std::uint64_t came = bring_back(&blocks,
+                                            {.end = std::min(end, Clock::now() + settings_.slice),
+                                             .headroom = kQuietHeadroom,
+                                             .give_way = true},
+                                            &times);
       quiet_bytes_ += came;
       memory_.statistics().quiet_bytes.fetch_add(came, std::memory_order_relaxed);
       if (came == 0) {

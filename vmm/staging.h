@@ -20,7 +20,8 @@ class Staging {
   std::optional<CUdeviceptr> take() {
     if (base_ == 0) {
       const std::size_t bytes = slots_ * order_bytes(kMaxOrder);
-      if (driver_.cuMemAddressReserve(&base_, bytes, order_bytes(kMaxOrder), 0, 0) != CUDA_SUCCESS) {
+      if (driver_.cuMemAddressReserve(&base_, bytes, order_bytes(kMaxOrder), 0, 0) !=
+          CUDA_SUCCESS) {
         base_ = 0;
         return std::nullopt;
       }

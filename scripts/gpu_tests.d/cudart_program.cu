@@ -5,6 +5,7 @@
 // loaded. Exit status 0: right.
 #include <cuda_runtime.h>
 
+#include <unistd.h>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -13,7 +14,6 @@
 #include <sstream>
 #include <string>
 #include <thread>
-#include <unistd.h>
 
 namespace {
 
@@ -90,7 +90,8 @@ int main(int argc, char** argv) {
   if (!plain) {
     std::this_thread::sleep_for(std::chrono::milliseconds(1300));
     const std::string status = status_text(folder);
-    if (status.find("\"bytes\": 536870912") == std::string::npos) fail("no pool in the status file", 0);
+    if (status.find("\"bytes\": 536870912") == std::string::npos)
+      fail("no pool in the status file", 0);
     if (resident(status) > (64ll << 20)) fail("filling with zeros took memory", resident(status));
   }
 
@@ -117,7 +118,8 @@ int main(int argc, char** argv) {
       if (count != 0) fail("words differ", static_cast<long long>(count));
       unsigned long long first = 0;
       check(cudaMemcpy(&first, words, 8, cudaMemcpyDeviceToHost), "reading a word");
-      if (first != 0x9e3779b97f4a7c15ull) fail("the first word differs", static_cast<long long>(first));
+      if (first != 0x9e3779b97f4a7c15ull)
+        fail("the first word differs", static_cast<long long>(first));
     }
   }
   check(cudaFree(words), "cudaFree");

@@ -10,9 +10,10 @@ SMALL = ["--layers", 3, "--pool-size", "64MiB", "--bursts", 3, "--requests", 3, 
 # Under FIFO reuse these requests walk through the whole pool; no pause of theirs is idleness.
 LIGHT = ["--layers", 3, "--pool-size", "64MiB", "--heads", 16, "--head-size", 256, "--bursts", 24,
          "--requests", 4, "--prefix", "--idle", 0.25]
-# Bursts without a pause that read what earlier ones have left in other rows than those they write.
+# Bursts without a pause that read what earlier ones have left in other rows than those they write,
+# and last long enough on a GPU, too, for it to be brought home (ReleaseSettings::short_spell).
 BUSY = ["--layers", 3, "--pool-size", "64MiB", "--heads", 16, "--head-size", 256, "--bursts", 3,
-        "--requests", 6, "--prompt", 64, "--tokens", 180, "--prefix", "--idle", 0.8]
+        "--requests", 6, "--prompt", 64, "--tokens", 180, "--prefix", "--idle", 0.8, "--step", 0.01]
 
 
 class Outputs(Case):

@@ -24,6 +24,7 @@ Its outputs are whole numbers and the same on every device.
   --prompt N         tokens of a prompt (40)
   --tokens N         tokens generated for a request (16)
   --idle SECONDS     pause after each burst (0)
+  --step SECONDS     a step takes at least so long (0)
   --serve PORT       run no bursts but those that a client of 127.0.0.1:PORT asks for
                      (0: any port); see server.h for the lines
   --graphs           decode steps are CUDA graphs, captured once a batch size
@@ -80,7 +81,7 @@ Options read_options(int argc, char** argv) {
       {"order", 1, nullptr, 0},     {"unknown", 0, nullptr, 0},    {"streams", 1, nullptr, 0},
       {"entry", 1, nullptr, 0},     {"seed", 1, nullptr, 0},       {"memory", 0, nullptr, 0},
       {"json", 0, nullptr, 0},      {"serve", 1, nullptr, 0},      {"help", 0, nullptr, 0},
-      {nullptr, 0, nullptr, 0}};
+      {"step", 1, nullptr, 0},      {nullptr, 0, nullptr, 0}};
   Options options;
   int index = 0;
   for (int got = 0; (got = getopt_long(argc, argv, "", kOptions, &index)) != -1;) {
@@ -100,6 +101,7 @@ Options read_options(int argc, char** argv) {
     if (name == "prompt") options.prompt = count("prompt", value, 1);
     if (name == "tokens") options.tokens = count("tokens", value, 1);
     if (name == "idle") options.idle_seconds = number("idle", value, 0);
+    if (name == "step") options.step_seconds = number("step", value, 0);
     if (name == "serve") {
       options.port = static_cast<int>(count("serve", value, 0));
       if (options.port > 65535) mistake("serve", value);

@@ -26,7 +26,8 @@ struct Options {
   unsigned prompt = 40;   // tokens of a prompt
   unsigned tokens = 16;   // tokens generated for a request
   double idle_seconds = 0;
-  int port = -1;  // serve bursts there instead of running them; 0: any
+  double step_seconds = 0;  // each step takes at least so long, as a large model's do
+  int port = -1;            // serve bursts there instead of running them; 0: any
   std::uint64_t seed = 1;
   EntryWay entry = EntryWay::kLinked;
   bool graphs = false;

@@ -1,8 +1,10 @@
 #include "tests/engine/scheduler.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <thread>
 
 namespace kvshim::engine {
 namespace {
@@ -177,6 +179,8 @@ BurstResult Scheduler::run_burst(unsigned burst, const Progress& progress) {
       });
     }
     if (std::all_of(queues.begin(), queues.end(), [](const auto& q) { return q.empty(); })) break;
+    const auto step_ends =
+        std::chrono::steady_clock::now() + std::chrono::duration<double>(options_.step_seconds);
     for (unsigned i = 0; i < queues.size(); ++i) {
       if (!queues[i].empty()) submit_step(i, queues[i], prompt);
     }
@@ -185,6 +189,7 @@ BurstResult Scheduler::run_burst(unsigned burst, const Progress& progress) {
       if (!prompt || !progress) continue;
       for (const Request* request : queues[i]) progress(request->index, false);
     }
+    std::this_thread::sleep_until(step_ends);
   }
   result.digest = 0xcbf29ce484222325ULL;
   const auto digest = [&result](std::uint64_t word) {

@@ -2,8 +2,8 @@
 
 #include <gtest/gtest.h>
 
-#include "tests/vmm/random.h"
 #include <vector>
+#include "tests/vmm/random.h"
 
 #include "tests/vmm/fake_driver.h"
 

@@ -59,9 +59,7 @@ TEST(DeviceMemoryAllocationTest, FreeMemoryIsStaticArithmeticAfterEveryOperation
   MemoryBench bench;
   const std::uint64_t before = bench.driver.gpu_free();
   std::uint64_t full_size = 0;
-  const auto expect_static = [&] {
-    EXPECT_EQ(bench.free_memory(), before - full_size);
-  };
+  const auto expect_static = [&] { EXPECT_EQ(bench.free_memory(), before - full_size); };
   const PoolRecord* a = bench.pool(200 * kMiB);
   full_size += 200 * kMiB;
   expect_static();
@@ -193,8 +191,7 @@ TEST(DeviceMemoryAllocationTest, AFailedClearingLosesNoAddresses) {
   bench.driver.fail(Call::cuLaunchKernel, 1, CUDA_ERROR_UNKNOWN);
   EXPECT_EQ(bench.memory->allocate(kMost, "kv", bench.driver.context(), &record),
             CUDA_ERROR_UNKNOWN);
-  EXPECT_EQ(bench.memory->allocate(kMost, "kv", bench.driver.context(), &record),
-            CUDA_SUCCESS);
+  EXPECT_EQ(bench.memory->allocate(kMost, "kv", bench.driver.context(), &record), CUDA_SUCCESS);
 }
 
 // The releasing thread clears bits at any time: both use the device's stream.

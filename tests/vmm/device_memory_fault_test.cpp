@@ -1,7 +1,7 @@
 #include <gtest/gtest.h>
 
-#include "tests/vmm/random.h"
 #include <set>
+#include "tests/vmm/random.h"
 
 #include "tests/vmm/memory_bench.h"
 
@@ -147,7 +147,8 @@ TEST(DeviceMemoryFaultTest, AskingForWhatIsPresentIsAnsweredAtOnce) {
 TEST(DeviceMemoryFaultTest, GranulesOfNoPoolAreRefusedWithoutHarm) {
   MemoryBench bench;
   const PoolRecord* pool = bench.pool(100 * kMiB);
-  const AbiRun nowhere[] = {{bench.arena->granules() - 1, 1}, {bench.granule(pool, 50) + 3, 2}, {UINT32_MAX, 1}};
+  const AbiRun nowhere[] = {
+      {bench.arena->granules() - 1, 1}, {bench.granule(pool, 50) + 3, 2}, {UINT32_MAX, 1}};
   EXPECT_EQ(bench.memory->fault(nowhere, true).kind, AnswerKind::kFailed);
   EXPECT_EQ(bench.memory->fault(nowhere, false).kind, AnswerKind::kFailed);
 }

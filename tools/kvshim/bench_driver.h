@@ -8,6 +8,7 @@
 namespace kvshim::cli {
 
 /// Names as the driver exports them.
+// clang-format off
 #define KVSHIM_BENCH_FUNCTIONS(X)                                                              \
   X(cuInit)                                                                                    \
   X(cuDriverGetVersion)                                                                        \
@@ -19,6 +20,7 @@ namespace kvshim::cli {
           X(cuMemUnmap) X(cuMemRelease) X(cuMemGetInfo) X(cuMemAlloc) X(cuMemFree)             \
               X(cuMemsetD8Async) X(cuMemcpyDtoDAsync) X(cuStreamCreate) X(cuStreamSynchronize) \
                   X(cuStreamDestroy) X(cuDevicePrimaryCtxRelease)
+// clang-format on
 
 struct BenchDriver {
 #define KVSHIM_BENCH_MEMBER(name) decltype(&::name) name = nullptr;

@@ -223,8 +223,8 @@ KVSHIM_DEVICE bool ask_and_apply(const GuardContext& context, RequestKind kind,
 // nothing is missing, or when an answer brought no progress: then the writer
 // that follows stops at a read-only page, which is loud.
 template <class Each>
-KVSHIM_DEVICE void make_present(const GuardContext& context, RequestKind kind,
-                                std::uint32_t behind, const Each& each) {
+KVSHIM_DEVICE void make_present(const GuardContext& context, RequestKind kind, std::uint32_t behind,
+                                const Each& each) {
   bool missing = false;
   each([&](std::uint32_t first, std::uint32_t last) {
     for (std::uint32_t g = first; g <= last; ++g) missing = missing || !is_present(context, g);
@@ -264,13 +264,13 @@ KVSHIM_KERNEL kvshim_guard_linear(kvshim::vmm::LinearGuardParams params) {
   const GuardContext& context = params.context;
   const bool all_there = guard_detail::surely_present(context, params.write);
   if (!guard_detail::env::any_in_block(!all_there)) return;
-  guard_detail::make_present(context, RequestKind::kWantedRows, params.behind,
-                             [&](const auto& visit) {
-    guard_detail::each_destination(context, params.write, visit,
-                                   // What lies outside its pool shows that the form does not fit
-                                   // this kernel: the whole pool is the only safe answer.
-                                   visit);
-  });
+  guard_detail::make_present(
+      context, RequestKind::kWantedRows, params.behind, [&](const auto& visit) {
+        guard_detail::each_destination(context, params.write, visit,
+                                       // What lies outside its pool shows that the form does not
+                                       // fit this kernel: the whole pool is the only safe answer.
+                                       visit);
+      });
 }
 
 KVSHIM_KERNEL kvshim_guard_fixed(kvshim::vmm::FixedGuardParams params) {

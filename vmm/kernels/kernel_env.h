@@ -23,11 +23,21 @@ KVSHIM_DEVICE void sync_block() { __syncthreads(); }
 /// True in every thread of the block when `predicate` holds in any.
 KVSHIM_DEVICE bool any_in_block(bool predicate) { return __syncthreads_or(predicate) != 0; }
 KVSHIM_DEVICE std::uint32_t atomic_or(std::uint32_t* p, std::uint32_t v) { return atomicOr(p, v); }
-KVSHIM_DEVICE std::uint32_t atomic_and(std::uint32_t* p, std::uint32_t v) { return atomicAnd(p, v); }
-KVSHIM_DEVICE std::uint32_t atomic_add(std::uint32_t* p, std::uint32_t v) { return atomicAdd(p, v); }
-KVSHIM_DEVICE std::uint32_t atomic_exchange(std::uint32_t* p, std::uint32_t v) { return atomicExch(p, v); }
-KVSHIM_DEVICE std::uint32_t load_volatile(const std::uint32_t* p) { return *static_cast<const volatile std::uint32_t*>(p); }
-KVSHIM_DEVICE void store_volatile(std::uint32_t* p, std::uint32_t v) { *static_cast<volatile std::uint32_t*>(p) = v; }
+KVSHIM_DEVICE std::uint32_t atomic_and(std::uint32_t* p, std::uint32_t v) {
+  return atomicAnd(p, v);
+}
+KVSHIM_DEVICE std::uint32_t atomic_add(std::uint32_t* p, std::uint32_t v) {
+  return atomicAdd(p, v);
+}
+KVSHIM_DEVICE std::uint32_t atomic_exchange(std::uint32_t* p, std::uint32_t v) {
+  return atomicExch(p, v);
+}
+KVSHIM_DEVICE std::uint32_t load_volatile(const std::uint32_t* p) {
+  return *static_cast<const volatile std::uint32_t*>(p);
+}
+KVSHIM_DEVICE void store_volatile(std::uint32_t* p, std::uint32_t v) {
+  *static_cast<volatile std::uint32_t*>(p) = v;
+}
 /// A plain load that may race with writes; whoever uses the value proves that none did.
 KVSHIM_DEVICE unsigned long long load_unordered(const unsigned long long* p) { return *p; }
 KVSHIM_DEVICE void fence_device() { __threadfence(); }
@@ -59,11 +69,21 @@ inline std::uint32_t block_count() { return host_block.count_x; }
 inline std::uint32_t block_index_y() { return host_block.y; }
 inline void sync_block() {}
 inline bool any_in_block(bool predicate) { return predicate; }
-inline std::uint32_t atomic_or(std::uint32_t* p, std::uint32_t v) { return std::atomic_ref(*p).fetch_or(v); }
-inline std::uint32_t atomic_and(std::uint32_t* p, std::uint32_t v) { return std::atomic_ref(*p).fetch_and(v); }
-inline std::uint32_t atomic_add(std::uint32_t* p, std::uint32_t v) { return std::atomic_ref(*p).fetch_add(v); }
-inline std::uint32_t atomic_exchange(std::uint32_t* p, std::uint32_t v) { return std::atomic_ref(*p).exchange(v); }
-inline std::uint32_t load_volatile(const std::uint32_t* p) { return std::atomic_ref(*const_cast<std::uint32_t*>(p)).load(); }
+inline std::uint32_t atomic_or(std::uint32_t* p, std::uint32_t v) {
+  return std::atomic_ref(*p).fetch_or(v);
+}
+inline std::uint32_t atomic_and(std::uint32_t* p, std::uint32_t v) {
+  return std::atomic_ref(*p).fetch_and(v);
+}
+inline std::uint32_t atomic_add(std::uint32_t* p, std::uint32_t v) {
+  return std::atomic_ref(*p).fetch_add(v);
+}
+inline std::uint32_t atomic_exchange(std::uint32_t* p, std::uint32_t v) {
+  return std::atomic_ref(*p).exchange(v);
+}
+inline std::uint32_t load_volatile(const std::uint32_t* p) {
+  return std::atomic_ref(*const_cast<std::uint32_t*>(p)).load();
+}
 inline void store_volatile(std::uint32_t* p, std::uint32_t v) { std::atomic_ref(*p).store(v); }
 #if defined(KVSHIM_SANITIZE_THREAD)
 #if defined(__clang__)
@@ -72,7 +92,10 @@ __attribute__((no_sanitize("thread"), noinline))
 __attribute__((no_sanitize("thread"), noipa))
 #endif
 #endif
-inline unsigned long long load_unordered(const unsigned long long* p) { return *p; }
+inline unsigned long long
+load_unordered(const unsigned long long* p) {
+  return *p;
+}
 inline void fence_device() { std::atomic_thread_fence(std::memory_order_seq_cst); }
 inline void fence_system() { std::atomic_thread_fence(std::memory_order_seq_cst); }
 inline void relax() {

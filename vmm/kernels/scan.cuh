@@ -20,7 +20,8 @@ KVSHIM_KERNEL kvshim_scan(kvshim::vmm::ScanParams params) {
   const std::uint64_t end = begin + share < words ? begin + share : words;
   const unsigned long long* data = reinterpret_cast<const unsigned long long*>(range.source);
   unsigned long long seen = 0;
-  for (std::uint64_t i = begin + kernel_env::thread_index(); i < end; i += kernel_env::thread_count()) {
+  for (std::uint64_t i = begin + kernel_env::thread_index(); i < end;
+       i += kernel_env::thread_count()) {
     seen |= kernel_env::load_unordered(data + i);
   }
   if (kernel_env::any_in_block(seen != 0) && kernel_env::thread_index() == 0) {
@@ -31,9 +32,11 @@ KVSHIM_KERNEL kvshim_scan(kvshim::vmm::ScanParams params) {
 
 KVSHIM_KERNEL kvshim_clear_present(kvshim::vmm::ClearParams params) {
   using namespace kvshim;
-  for (std::uint32_t r = kernel_env::block_index(); r < params.run_count; r += kernel_env::block_count()) {
+  for (std::uint32_t r = kernel_env::block_index(); r < params.run_count;
+       r += kernel_env::block_count()) {
     const vmm::AbiRun run = params.runs[r];
-    for (std::uint32_t i = kernel_env::thread_index(); i < run.count; i += kernel_env::thread_count()) {
+    for (std::uint32_t i = kernel_env::thread_index(); i < run.count;
+         i += kernel_env::thread_count()) {
       const std::uint32_t granule = run.first + i;
       kernel_env::atomic_and(params.context.present + (granule >> 5), ~(1u << (granule & 31u)));
     }

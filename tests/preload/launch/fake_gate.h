@@ -44,7 +44,7 @@ struct FakeGate {
   std::vector<std::uint64_t> remembered;
   std::vector<Unknown> unknown;
   std::vector<CUcontext> destroyed_contexts;
-  std::vector<CUstream> waits;  // that before_wait() was told of
+  std::vector<CUstream> waits;     // that before_wait() was told of
   std::vector<std::string> calls;  // life cycle calls, in order
   bool wants_read = false;
   std::vector<CUdeviceptr> reads_unseen, reads_unseen_in_graphs;  // bases of pools
