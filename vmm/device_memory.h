@@ -79,7 +79,7 @@ class DeviceMemory {
   CUresult allocate(std::size_t bytes, const std::string& group, CUcontext context,
                     const PoolRecord** record);
   /// Releases a pool; no work that may touch it may be unfinished (I4). Guards of other pools
-  /// may be copying its parked pages (its row, what comes along): they are waited for, and
+  /// may be copying its parked pages (its row): they are waited for, and
   /// NOT_READY, with nothing done, when that takes longer than `patience`: then it is to be
   /// tried again. INVALID_VALUE when `base` is not a pool's base.
   CUresult free(CUdeviceptr base, std::chrono::milliseconds patience = std::chrono::seconds(1));
@@ -129,15 +129,6 @@ class DeviceMemory {
                     std::optional<std::uint64_t> finished_epoch = std::nullopt,
                     GuardPlace place = GuardPlace::kFirst);
   FaultAnswer copied(std::optional<std::uint64_t> finished_epoch = std::nullopt);
-  /// Chooses what the guard of the next fault brings along: parked and unpinned, written
-  /// after `written_after` (a serial), most recently written first, at most `most` bytes, and
-  /// of what was parked as cold only if `cold_too`. Returns the extents whose bits are to
-  /// be cleared so that such a fault comes soon; empty: there is nothing. It brings nothing
-  /// while a neighbour asks for memory, and leaves `headroom` bytes of the GPU. Any thread.
-  std::vector<ExtentName> come_along(std::uint64_t written_after, bool cold_too, std::uint64_t most,
-                                     std::uint64_t headroom = 0);
-  /// The next fault brings nothing along. Any thread.
-  void leave_along();
   /// Unpinned extents that were written last, at most `most`: whose bits are to be cleared so
   /// that a guard asks soon. In host memory, too, where writing goes on for want of room. Any
   /// thread.
@@ -195,14 +186,19 @@ class DeviceMemory {
   // Copied by the own stream and swapped in when some guard asks: it begins, bits are cleared, a
   // guard asks, the copies, another one asks.
 
+  std::uint64_t bytes_on_their_way(MoveTo to) const;
   /// Begins to bring back parked blocks, the first ones first, with what is on its way at most
   /// `most` bytes, and leaves `headroom` bytes of the GPU. Returns those whose bits are to be
   /// cleared. Several calls of the driver for each block, the lock held for one.
   std::vector<ExtentName> begin_to_bring_home(std::span<const ExtentName> blocks,
                                               std::uint64_t most, std::uint64_t headroom);
   /// The blocks that are parked, unpinned, not cold, and were read at `tick` or later, the most
-  /// recently written first.
+  /// recently used first.
   std::vector<ExtentName> read_while_parked(std::uint64_t tick) const;
+  /// Those that were written after `written_after` (a serial), of what was parked as cold only
+  /// if `cold_too`: when that is the last release's, what was given away in need since then or
+  /// made in host memory for want of room.
+  std::vector<ExtentName> parked_since(std::uint64_t written_after, bool cold_too) const;
   /// Begins to park blocks of resident extents (blocks_to_park()) likewise. May pin host memory.
   std::vector<ExtentName> begin_to_send_away(std::span<const ExtentName> blocks,
                                              std::uint64_t most);
@@ -349,7 +345,6 @@ class DeviceMemory {
     Pool* pool;
     std::uint32_t offset;
     PreparedPark park;
-    bool along = false;  // nobody asked for it
   };
   struct Retired {
     std::uint8_t order;
@@ -375,7 +370,6 @@ class DeviceMemory {
                      std::optional<std::uint64_t> finished_epoch);
   bool note_written(Extent& extent);
   void want_promotion(Pool& pool, std::uint32_t offset);
-  void take_along(std::uint64_t kept);
   bool moves_later(const AbiRun& granule);
   bool parked_may_move(std::optional<std::uint64_t> finished_epoch) const;
   void finish_pending(std::vector<AbiRun>* runs);
@@ -395,8 +389,7 @@ class DeviceMemory {
   std::uint32_t open_question() const;
   bool swap_moved(const Move& move);
   bool guards_give_up() const;
-  std::uint64_t bytes_on_their_way(MoveTo to) const;
-  std::vector<ExtentName> written_last_locked(std::size_t most, bool parked_too) const;
+  std::vector<ExtentName> written_last_locked(std::size_t most) const;
   bool may_begin(const ExtentName& name, MoveTo to, Block* block);
   bool may_begin(const ExtentName& name, MoveTo to);
   bool begin_move(const PreparedPark& prepared, MoveTo to);
@@ -440,7 +433,7 @@ class DeviceMemory {
                             ExtentState* state);
   std::uint64_t still_to_be_made(std::span<const AbiRun> wanted, bool rows) const;
   bool gpu_has_room(std::uint64_t bytes);
-  bool has_room_for(std::uint64_t bytes, std::uint64_t headroom = 0);
+  bool has_room_for(std::uint64_t bytes);
   bool neighbours_may_make_room(std::uint64_t bytes);
   bool within_limit(std::uint64_t bytes) const;
   void read_free_memory(std::uint64_t bytes);
@@ -449,7 +442,7 @@ class DeviceMemory {
                   CUmemGenericAllocationHandle handle);
   // parking and coming back
   bool find_block(const ExtentName& name, ExtentState state, Block* block);
-  /// Of what is parked, unpinned and not cold; the most recently used first.
+  /// Of what is parked, unpinned; the most recently used first.
   std::vector<ExtentName> parked_blocks(const std::function<bool(const Extent&)>& wanted) const;
   std::uint8_t merged_order(const Group& group) const;
   ExtentName name_of(const Pool& pool, Extents::const_iterator extent) const;
@@ -512,8 +505,6 @@ class DeviceMemory {
   LimitTold sized_under_;         // when there was no pool last; allocating_ held
   std::vector<Pending> pending_;  // promotions that wait for the guard's copy
   std::vector<AbiRun> pending_wanted_;
-  std::vector<ExtentName> along_;  // of come_along(), for the next fault
-  std::uint64_t along_headroom_ = 0;
   bool pending_rows_ = false;
   std::vector<Move> moves_;
   std::uint64_t question_ = 0;               // how many there were

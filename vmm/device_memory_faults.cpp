@@ -282,8 +282,6 @@ FaultAnswer DeviceMemory::fault(std::span<const AbiRun> wanted, bool rows,
       }
     }
   }
-  const bool moves_some = !pending_.empty();
-  if (may_move && !along_.empty()) take_along(still_to_be_made(wanted, rows));
   if (pending_.empty()) {
     FaultAnswer all = answer(wanted, rows, finished_epoch);
     all.only_watched = all.only_watched && !swapped;
@@ -300,7 +298,7 @@ FaultAnswer DeviceMemory::fault(std::span<const AbiRun> wanted, bool rows,
   pending_wanted_.clear();
   for (const AbiRun& run : wanted) {
     // An answer must bring progress: without a copy of its own it is answered in place.
-    if (rows || !moves_some || !moves_later(run)) pending_wanted_.push_back(run);
+    if (rows || !moves_later(run)) pending_wanted_.push_back(run);
   }
   pending_rows_ = rows;
   return first;

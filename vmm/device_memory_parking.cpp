@@ -118,7 +118,7 @@ std::vector<ExtentName> DeviceMemory::parked_blocks(
     for (const auto& [first, pool] : pools_) {
       found.clear();
       for (auto it = pool->extents.cbegin(); it != pool->extents.cend(); ++it) {
-        if (it->second.state == ExtentState::kParked && !it->second.cold && wanted(it->second) &&
+        if (it->second.state == ExtentState::kParked && wanted(it->second) &&
             !pool->pinned(it->first, order_granules(it->second.order))) {
           found.push_back(it);
         }
@@ -133,12 +133,19 @@ std::vector<ExtentName> DeviceMemory::parked_blocks(
 }
 
 std::vector<ExtentName> DeviceMemory::blocks_to_return() const {
-  return parked_blocks([](const Extent&) { return true; });
+  return parked_blocks([](const Extent& extent) { return !extent.cold; });
 }
 
 std::vector<ExtentName> DeviceMemory::read_while_parked(std::uint64_t tick) const {
   return parked_blocks([tick](const Extent& extent) {
-    return extent.move == 0 && extent.read_tick != 0 && extent.read_tick >= tick;
+    return extent.move == 0 && !extent.cold && extent.read_tick != 0 && extent.read_tick >= tick;
+  });
+}
+
+std::vector<ExtentName> DeviceMemory::parked_since(std::uint64_t written_after,
+                                                   bool cold_too) const {
+  return parked_blocks([=](const Extent& extent) {
+    return extent.move == 0 && extent.written_serial > written_after && (!extent.cold || cold_too);
   });
 }
 

@@ -39,7 +39,7 @@ void DeviceMemory::want_promotion(Pool& pool, std::uint32_t offset) {
     if (mapper_.map(park.staging, extent.order, park.host_handle, true) == CUDA_SUCCESS) {
       void_move(extent);
       extent.move = 0;
-      pending_.push_back({&pool, it->first, park, false});
+      pending_.push_back({&pool, it->first, park});
       return;
     }
     mapper_.release_device(extent.order, park.host_handle);
@@ -86,12 +86,7 @@ void DeviceMemory::finish_pending(std::vector<AbiRun>* runs) {
     host_.give_back(name.order, extent.handle);
     extent.state = ExtentState::kResident;
     extent.handle = p.park.host_handle;
-    if (p.along) {  // as old as it was
-      extent.parked_tick = tick_.load();
-      extent.cold = false;
-    } else {
-      note_written(extent);
-    }
+    note_written(extent);
     statistics_.promotions.fetch_add(1, std::memory_order_relaxed);
     statistics_.promoted_bytes.fetch_add(name.bytes(), std::memory_order_relaxed);
     add_run(runs, p.pool->first + p.offset, order_granules(name.order));

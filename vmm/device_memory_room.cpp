@@ -102,11 +102,11 @@ bool DeviceMemory::gpu_has_room(std::uint64_t bytes) {
 }
 
 // Not taken yet.
-bool DeviceMemory::has_room_for(std::uint64_t bytes, std::uint64_t headroom) {
+bool DeviceMemory::has_room_for(std::uint64_t bytes) {
   if (bytes == 0) return true;
   if (!within_limit(bytes)) return false;
-  read_free_memory(bytes + headroom);
-  return free_estimate_ >= floor_ + bytes + headroom;
+  read_free_memory(bytes);
+  return free_estimate_ >= floor_ + bytes;
 }
 
 // What the limit forbids nobody can make room for.

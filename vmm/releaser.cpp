@@ -95,10 +95,7 @@ void Releaser::tick() {
       std::this_thread::sleep_for(std::chrono::microseconds(50));
     }
     give_what_is_wanted();
-    if (!finished_) {
-      move_beside_work();
-      return_beside_work();
-    }
+    if (!finished_) move_beside_work();
     return;
   }
   idle_ += tick_;
@@ -120,12 +117,12 @@ void Releaser::tick() {
   if (memory_.limits().paused.load(std::memory_order_relaxed)) return;
   if (!released_) {
     std::lock_guard working(working_);
-    memory_.leave_along();  // what is idle stays
+    // What an interrupted release has parked is idle, too.
+    released_serial_ = memory_.newest_serial();
     released_ = release(epoch);
     if (released_) {
       if (awake_) last_spell_ = active_span_;
       awake_ = false;
-      released_serial_ = memory_.newest_serial();
       // Without a clock only gifts of a pause are cold, and the pause is over.
       memory_.cold_becomes_idle(ticks_, settings_.cold_after.count() != 0);
     }

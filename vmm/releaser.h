@@ -236,7 +236,6 @@ class Releaser {
   bool copy_returns(std::span<const PreparedPark> batch);
   bool activity_lasts() const noexcept;
   void return_in_quiet(std::uint64_t epoch);
-  void return_beside_work();
   void ask_for_a_return(std::uint64_t bytes);
 
   // releaser_moves.cpp
@@ -289,13 +288,12 @@ class Releaser {
   // Cold rows, in own ticks:
   std::uint64_t next_watch_ = 0, next_cold_ = 0, cold_told_tick_ = 0;
   std::uint64_t cold_untold_ = 0;  // bytes
-  std::uint64_t next_along_ = 0;   // see return_beside_work()
   // Moves beside work, in own ticks and bytes:
   std::uint64_t asked_since_ = 0;   // readers, regularly; 0: they are not
   std::uint64_t answers_seen_ = 0;  // of readers
   bool some_is_read_ = false;       // in host memory, perhaps
   std::chrono::nanoseconds last_spell_ = std::chrono::nanoseconds::max();  // of work, unknown: long
-  std::uint64_t next_away_ = 0;
+  std::uint64_t next_away_ = 0, next_home_ = 0;  // when nothing was found before
   std::uint64_t home_told_ = 0, away_told_ = 0, moves_told_tick_ = 0;
   std::uint64_t cold_at_once_ = std::uint64_t{64} << 20;
   std::uint64_t worked_ = 0;  // own tick at which work came last

@@ -1,8 +1,9 @@
-// Moves beside work that never pauses: what readers are seen to read in host memory comes back
-// to the GPU, and what nobody uses goes to host memory when it is cold, a limit stands against it
-// or a neighbour lacks memory. See device_memory_moves.cpp for why that is exact. What is used is
-// known by the questions of guards and the marks of readers, so both are done only where all
-// readers say what they read.
+// Moves beside work that never pauses. To the GPU: what readers are seen to read in host memory,
+// and what went there in need since the last release, or was made there for want of room. To host
+// memory: what nobody uses, when it is cold, a limit stands against it or a neighbour lacks memory.
+// See device_memory_moves.cpp for why that is exact. What is used is known by the questions of
+// guards and the marks of readers, so what nobody uses is sent away only where all readers say what
+// they read.
 #include <algorithm>
 #include <string>
 #include <vector>
@@ -35,6 +36,7 @@ constexpr std::chrono::nanoseconds kReadLately = milliseconds(250);
 constexpr std::chrono::nanoseconds kUnused = std::chrono::seconds(1);
 // When nothing was found it is looked again after so long: there may be many extents.
 constexpr std::chrono::nanoseconds kLookForUnused = milliseconds(200);
+constexpr std::chrono::nanoseconds kLookForGiven = milliseconds(500);
 // Whose next writes ask. Writing was there last, so one of them is written soon: each costs a
 // question that is answered at once.
 constexpr std::size_t kAskers = 16;
@@ -105,13 +107,26 @@ Releaser::Away Releaser::wants_away() {
   return {};
 }
 
+// What an idle release has parked, before this work, stays until it is read: it would only go
+// again. So does what is cold where there is a clock for that.
 std::vector<ExtentName> Releaser::begin_to_bring_home() {
-  const std::uint64_t lately = in_ticks(kReadLately);
-  const std::vector<ExtentName> read = memory_.read_while_parked(ticks_ - std::min(ticks_, lately));
-  const std::vector<ExtentName> begun = memory_.begin_to_bring_home(read, kHomeAtOnce, kHeadroom);
-  some_is_read_ = begun.size() < read.size();  // the rest at the next ticks
-  if (some_is_read_ && memory_.lacking(read.front().bytes() + kHeadroom, 0) != 0) {
-    ask_for_a_return(kHomeAtOnce);
+  if (memory_.bytes_on_their_way(MoveTo::kGpu) >= kHomeAtOnce / 2) return {};
+  std::vector<ExtentName> wanted;
+  if (some_is_read_) {
+    const std::uint64_t lately = in_ticks(kReadLately);
+    wanted = memory_.read_while_parked(ticks_ - std::min(ticks_, lately));
+    some_is_read_ = !wanted.empty();
+  }
+  if (ticks_ >= next_home_) {
+    const std::vector<ExtentName> given =
+        memory_.parked_since(released_serial_, settings_.cold_after.count() == 0);
+    wanted.insert(wanted.end(), given.begin(), given.end());
+  }
+  if (wanted.empty()) next_home_ = std::max(next_home_, ticks_ + in_ticks(kLookForGiven));
+  std::vector<ExtentName> begun = memory_.begin_to_bring_home(wanted, kHomeAtOnce, kHeadroom);
+  if (!wanted.empty() && begun.empty()) {
+    next_home_ = ticks_ + in_ticks(kLookForGiven);
+    if (memory_.lacking(wanted.front().bytes() + kHeadroom, 0) != 0) ask_for_a_return(kHomeAtOnce);
   }
   return begun;
 }
@@ -158,9 +173,8 @@ void Releaser::copy_moves() {
 
 // At a tick at which work came.
 void Releaser::move_beside_work() {
-  if (!memory_.read_marks().followed()) return;
   const bool home = wants_home();
-  const Away away = wants_away();
+  const Away away = memory_.read_marks().followed() ? wants_away() : Away{};
   if (!home && away.bytes == 0) return memory_.end_moves(DeviceMemory::MoveEnd::kAll);
   std::unique_lock working(working_, std::try_to_lock);
   if (!working) return;
@@ -168,13 +182,13 @@ void Releaser::move_beside_work() {
   if (driver_.cuStreamQuery(memory_.kernels().stream()) != CUDA_SUCCESS) return;
   copy_moves();
   memory_.end_moves(home ? DeviceMemory::MoveEnd::kVoid : DeviceMemory::MoveEnd::kToGpu);
-  if (memory_.read_marks().answers() != answers_seen_) {
+  if (memory_.read_marks().followed() && memory_.read_marks().answers() != answers_seen_) {
     answers_seen_ = memory_.read_marks().answers();
     if (!look_at_reads()) return;
     some_is_read_ = true;
   }
   std::vector<ExtentName> ask;
-  if (home && some_is_read_) ask = begin_to_bring_home();
+  if (home) ask = begin_to_bring_home();
   if (away.bytes != 0) {
     const std::vector<ExtentName> leave = begin_to_send_away(away);
     ask.insert(ask.end(), leave.begin(), leave.end());
@@ -207,7 +221,7 @@ void Releaser::tell_moves() {
   const auto mebibytes = [](std::uint64_t bytes) { return std::to_string(bytes >> 20) + " MiB"; };
   memory_.events().push(EventLevel::kInfo,
                         "beside work: brought back " + mebibytes(home - home_told_) +
-                            " that it reads, parked " + mebibytes(away - away_told_) +
+                            ", parked " + mebibytes(away - away_told_) +
                             " that it does not use");
   home_told_ = home;
   away_told_ = away;

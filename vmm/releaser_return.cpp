@@ -20,13 +20,6 @@ constexpr std::uint64_t kQuietAtLeast = std::uint64_t{256} << 20;
 // Copied in 0.6 ms: what a submitter waits for that comes in a quiet moment.
 constexpr std::uint64_t kBatch = std::uint64_t{32} << 20;
 
-// What a guard brings along, beside what it asked for: about 2 ms of the GPU's time, ...
-constexpr std::uint64_t kAlong = std::uint64_t{64} << 20;
-// ... so often, ...
-constexpr std::chrono::milliseconds kAlongEvery{40};
-// ... and how often it is looked whether there is anything.
-constexpr std::chrono::milliseconds kAlongLook{500};
-
 std::uint64_t bytes_of(std::span<const PreparedPark> batch) {
   std::uint64_t sum = 0;
   for (const PreparedPark& one : batch) sum += one.extent.bytes();
@@ -237,39 +230,6 @@ void Releaser::return_in_quiet(std::uint64_t epoch) {
   }
   quiet_done_ = blocks.empty();
   retire(epoch);
-}
-
-// Beside work that never pauses, when the GPU has room: what was given away in need, and
-// what was written in place for want of room, since the last release. Else it would be
-// written and read over PCIe until the process is idle. The next guard that asks takes
-// some of it along; the bits of what was written last are cleared, so that one asks soon.
-//
-// What an idle release has parked, before this activity, is left to quiet moments, as is
-// what is cold where there is a clock for that: it would only go again.
-void Releaser::return_beside_work() {
-  if (ticks_ < next_along_) return;
-  next_along_ = ticks_ + static_cast<std::uint64_t>(kAlongLook / tick_);
-  memory_.leave_along();  // chosen when there was room, and nobody asked
-  if (memory_.host_in_use() == 0 || memory_.limits().paused.load(std::memory_order_relaxed)) return;
-  if (neighbours_ask()) return;
-  std::unique_lock working(working_, std::try_to_lock);
-  if (!working) return;
-  // What stands in the own stream may wait for the program, and frees wait for working_.
-  if (driver_.cuStreamQuery(memory_.kernels().stream()) != CUDA_SUCCESS) return;
-  const std::vector<ExtentName> ask = memory_.come_along(
-      released_serial_, settings_.cold_after.count() == 0, kAlong, kQuietHeadroom);
-  if (ask.empty()) return;
-  const std::uint64_t needs = memory_.floor() + kQuietHeadroom + kAlong;
-  if (const std::uint64_t free = memory_.gpu_free(); free < needs) {
-    memory_.leave_along();
-    ask_for_a_return(needs - free);
-    return;
-  }
-  next_along_ =
-      ticks_ + std::max<std::uint64_t>(1, static_cast<std::uint64_t>(kAlongEvery / tick_));
-  // With the gate open, as everywhere. Not cleared: a fault comes when it comes.
-  launch_clear(ask);
-  wait_for_stream();
 }
 
 }  // namespace kvshim::vmm

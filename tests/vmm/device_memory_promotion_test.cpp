@@ -73,113 +73,34 @@ TEST_F(PromotionTest, ACopyThatWorkInNoOrderMayHaveOvertakenIsVoid) {
   EXPECT_EQ(bench_.figures(sibling_).parked, 4 * kGranuleBytes);
 }
 
-// Unseen work may write an escaped pool at any time: a copy could lose its writes.
-TEST_F(PromotionTest, AFaultForSomethingElseBringsAlongWhatWasChosen) {
-  bench_.served(pool_, 30);  // absent until now
-  ASSERT_EQ(bench_.figures(pool_).parked, 4 * kGranuleBytes);
-  const std::vector<ExtentName> ask = bench_.memory->come_along(0, false, 6 * kGranuleBytes);
-  EXPECT_GT(ask.size(), 6u) << "what comes along, and what was written last";
-  const FaultAnswer first = bench_.fault(pool_, 30);
-  ASSERT_EQ(first.kind, AnswerKind::kCopyFirst);
-  EXPECT_EQ(first.copies.size(), 6u);
-  for (const AbiCopy& copy : first.copies) bench_.copy(copy);
-  const FaultAnswer second = bench_.memory->copied();
-  EXPECT_EQ(second.kind, AnswerKind::kPresent);
-  EXPECT_TRUE(names(second.runs, bench_.granule(pool_, 30)));
-  EXPECT_EQ(bench_.figures(pool_).parked + bench_.figures(sibling_).parked, 2 * kGranuleBytes);
-  EXPECT_EQ(bench_.fault(pool_, 30).kind, AnswerKind::kPresent) << "once";
-  expect_contents();
-}
-
-TEST_F(PromotionTest, NothingComesAlongThatIsOldPinnedOrWouldNotFit) {
-  EXPECT_TRUE(bench_.memory->come_along(bench_.memory->newest_serial(), false, kGiB).empty());
-  EXPECT_TRUE(bench_.memory->come_along(0, false, kGranuleBytes - 1).empty());
-  bench_.memory->pin(bench_.address(pool_, 0), 4 * kGranuleBytes);
-  bench_.memory->pin(bench_.address(sibling_, 0), 4 * kGranuleBytes);
-  EXPECT_TRUE(bench_.memory->come_along(0, false, kGiB).empty());
-}
-
-TEST_F(PromotionTest, WhatComesAlongLeavesToTheFaultWhatItHasToMake) {
-  ASSERT_FALSE(bench_.memory->come_along(0, false, kGiB).empty());
-  const PhysicalBytes held = bench_.memory->physical();
-  bench_.memory->limits().limit.store(held.device + held.zero + 2 * kGranuleBytes);
-  EXPECT_EQ(bench_.served(pool_, 30).kind, AnswerKind::kPresent);  // absent until now
-  for (const PoolRecord* layer : {pool_, sibling_}) {
-    EXPECT_EQ(bench_.figures(layer).resident, kGranuleBytes);
-    EXPECT_EQ(bench_.figures(layer).parked, 4 * kGranuleBytes);
-  }
-  expect_contents();
-}
-
-// Else it would be asked for, in vain, for as long as the limit stands.
-TEST_F(PromotionTest, NoMoreComesAlongThanTheLimitAllows) {
-  const PhysicalBytes held = bench_.memory->physical();
-  bench_.memory->limits().limit.store(held.device + held.zero + 3 * kGranuleBytes);
-  EXPECT_EQ(bench_.memory->come_along(0, false, kGiB).size(), 3u);
-  bench_.memory->limits().limit.store(held.device + held.zero);
-  EXPECT_TRUE(bench_.memory->come_along(0, false, kGiB).empty());
-}
-
-// The fault may come seconds after the choice.
-TEST(ComingAlongTest, NothingComesAlongThatOthersAskForByThen) {
-  FakePressure neighbours;
-  MemoryBench bench({.host_budget = kGiB, .read_ahead_max = kNoReadAhead, .pressure = &neighbours});
-  const PoolRecord* const pool = bench.pool(100 * kMiB);
-  bench.served(pool, 2);
-  ASSERT_EQ(bench.park_all(), 1u);
-  const auto comes_along = [&](std::uint32_t asking) {
-    return bench.served(pool, asking).kind == AnswerKind::kPresent &&
-           bench.figures(pool).parked == 0;
-  };
-  ASSERT_FALSE(bench.memory->come_along(0, false, kGiB).empty());
-  neighbours.wanted.store(1);
-  EXPECT_FALSE(comes_along(30));
-  neighbours.wanted.store(0);
-  ASSERT_FALSE(bench.memory->come_along(0, false, kGiB).empty());
-  bench.memory->limits().paused.store(true);
-  EXPECT_FALSE(comes_along(31));
-  bench.memory->limits().paused.store(false);
-  ASSERT_FALSE(bench.memory->come_along(0, false, kGiB).empty());
-  EXPECT_TRUE(comes_along(32));
-}
-
-TEST_F(PromotionTest, WhatComesAlongLeavesItsHeadroom) {
-  bench_.driver.take_gpu_memory(bench_.driver.gpu_free() - kFloor - 20 * kMiB);
-  bench_.forget_free_memory();
-  const auto parked = [&] {
-    return bench_.figures(pool_).parked + bench_.figures(sibling_).parked;
-  };
-  ASSERT_FALSE(bench_.memory->come_along(0, false, kGiB, 16 * kMiB).empty());
-  EXPECT_EQ(bench_.served(pool_, 30).kind, AnswerKind::kPresent);
-  EXPECT_EQ(parked(), 8 * kGranuleBytes) << "2 granules and 16 MiB of 20";
-  ASSERT_FALSE(bench_.memory->come_along(0, false, kGiB, 10 * kMiB).empty());
-  EXPECT_EQ(bench_.served(pool_, 30).kind, AnswerKind::kPresent);
-  EXPECT_EQ(parked(), 5 * kGranuleBytes) << "3 granules and 10 MiB of 16";
-  expect_contents();
-}
-
-// A guard without progress gives up.
-TEST_F(PromotionTest, WhatComesAlongDoesNotTakeTheAnswersPlace) {
-  bench_.memory->pin(bench_.address(pool_, 2), kGranuleBytes);
-  ASSERT_FALSE(bench_.memory->come_along(0, false, kGiB).empty());
-  bench_.driver.fail(Call::cuMemCreate, 1,
-                     CUDA_ERROR_OUT_OF_MEMORY);  // the driver refuses what was asked for
-  const FaultAnswer answer = bench_.served(pool_, 2, 1, false);
-  EXPECT_EQ(answer.kind, AnswerKind::kPresent);
-  EXPECT_TRUE(names(answer.runs, bench_.granule(pool_, 2)));
-  EXPECT_GT(bench_.figures(sibling_).resident, 0u) << "something came along";
-  expect_contents();
-}
-
-TEST_F(PromotionTest, NothingComesAlongBesideWorkInNoOrder) {
-  bench_.served(pool_, 30);
-  ASSERT_FALSE(bench_.memory->come_along(0, false, kGiB).empty());
+TEST_F(PromotionTest, NothingIsCopiedBesideWorkInNoOrder) {
   bench_.memory->comes_in_no_order(5);
-  const AbiRun wanted{bench_.granule(pool_, 30), 1};
+  const AbiRun wanted{bench_.granule(pool_, 2), 1};
   EXPECT_EQ(bench_.memory->fault(std::span(&wanted, 1), true, 4).kind, AnswerKind::kPresent);
+  EXPECT_EQ(bench_.figures(pool_).parked, 4 * kGranuleBytes) << "served in place";
+  EXPECT_EQ(bench_.memory->fault(std::span(&wanted, 1), true, 5).kind, AnswerKind::kCopyFirst);
   expect_contents();
 }
 
+TEST_F(PromotionTest, WhatWasParkedInNeedIsKnownByWhenItWasWritten) {
+  const auto granules = [](const std::vector<ExtentName>& blocks) {
+    std::uint64_t sum = 0;
+    for (const ExtentName& block : blocks) sum += block.bytes() / kGranuleBytes;
+    return sum;
+  };
+  DeviceMemory& memory = *bench_.memory;
+  EXPECT_EQ(granules(memory.parked_since(0, false)), 8u);
+  const std::uint64_t released = memory.newest_serial();
+  EXPECT_EQ(granules(memory.parked_since(released, false)), 0u) << "parked by that release";
+  bench_.served(pool_, 30);
+  ASSERT_GT(bench_.park_all(), 0u);
+  EXPECT_GE(granules(memory.parked_since(released, false)), 2u) << "the new row";
+  bench_.memory->pin(pool_->base, pool_->mapped_bytes);
+  bench_.memory->pin(sibling_->base, sibling_->mapped_bytes);
+  EXPECT_EQ(granules(memory.parked_since(0, true)), 0u) << "pinned";
+}
+
+// Unseen work may write an escaped pool at any time: a copy could lose its writes.
 TEST_F(PromotionTest, APinnedSiblingIsNotMovedForTheRowsSake) {
   bench_.memory->pin(sibling_->base, sibling_->mapped_bytes);
   EXPECT_EQ(bench_.served(pool_, 2).kind, AnswerKind::kPresent);
