@@ -18,7 +18,7 @@ namespace {
 
 // For a guard that copies the pool's parked pages: milliseconds, unless its GPU or its process
 // is stopped.
-constexpr std::chrono::seconds kPatience{1};
+constexpr std::chrono::seconds kGuardPatience{1};
 
 // As cuMemFree waits: for everything that the pool's GPU has to do, whatever context
 // is current. During a capture elsewhere a context synchronisation would invalidate
@@ -95,7 +95,7 @@ CUresult free_pool(Runtime& runtime, const vmm::PoolRecord& record) {
   }
   if (waited != CUDA_SUCCESS && waited != CUDA_ERROR_DEINITIALIZED) return waited;
   if (waited == CUDA_ERROR_DEINITIALIZED) device.memory.no_guard_runs();
-  const CUresult result = let_go(device, record.base, kPatience);
+  const CUresult result = let_go(device, record.base, kGuardPatience);
   if (result == CUDA_ERROR_NOT_READY) {
     deferred_frees().add({record.base, record.id, nullptr, true});
     return CUDA_SUCCESS;

@@ -18,11 +18,10 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
 
-constexpr std::size_t kMostDevices = 64;
 // Whoever works may grow by so much before it is looked again.
 constexpr std::uint64_t kHeadroom = std::uint64_t{256} << 20;
 constexpr std::uint64_t kActiveMs = 500;
-constexpr milliseconds kPatience{1000};
+constexpr milliseconds kQuotaPatience{1000};
 // An admitted allocation is counted only after the driver has made it.
 constexpr milliseconds kAdmittedFor{300};
 
@@ -163,7 +162,7 @@ bool group_quota_admits(CUdevice index, std::uint64_t total) noexcept {
       if (total > limit.bytes) return false;  // whoever gives
     }
     owner->want_quota(total);
-    const auto end = Clock::now() + kPatience;
+    const auto end = Clock::now() + kQuotaPatience;
     bool got = owner->raise_quota(total, limits) >= total;
     while (!got && Clock::now() < end && !any_capture()) {
       std::this_thread::sleep_for(milliseconds(1));

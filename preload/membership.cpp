@@ -26,7 +26,6 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
 
-constexpr std::size_t kMostDevices = 64;
 constexpr milliseconds kPublishEvery{100};
 // Whatever it costs: neighbours count with the figures.
 constexpr milliseconds kPublishAtLeastEvery{1000};

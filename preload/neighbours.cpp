@@ -26,7 +26,6 @@ using Clock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
 using vmm::Lack;
 
-constexpr std::size_t kMostDevices = 64;
 constexpr milliseconds kPlainPatience{1000};
 constexpr milliseconds kListen{50}, kListenClosely{4};
 // A word that can't be obeyed at once (the process is busy) is acknowledged all the same.

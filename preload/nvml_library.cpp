@@ -11,7 +11,7 @@
 namespace kvshim::preload {
 namespace {
 
-constexpr RealNvml kNothing;
+constexpr RealNvml kNotLoaded;
 std::atomic<const RealNvml*> found{nullptr};
 
 template <class Function>
@@ -26,10 +26,10 @@ const RealNvml& real_nvml() noexcept {
   void* library = dlopen("libnvidia-ml.so.1", RTLD_LAZY | RTLD_NOLOAD);
   if (library == nullptr) {
     (void)dlerror();
-    return kNothing;
+    return kNotLoaded;
   }
   auto* candidate = new (std::nothrow) RealNvml;
-  if (candidate == nullptr) return kNothing;
+  if (candidate == nullptr) return kNotLoaded;
   candidate->loaded = true;
 #define KVSHIM_NVML_ANSWERED(name, memory, note) look_up(library, #name, &candidate->name);
 #include "preload/nvml_entry_points.def"

@@ -87,7 +87,6 @@ class FailedAllocation {
   std::atomic<std::uint64_t> bytes_{0};
   std::atomic<std::int64_t> until_{0};
 };
-constexpr std::size_t kMostDevices = 64;
 FailedAllocation failed_allocations[kMostDevices];
 
 }  // namespace

@@ -12,8 +12,6 @@
 namespace kvshim::preload {
 namespace {
 
-constexpr std::size_t kMostDevices = 64;
-
 struct Plain {
   std::size_t bytes = 0;
   CUcontext context = nullptr;

@@ -146,7 +146,7 @@ bool Runtime::make_arena(std::string* why) {
 DeviceRuntime* Runtime::device_for_pool(CUcontext context, std::string* why) {
   CUdevice index = 0;
   if (driver_.cuCtxGetDevice == nullptr || driver_.cuCtxGetDevice(&index) != CUDA_SUCCESS ||
-      index < 0 || index >= kMostDevices) {
+      index < 0 || static_cast<std::size_t>(index) >= kMostDevices) {
     *why = "the current device can't be told";
     return nullptr;
   }

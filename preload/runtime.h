@@ -5,6 +5,7 @@
 
 #include <array>
 #include <atomic>
+#include <cstddef>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -25,6 +26,9 @@
 #include "vmm/submission_gate.h"
 
 namespace kvshim::preload {
+
+/// Of one process. What stands in tables by device has room for so many.
+inline constexpr std::size_t kMostDevices = 64;
 
 /// Everything of one device. Made at its first pool; its threads end when its
 /// context does.
@@ -75,7 +79,7 @@ class Runtime {
   /// The same, and those whose context has ended (for figures and messages).
   std::vector<DeviceRuntime*> devices_ever() const;
   DeviceRuntime* device(CUdevice index) const {
-    return index >= 0 && index < kMostDevices
+    return index >= 0 && static_cast<std::size_t>(index) < kMostDevices
                ? devices_[static_cast<std::size_t>(index)].load(std::memory_order_acquire)
                : nullptr;
   }
@@ -92,7 +96,6 @@ class Runtime {
   std::string reason_of(std::uint64_t pool) const;
 
  private:
-  static constexpr CUdevice kMostDevices = 64;
   bool make_arena(std::string* why);
   void end(DeviceRuntime& device);
   static std::atomic<Runtime*> instance_;

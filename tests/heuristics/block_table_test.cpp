@@ -3,7 +3,6 @@
 
 #include "heuristics/kernel_catalog.h"
 #include "heuristics/profile_data.h"
-#include "heuristics/profiles.h"
 #include "tests/heuristics/launch_values.h"
 
 namespace kvshim::heuristics {
@@ -17,12 +16,6 @@ constexpr std::uint64_t kKeys = 0x600000200000;
 constexpr std::uint64_t kValues = 0x6000005e8000;
 constexpr std::uint64_t kTable = 0x7fec6fa00000;
 constexpr std::uint64_t kLengths = 0x7fec6fa00600;
-
-const KernelCatalog& catalog() {
-  static const Profiles* const profiles = new Profiles(Profiles::built_in());
-  static const KernelCatalog* const instance = new KernelCatalog(*profiles);
-  return *instance;
-}
 
 // vLLM 0.22.1 on an H100, decode steps: grouped heads packed (argument 16), in blocks of one
 // (argument 20).
@@ -123,7 +116,7 @@ const std::string kRest =
     "ids = \"ids\"\nrow_stride = 64\nrows = \"rows\"\nentries = 16\nblock = 1\n";
 const std::string kPart = "[[kernel.table.part]]\nbase = \"keys\"\nblock_stride = 64\nlength = 8\n";
 
-std::vector<std::string> errors_of(const std::string& text) {
+std::vector<std::string> errors_in(const std::string& text) {
   std::vector<std::string> errors;
   EXPECT_FALSE(parse_profile(text, "p.toml", &errors).has_value()) << text;
   return errors;
@@ -143,29 +136,29 @@ TEST(BlockTable, NeedsNoLengthsAndMayLieInSeveralParameters) {
 }
 
 TEST(BlockTable, EachMistakeIsNamedAtItsPlace) {
-  EXPECT_THAT(errors_of(profile("layout", kFields + kRest + kPart)),
+  EXPECT_THAT(errors_in(profile("layout", kFields + kRest + kPart)),
               Contains(HasSubstr("only a reader can have a block table")));
-  EXPECT_THAT(errors_of(profile("reader", kFields + kRest)),
+  EXPECT_THAT(errors_in(profile("reader", kFields + kRest)),
               ElementsAre(HasSubstr("p.toml:6:1: a block table has 1 to 4 parts")));
   for (const char* field : {"ids ptr at 0+0", "ids: f32 at 0+0", "ids: ptr at 0+4", "ids: ptr",
                             "ids: ptr at x+0", "ids: ptr at 0+", ": ptr at 0+0"}) {
-    EXPECT_THAT(errors_of(profile("reader", "fields = [\"" + std::string(field) + "\"]\n" + kPart)),
+    EXPECT_THAT(errors_in(profile("reader", "fields = [\"" + std::string(field) + "\"]\n" + kPart)),
                 Contains(HasSubstr("is not \"name: type at parameter+offset\"")))
         << field;
   }
-  EXPECT_THAT(errors_of(profile("reader", kFields +
+  EXPECT_THAT(errors_in(profile("reader", kFields +
                                               "ids = \"rows\"\nrow_stride = 64\nrows = 1\n"
                                               "entries = 1\nblock = 1\n" +
                                               kPart)),
               ElementsAre(HasSubstr("\"rows\" is not a field that holds an address")));
-  EXPECT_THAT(errors_of(profile("reader", kFields + kRest + "lengths = \"none\"\n" + kPart)),
+  EXPECT_THAT(errors_in(profile("reader", kFields + kRest + "lengths = \"none\"\n" + kPart)),
               ElementsAre(HasSubstr("\"none\" is not a field")));
-  EXPECT_THAT(errors_of(profile("reader", kFields +
+  EXPECT_THAT(errors_in(profile("reader", kFields +
                                               "ids = \"ids\"\nrow_stride = \"element\"\n"
                                               "rows = 1\nentries = 1\nblock = 1\n" +
                                               kPart)),
               ElementsAre(HasSubstr("element")));
-  EXPECT_THAT(errors_of(profile("reader", kFields + kRest + "equal = [\"rows = 1\"]\n" + kPart)),
+  EXPECT_THAT(errors_in(profile("reader", kFields + kRest + "equal = [\"rows = 1\"]\n" + kPart)),
               ElementsAre(HasSubstr("this == that")));
 }
 

@@ -2,20 +2,10 @@
 
 #include <gtest/gtest.h>
 
-#include "heuristics/profiles.h"
 #include "tests/heuristics/launch_values.h"
 
 namespace kvshim::heuristics {
 namespace {
-
-constexpr std::uint64_t kPool = 0x600000200000;
-constexpr std::uint64_t kElsewhere = 0x7f0000000000;
-
-const KernelCatalog& catalog() {
-  static const Profiles* const profiles = new Profiles(Profiles::built_in());
-  static const KernelCatalog* const instance = new KernelCatalog(*profiles);
-  return *instance;
-}
 
 constexpr char kFlash16[] =
     "_ZN4vllm30reshape_and_cache_flash_kernelI13__nv_bfloat16S1_LNS_18Fp8KVCacheDataTypeE0EEEvPKT_"

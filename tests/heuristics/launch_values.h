@@ -7,8 +7,18 @@
 #include <vector>
 
 #include "heuristics/kernel_catalog.h"
+#include "heuristics/profiles.h"
 
 namespace kvshim::heuristics {
+
+inline constexpr std::uint64_t kPool = 0x600000200000;
+inline constexpr std::uint64_t kElsewhere = 0x7f0000000000;
+
+inline const KernelCatalog& catalog() {
+  static const Profiles* const profiles = new Profiles(Profiles::built_in());
+  static const KernelCatalog* const instance = new KernelCatalog(*profiles);
+  return *instance;
+}
 
 class LaunchBuilder {
  public:

@@ -6,17 +6,10 @@
 #include <array>
 
 #include "heuristics/kernel_catalog.h"
-#include "heuristics/profiles.h"
 #include "tests/heuristics/launch_values.h"
 
 namespace kvshim::heuristics {
 namespace {
-
-const KernelCatalog& catalog() {
-  static const Profiles* const profiles = new Profiles(Profiles::built_in());
-  static const KernelCatalog* const instance = new KernelCatalog(*profiles);
-  return *instance;
-}
 
 bool has(const KernelKnowledge& kernel, std::uint16_t param, std::uint16_t offset) {
   return std::find(kernel.words.begin(), kernel.words.end(), WordPlace{param, offset}) !=

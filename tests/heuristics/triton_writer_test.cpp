@@ -7,21 +7,12 @@
 #include <vector>
 
 #include "heuristics/kernel_catalog.h"
-#include "heuristics/profiles.h"
 #include "tests/heuristics/launch_values.h"
 
 namespace kvshim::heuristics {
 namespace {
 
-constexpr std::uint64_t kPool = 0x600000200000;
-constexpr std::uint64_t kElsewhere = 0x7f0000000000;
 constexpr char kName[] = "reshape_and_cache_kernel_flash";
-
-const KernelCatalog& catalog() {
-  static const Profiles* const profiles = new Profiles(Profiles::built_in());
-  static const KernelCatalog* const instance = new KernelCatalog(*profiles);
-  return *instance;
-}
 
 /// What a launch does not show, but for what can be told from the strides.
 struct Sizes {

@@ -23,7 +23,7 @@ bool forbids_here(const Capture& capture) {
          capture.mode == CU_STREAM_CAPTURE_MODE_GLOBAL;
 }
 
-CUresult refuse_unsafe_call(const StreamLock&) {
+CUresult refuse_unsafe(const StreamLock&) {
   CUresult result = CUDA_SUCCESS;
   for (const auto& capture : captures()) {
     if (!forbids_here(*capture)) continue;
@@ -195,7 +195,7 @@ void leave_capture(StreamLock&, Stream& stream) {
 
 CUresult refuse_unsafe_call() {
   const StreamLock lock(stream_mutex());
-  return refuse_unsafe_call(lock);
+  return refuse_unsafe(lock);
 }
 
 CUresult refuse_stream_wait(StreamLock& lock, Stream& stream) {
@@ -208,7 +208,7 @@ CUresult refuse_stream_wait(StreamLock& lock, Stream& stream) {
       return refused;
     }
   }
-  return refuse_unsafe_call(lock);
+  return refuse_unsafe(lock);
 }
 
 CUresult refuse_event_wait(const StreamLock& lock, const Event& event) {
@@ -216,7 +216,7 @@ CUresult refuse_event_wait(const StreamLock& lock, const Event& event) {
     event.capture->invalidated = true;
     return CUDA_ERROR_CAPTURED_EVENT;
   }
-  return refuse_unsafe_call(lock);
+  return refuse_unsafe(lock);
 }
 
 CUresult refuse_context_wait(StreamLock&, Context& context) {

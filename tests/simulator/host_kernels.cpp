@@ -14,7 +14,7 @@
 namespace kvshim::simulator {
 namespace {
 
-struct Table {
+struct KernelTable {
   std::mutex mutex;
   std::map<std::string, KernelCall, std::less<>> calls = {
       {"kvshim_guard_linear", kHostCall<&kvshim_guard_linear>},
@@ -35,15 +35,15 @@ struct Table {
   };
 };
 
-Table& table() {
-  static Table* const instance = new Table;
+KernelTable& kernel_table() {
+  static KernelTable* const instance = new KernelTable;
   return *instance;
 }
 
 }  // namespace
 
 KernelCall find_host_kernel(std::string_view name) {
-  Table& all = table();
+  KernelTable& all = kernel_table();
   const std::lock_guard lock(all.mutex);
   const auto found = all.calls.find(name);
   return found == all.calls.end() ? nullptr : found->second;
@@ -52,7 +52,7 @@ KernelCall find_host_kernel(std::string_view name) {
 }  // namespace kvshim::simulator
 
 void kvshim_simulator_add_kernel(const char* name, void (*call)(void* const* params)) {
-  auto& all = kvshim::simulator::table();
+  auto& all = kvshim::simulator::kernel_table();
   const std::lock_guard lock(all.mutex);
   all.calls[name] = call;
 }

@@ -57,11 +57,11 @@ VirtualMemory& memory() {
   return *instance;
 }
 
-void* pointer(std::uint64_t address) { return reinterpret_cast<void*>(address); }  // NOLINT
+void* host_pointer(std::uint64_t address) { return reinterpret_cast<void*>(address); }  // NOLINT
 
 void* reserve_at(std::uint64_t hint, std::uint64_t bytes, int extra) {
-  return mmap(pointer(hint), bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | extra,
-              -1, 0);
+  return mmap(host_pointer(hint), bytes, PROT_NONE,
+              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | extra, -1, 0);
 }
 
 int protection(unsigned access) {
@@ -114,7 +114,7 @@ CUresult api::cuMemAddressReserve(CUdeviceptr* address, std::size_t bytes, std::
     // A plain hint, checked: ThreadSanitizer turns a hint that it dislikes into
     // address 0, which MAP_FIXED_NOREPLACE would take at its word.
     void* got = reserve_at(place, bytes, 0);
-    if (got == pointer(place)) {
+    if (got == host_pointer(place)) {
       base = place;
       if (place == wanted[1]) all.next_place = place + bytes;
       break;
@@ -128,7 +128,9 @@ CUresult api::cuMemAddressReserve(CUdeviceptr* address, std::size_t bytes, std::
     const auto start = reinterpret_cast<std::uint64_t>(got);
     base = (start + alignment - 1) & ~std::uint64_t{alignment - 1};
     if (base != start) munmap(got, base - start);
-    if (const auto left = start + alignment - base; left != 0) munmap(pointer(base + bytes), left);
+    if (const auto left = start + alignment - base; left != 0) {
+      munmap(host_pointer(base + bytes), left);
+    }
   }
   all.reservations[base] = bytes;
   *address = base;
@@ -141,7 +143,7 @@ CUresult api::cuMemAddressFree(CUdeviceptr address, std::size_t bytes) {
   const auto found = all.reservations.find(address);
   if (found == all.reservations.end() || found->second != bytes) return CUDA_ERROR_INVALID_VALUE;
   if (all.first_meeting(address, bytes) != all.mappings.end()) return CUDA_ERROR_INVALID_VALUE;
-  munmap(pointer(address), bytes);
+  munmap(host_pointer(address), bytes);
   all.reservations.erase(found);
   return CUDA_SUCCESS;
 }
@@ -163,7 +165,7 @@ CUresult api::cuMemMap(CUdeviceptr address, std::size_t bytes, std::size_t offse
   if (offset != 0 || bytes < piece->bytes()) return CUDA_ERROR_NOT_SUPPORTED;
   if (bytes > piece->bytes()) return CUDA_ERROR_INVALID_VALUE;
   if (all.first_meeting(address, bytes) != all.mappings.end()) return CUDA_ERROR_INVALID_VALUE;
-  if (mmap(pointer(address), bytes, PROT_NONE, MAP_SHARED | MAP_FIXED, piece->fd(),
+  if (mmap(host_pointer(address), bytes, PROT_NONE, MAP_SHARED | MAP_FIXED, piece->fd(),
            static_cast<off_t>(piece->offset())) == MAP_FAILED) {
     return CUDA_ERROR_OUT_OF_MEMORY;
   }
@@ -238,7 +240,7 @@ CUresult api::cuMemSetAccess(CUdeviceptr address, std::size_t bytes,
   if (reached != address + bytes) return CUDA_ERROR_INVALID_VALUE;
   if (!for_gpu) return CUDA_SUCCESS;
   for (auto it = first; it != end; ++it) {
-    if (mprotect(pointer(it->first), it->second.bytes, protection(access)) != 0) {
+    if (mprotect(host_pointer(it->first), it->second.bytes, protection(access)) != 0) {
       return CUDA_ERROR_OUT_OF_MEMORY;
     }
     change_range(

@@ -161,14 +161,14 @@ TEST_F(MovesBesideWork, WhatLacksRoomToComeHomeAsksForIt) {
 
 // --- away -----------------------------------------------------------------------------------
 
-ReleaseSettings never_idle() {
+ReleaseSettings idle_in_an_hour() {
   ReleaseSettings settings = soon_idle();
   settings.idle_timeout = 1h;
   return settings;
 }
 
 TEST_F(MovesBesideWork, WhatIsColdGoesWithoutAPause) {
-  ReleaseSettings settings = never_idle();
+  ReleaseSettings settings = idle_in_an_hour();
   settings.cold_after = 600ms;
   bench_.write_rows(0, kRows, 1);
   bench_.release_when_idle(settings);
@@ -187,7 +187,7 @@ TEST_F(MovesBesideWork, WhatIsColdGoesWithoutAPause) {
 TEST_F(MovesBesideWork, ANeighbourGetsWhatWorkDoesNotUse) {
   neighbours_.there.store(true);
   bench_.write_rows(0, kRows, 1);
-  bench_.release_when_idle(never_idle());
+  bench_.release_when_idle(idle_in_an_hour());
   step_until(
       {3, 4}, [] { return false; }, 300ms);
   EXPECT_EQ(sent_away(), 0u);
@@ -205,7 +205,7 @@ TEST_F(MovesBesideWork, ANeighbourGetsWhatWorkDoesNotUse) {
 
 TEST_F(MovesBesideWork, ALimitIsReachedByProcessesThatNeverPause) {
   bench_.write_rows(0, kRows, 1);
-  bench_.release_when_idle(never_idle());
+  bench_.release_when_idle(idle_in_an_hour());
   const PhysicalBytes held = bench_.memory->physical();
   bench_.memory->limits().limit.store(held.device + held.zero - 30 * kMiB);
   EXPECT_TRUE(step_until(
@@ -215,7 +215,7 @@ TEST_F(MovesBesideWork, ALimitIsReachedByProcessesThatNeverPause) {
 }
 
 TEST_F(MovesBesideWork, NothingGoesWhereAReadIsNotSeen) {
-  ReleaseSettings settings = never_idle();
+  ReleaseSettings settings = idle_in_an_hour();
   settings.cold_after = 300ms;
   bench_.write_rows(0, kRows, 1);
   bench_.release_when_idle(settings);

@@ -9,7 +9,7 @@ namespace {
 
 /// CLI11 keeps a validator only as a function and a text, so choices are known by
 /// the value's name.
-ValueDescription value_of(const std::string& name) {
+ValueDescription value_named(const std::string& name) {
   if (name == "PID|NAME" || name == "PID") return {name, ValueKind::kProcess, {}};
   if (name == "FILE") return {name, ValueKind::kFile, {}};
   if (name == "COMMAND") return {name, ValueKind::kCommand, {}};
@@ -29,7 +29,7 @@ OptionDescription option_of(const CLI::Option& option) {
   description.takes_value = option.get_items_expected_max() > 0;
   description.required = option.get_required();
   description.repeats = option.get_items_expected_max() > 1;
-  description.value = value_of(bare(option.get_type_name()));
+  description.value = value_named(bare(option.get_type_name()));
   return description;
 }
 

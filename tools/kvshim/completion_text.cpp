@@ -4,15 +4,10 @@
 #include <vector>
 
 #include "tools/kvshim/command_table.h"
+#include "tools/kvshim/process_files.h"
 
 namespace kvshim::cli {
 namespace {
-
-std::string joined(const std::vector<std::string>& words) {
-  std::string text;
-  for (const std::string& word : words) text += (text.empty() ? "" : " ") + word;
-  return text;
-}
 
 std::string shell_word(const std::string& text) {
   std::string result;

@@ -1,6 +1,5 @@
 // kvshim config check, sample and show.
 #include <cerrno>
-#include <charconv>
 #include <cstdio>
 #include <cstring>
 #include <nlohmann/json.hpp>
@@ -42,15 +41,6 @@ Exit check(const Invocation& invocation) {
     }
   }
   return loaded.problems.empty() ? Exit::kDone : Exit::kFindings;
-}
-
-std::int64_t pid_of(const std::string& text) {
-  std::int64_t pid = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), pid);
-  if (error != std::errc() || end != text.data() + text.size() || pid <= 0) {
-    throw Failure(Exit::kUsage, "--pid: '" + printable(text) + "' is no process id");
-  }
-  return pid;
 }
 
 Exit show(const Invocation& invocation) {

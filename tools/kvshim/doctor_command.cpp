@@ -2,7 +2,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <charconv>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
@@ -34,15 +33,6 @@ const char* name_of(Level level) {
 void add(Findings more, Findings* all) {
   all->insert(all->end(), std::make_move_iterator(more.begin()),
               std::make_move_iterator(more.end()));
-}
-
-std::int64_t pid_of(const std::string& text) {
-  std::int64_t pid = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), pid);
-  if (error != std::errc() || end != text.data() + text.size() || pid <= 0) {
-    throw Failure(Exit::kUsage, "--pid: '" + printable(text) + "' is no process id");
-  }
-  return pid;
 }
 
 /// The configuration as the command (or this program) would read it.

@@ -17,7 +17,7 @@ namespace kvshim::cli {
 namespace {
 
 constexpr int kWidth = 160;  // wide enough for all columns
-constexpr int kProbe_ms = 20;
+constexpr int kListProbe_ms = 20;
 constexpr double kDefaultInterval = 2;
 
 void print_names(const Snapshot& snapshot) {
@@ -79,7 +79,7 @@ Exit run_list(const Invocation& invocation) {
   Snapshot before;
   bool first = true;
   for (;;) {
-    Snapshot now = take_snapshot(folder, &probe, kProbe_ms);
+    Snapshot now = take_snapshot(folder, &probe, kListProbe_ms);
     if (invocation.json) {
       print_json(json_of(now, first ? nullptr : &before));
     } else {

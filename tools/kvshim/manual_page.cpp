@@ -99,7 +99,7 @@ std::string section_of(const CommandDescription& command) {
   return text;
 }
 
-constexpr const char* kDescription =
+constexpr const char* kDescriptionSection =
     R"(.B kvshim
 reads the shared segments in which the processes that run under
 .BR kvwrap (1)
@@ -154,7 +154,7 @@ std::string manual_page(const CLI::App& app) {
   for (const OptionDescription& option : program.options) {
     text += ".br\n.B kvshim\n" + option_heading(option) + "\n";
   }
-  text += std::string(".SH DESCRIPTION\n") + kDescription;
+  text += std::string(".SH DESCRIPTION\n") + kDescriptionSection;
   text += ".SH COMMANDS\n";
   for (const CommandDescription& command : commands) {
     if (command.name.empty() || !command.commands.empty()) continue;

@@ -2,11 +2,14 @@
 
 #include <unistd.h>
 
+#include <charconv>
 #include <string_view>
+#include <system_error>
 
 #include "heuristics/process_identity.h"
 #include "tools/kvshim/outcome.h"
 #include "tools/kvshim/process_files.h"
+#include "tools/kvshim/snapshot.h"
 
 extern char** environ;
 
@@ -32,6 +35,15 @@ config::ProcessFacts own_facts() {
     facts.environment.emplace_back(text.substr(0, equals), text.substr(equals + 1));
   }
   return facts;
+}
+
+std::int64_t pid_of(const std::string& text) {
+  std::int64_t pid = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), pid);
+  if (error != std::errc() || end != text.data() + text.size() || pid <= 0) {
+    throw Failure(Exit::kUsage, "--pid: '" + printable(text) + "' is no process id");
+  }
+  return pid;
 }
 
 config::ProcessFacts facts_of_process(std::int64_t pid) {

@@ -12,7 +12,10 @@ namespace kvshim::cli {
 /// What the configuration is matched against for this program itself.
 config::ProcessFacts own_facts();
 
-/// The same for a running process, from /proc: its executable, command line and
+/// What --pid says. Throws Failure when that is no process id.
+std::int64_t pid_of(const std::string& text);
+
+/// The same as own_facts() for a running process, from /proc: its executable, command line and
 /// environment, and those of its ancestors that are preloaded too. Throws Failure
 /// (no such process, no permission).
 config::ProcessFacts facts_of_process(std::int64_t pid);

@@ -7,8 +7,6 @@
 namespace kvshim::kvwrap {
 namespace {
 
-constexpr int kUsageError = 2;
-
 constexpr const char* kDescription =
     "Runs a command with elastic GPU memory: puts libkvshim.so between it and the CUDA driver.";
 

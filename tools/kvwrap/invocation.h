@@ -7,6 +7,8 @@
 
 namespace kvshim::kvwrap {
 
+inline constexpr int kUsageError = 2;
+
 struct Invocation {
   std::string config_file;  // empty: as the library finds it
   std::vector<std::string> sets;

@@ -24,7 +24,6 @@
 namespace kvshim::kvwrap {
 namespace {
 
-constexpr int kUsageError = 2;
 constexpr int kCannotRun = 126;
 constexpr int kNotFound = 127;
 

@@ -11,11 +11,10 @@ namespace {
 
 using fakes::kOther;
 using fakes::kPool;
+using fakes::kStream;
 using fakes::notes;
 using testing::ElementsAre;
 using testing::IsEmpty;
-
-const CUstream kStream = reinterpret_cast<CUstream>(0x77);
 
 class CopyHooks : public testing::Test {
  protected:

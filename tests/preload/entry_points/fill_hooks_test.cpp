@@ -10,11 +10,10 @@ namespace {
 
 using fakes::kOther;
 using fakes::kPool;
+using fakes::kStream;
 using fakes::notes;
 using testing::ElementsAre;
 using testing::IsEmpty;
-
-const CUstream kStream = reinterpret_cast<CUstream>(0x77);
 
 class FillHooks : public testing::Test {
  protected:

@@ -18,6 +18,7 @@ inline constexpr std::uint64_t kPool = kArena + (std::uint64_t{6} << 20);
 inline constexpr std::size_t kPoolBytes = std::size_t{64} << 20;
 inline constexpr std::size_t kToldBytes = kPoolBytes - 4096;  // as it was asked for
 inline constexpr std::uint64_t kOther = 0x7f0000000000;       // device memory of no pool
+inline const CUstream kStream = reinterpret_cast<CUstream>(0x77);
 inline const CUcontext kContext = reinterpret_cast<CUcontext>(0x1234);
 
 /// A call of the real driver: its name, its arguments as words, and whether it
