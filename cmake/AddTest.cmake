@@ -7,7 +7,8 @@
 #
 # kvshim_use_preload_objects(<target> <name>...)
 # Links single sources of preload/ (without .cpp) into a test that brings fakes in
-# place of the others; they are compiled once, for the library itself.
+# place of the others; they are compiled once, for the library itself, each alone in unity
+# builds too.
 
 find_package(GTest REQUIRED)
 include(GoogleTest)
@@ -58,6 +59,10 @@ endif()
 endfunction()
 
 function(kvshim_use_preload_objects target)
+  list(TRANSFORM ARGN PREPEND "${PROJECT_SOURCE_DIR}/preload/" OUTPUT_VARIABLE sources)
+  list(TRANSFORM sources APPEND ".cpp")
+  set_source_files_properties(${sources} TARGET_DIRECTORY kvshim_preload_objects
+                              PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
   list(JOIN ARGN "|" names)
   target_sources(${target} PRIVATE
     "$<FILTER:$<TARGET_OBJECTS:kvshim_preload_objects>,INCLUDE,/(${names})\\.cpp\\.o$>")
