@@ -54,7 +54,7 @@ bool has_come_to_its_free(Runtime& runtime, const DeferredFree& one) {
          (one.behind_all || device->streams.finished());
 }
 
-// All that may touch it has finished, but for guards of other pools that take it along.
+// All that may touch it has finished, but for guards of other pools that copy its row.
 CUresult let_go(DeviceRuntime& device, CUdeviceptr base, std::chrono::milliseconds patience) {
   vmm::Releaser::Pause pause(device.releaser);
   device.releaser.look_whether_finished();

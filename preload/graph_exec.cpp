@@ -33,6 +33,7 @@ struct ExecState {
   // Guards are among its nodes, and others that stand in no order with them: what moves when a
   // guard asks, these may be reading.
   bool in_no_order = false;
+  bool has_own_kernels = false;  // GraphReach::has_own_kernels
 
   bool empty() const { return touched.empty() && pins.empty() && !pin_all; }
 };
@@ -176,6 +177,7 @@ CUresult prepare(CUgraph graph, ExecState* state) {
   if (state->touched.empty()) return CUDA_SUCCESS;
   for (const std::uint64_t word : reach.words) remember_argument(word);
   const bool guarded = graph_is_guarded(graph);
+  state->has_own_kernels = reach.has_own_kernels;
   state->in_no_order = reach.has_own_kernels && !guarded;
   // The device may give a reader other parameters: the mark in front of it keeps its own.
   if (reach.device_updatable) read_nodes_change();
@@ -235,6 +237,7 @@ CUresult update_exec(CUgraphExec exec, CUgraph graph, SubmitRef submit) noexcept
       if (before != nullptr) {
         add_touched(&state->touched, before->touched);
         state->in_no_order = state->in_no_order || before->in_no_order;
+        state->has_own_kernels = state->has_own_kernels || before->has_own_kernels;
         state->pinned.insert(state->pinned.end(), before->pinned.begin(), before->pinned.end());
         state->pins.insert(state->pins.end(), before->pins.begin(), before->pins.end());
       }
@@ -263,6 +266,9 @@ CUresult graph_exec_detail::add_to_exec(CUgraphExec exec, bool loses_guard, bool
   const bool many = state->pins.size() >= kManyPins;
   PinsUntilKept pins(state.get());
   for (const std::uint64_t word : addition.words) remember_argument(word);
+  // The node may have named no pool when it was captured, and stand in a branch beside guards.
+  state->has_own_kernels = state->has_own_kernels || addition.has_own_kernels;
+  if (state->has_own_kernels && !addition.touched.empty()) state->in_no_order = true;
   CUresult result = CUDA_SUCCESS;
   if (loses_guard) {
     state->pin_all = true;  // also after an update: a disabled node stays disabled

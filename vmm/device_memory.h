@@ -257,8 +257,11 @@ class DeviceMemory {
   /// when none is left.
   bool release_some_retired();
   /// Waits while a guard's question is open, for at most 2 ms: what comes next would hold its
-  /// answer up. Any thread but the fault server's; not under a lock.
-  void let_guards_first() const;
+  /// answer up. Not while the answer itself waits for memory. False: it is still open. Any
+  /// thread but the fault server's; not under a lock.
+  bool let_guards_first() const;
+  /// The fault server waits for memory, or no more.
+  void answer_waits_for_room(bool waits) noexcept { answer_waits_for_room_.store(waits); }
   void release_retired() {
     while (release_some_retired()) continue;
   }
@@ -523,6 +526,7 @@ class DeviceMemory {
   std::mutex allocating_;  // orders allocations; taken before mutex_
   std::uint64_t serial_ = 0;
   std::uint64_t reads_anywhere_epoch_ = 0;
+  std::atomic<bool> answer_waits_for_room_{false};
   std::uint64_t no_order_epoch_ = 0;  // of comes_in_no_order(); 0: never
   /// A row whose siblings are still to be made: pools in the order of the layers.
   struct FollowingRow {

@@ -9,6 +9,20 @@
 #include "vmm/run_list.h"
 
 namespace kvshim::vmm {
+namespace {
+
+class Stopwatch {
+ public:
+  std::chrono::microseconds elapsed() const {
+    return std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() -
+                                                                 begin_);
+  }
+
+ private:
+  const std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
+};
+
+}  // namespace
 
 // `refused`: what the driver said although there was room; or SUCCESS. The queue of events is
 // short, and there can be a thousand of these a second: each power of two is told.
@@ -255,10 +269,9 @@ void DeviceMemory::make_exactly_present(std::span<const AbiRun> wanted, std::vec
 
 FaultAnswer DeviceMemory::fault(std::span<const AbiRun> wanted, bool rows,
                                 std::optional<std::uint64_t> finished_epoch, GuardPlace place) {
-  const auto asked = std::chrono::steady_clock::now();
+  const Stopwatch watch;
   std::lock_guard lock(mutex_);
-  const auto waited = std::chrono::duration_cast<std::chrono::microseconds>(
-      std::chrono::steady_clock::now() - asked);
+  const std::chrono::microseconds waited = watch.elapsed();
   freed_.asked();
   drop_pending();
   ++question_;
@@ -305,7 +318,9 @@ FaultAnswer DeviceMemory::fault(std::span<const AbiRun> wanted, bool rows,
 }
 
 FaultAnswer DeviceMemory::copied(std::optional<std::uint64_t> finished_epoch) {
+  const Stopwatch watch;
   std::lock_guard lock(mutex_);
+  const std::chrono::microseconds waited = watch.elapsed();
   freed_.asked();
   std::vector<AbiRun> promoted;
   if (parked_may_move(finished_epoch)) {
@@ -316,6 +331,7 @@ FaultAnswer DeviceMemory::copied(std::optional<std::uint64_t> finished_epoch) {
   FaultAnswer all = answer(pending_wanted_, pending_rows_, finished_epoch);
   all.runs.insert(all.runs.end(), promoted.begin(), promoted.end());
   all.only_watched = false;
+  all.waited = waited;
   freed_.told(all.runs);
   pending_wanted_.clear();
   check("copied");

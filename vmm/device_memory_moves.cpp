@@ -121,7 +121,7 @@ bool DeviceMemory::step_moves(std::span<const AbiRun> wanted, bool may_move, Gua
       }
     }
   }
-  if (swaps != 0) {
+  if (swapped) {
     const auto spent = std::chrono::steady_clock::now() - begin;
     statistics_.swaps_of_moves_us.fetch_add(
         static_cast<std::uint64_t>(
@@ -159,13 +159,15 @@ std::uint32_t DeviceMemory::open_question() const {
 
 // A mutex is not fair: whoever takes it again and again, 50 us at a time, keeps a waiting fault
 // out for a whole loop, and its calls hold up the fault's in the driver.
-void DeviceMemory::let_guards_first() const {
+bool DeviceMemory::let_guards_first() const {
   constexpr auto kAtMost = std::chrono::milliseconds(2);
   constexpr auto kPause = std::chrono::microseconds(10);
   const auto end = std::chrono::steady_clock::now() + kAtMost;
-  while (open_question() != 0 && std::chrono::steady_clock::now() < end) {
+  while (open_question() != 0 && !answer_waits_for_room_.load()) {
+    if (std::chrono::steady_clock::now() >= end) return false;
     std::this_thread::sleep_for(kPause);
   }
+  return true;
 }
 
 std::vector<ExtentName> DeviceMemory::unused_since(std::uint64_t tick) const {
@@ -240,8 +242,7 @@ std::vector<ExtentName> DeviceMemory::begin_to_bring_home(std::span<const Extent
   if (guards_give_up()) return begun;
   std::uint64_t bytes = bytes_on_their_way(MoveTo::kGpu);
   for (const ExtentName& name : blocks) {
-    if (bytes + name.bytes() > most) break;
-    let_guards_first();
+    if (bytes + name.bytes() > most || !let_guards_first()) break;
     if (!may_begin(name, MoveTo::kGpu)) continue;
     PreparedPark prepared;
     const Preparation result = prepare_return(name, headroom, &prepared);
@@ -266,7 +267,7 @@ std::vector<ExtentName> DeviceMemory::begin_to_send_away(std::span<const ExtentN
   while (!left.empty() && bytes + left.front().bytes() <= most) {
     const ExtentName name = left.front();
     left.pop_front();
-    let_guards_first();
+    if (!let_guards_first()) break;
     if (!may_begin(name, MoveTo::kHost)) continue;
     PreparedPark prepared;
     const Preparation result = prepare_park(name, &prepared);

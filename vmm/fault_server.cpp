@@ -112,12 +112,14 @@ void FaultServer::wait_for_room(std::span<const AbiRun> wanted, bool rows) {
     if (taken != 0) pressure->ask_ahead(taken);
     return;
   }
+  memory_.answer_waits_for_room(true);
   vmm::wait_for_room(
       *pressure, Lack::kFault, bytes, {},
       [&](std::uint64_t set_apart) {
         return !stop_.requested() && memory_.lacking(wanted, rows, set_apart) != 0;
       },
       memory_.statistics(), memory_.events());
+  memory_.answer_waits_for_room(false);
 }
 
 void FaultServer::serve(std::uint32_t ticket) {

@@ -11,9 +11,9 @@
 namespace kvshim::vmm {
 
 /// They mean another pool only after their bits were cleared (I9). That is too early while
-/// a guard is about to set some: it sets those of all that an answer names, of siblings and
-/// of what came along too, some time after it, and asks for nothing else before. Under the
-/// owning DeviceMemory's mutex.
+/// a guard is about to set some: it sets those of all that an answer names, of siblings too,
+/// some time after it, and asks for nothing else before. Under the owning DeviceMemory's
+/// mutex.
 class FreedAddresses {
  public:
   /// A guard asks: what the last answer named has its bits set.

@@ -33,9 +33,11 @@ struct ReleaseSettings {
   std::chrono::nanoseconds drop_after = std::chrono::minutes(5);
   bool disposable = false;
   std::chrono::nanoseconds cold_after{0};  // 0: nothing is cold
-  bool prefetch = false;  // what is read while parked comes back; DeviceSettings::follow_reads
-  // Where spells of work between idle releases are shorter, that is not worth its price: in bursts
-  // of a second it costs 2 % and is parked again before that is made good (docs/results/vllm.md).
+  // Beside work, what is read while parked comes back (with DeviceSettings::follow_reads), and what
+  // was parked in need.
+  bool prefetch = false;
+  // Where spells of work between idle releases are shorter, that gains nothing: in bursts of a
+  // second it costs what it saves, and all is parked again (docs/results/vllm.md).
   std::chrono::nanoseconds short_spell = std::chrono::milliseconds(1500);
 };
 

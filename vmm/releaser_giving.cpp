@@ -106,7 +106,10 @@ void Releaser::give_what_is_wanted() {
   if (quiet && (requested || !spent)) {
     std::unique_lock working(working_, std::try_to_lock);
     if (!working) return;  // a restore or a free: the next tick
-    if (requested && release(epoch)) released_ = true;
+    if (requested) {
+      released_serial_ = memory_.newest_serial();
+      if (release(epoch)) released_ = true;
+    }
     bool undisturbed = true;
     while (undisturbed && wanted.bytes != 0) {
       std::uint64_t freed = 0;

@@ -117,16 +117,20 @@ std::vector<ExtentName> Releaser::begin_to_bring_home() {
     wanted = memory_.read_while_parked(ticks_ - std::min(ticks_, lately));
     some_is_read_ = !wanted.empty();
   }
-  if (ticks_ >= next_home_) {
-    const std::vector<ExtentName> given =
-        memory_.parked_since(released_serial_, settings_.cold_after.count() == 0);
+  const bool looks_for_given = ticks_ >= next_home_;
+  if (looks_for_given) {
+    // Where all reads are seen, what was sent away unused stays until it is read.
+    const std::uint64_t lately = ticks_ - std::min(ticks_, in_ticks(kUnused));
+    const bool cold_too =
+        settings_.cold_after.count() == 0 && !memory_.read_marks().cover_all(lately, worked_);
+    const std::vector<ExtentName> given = memory_.parked_since(released_serial_, cold_too);
     wanted.insert(wanted.end(), given.begin(), given.end());
   }
-  if (wanted.empty()) next_home_ = std::max(next_home_, ticks_ + in_ticks(kLookForGiven));
   std::vector<ExtentName> begun = memory_.begin_to_bring_home(wanted, kHomeAtOnce, kHeadroom);
-  if (!wanted.empty() && begun.empty()) {
-    next_home_ = ticks_ + in_ticks(kLookForGiven);
-    if (memory_.lacking(wanted.front().bytes() + kHeadroom, 0) != 0) ask_for_a_return(kHomeAtOnce);
+  if (looks_for_given && begun.empty()) next_home_ = ticks_ + in_ticks(kLookForGiven);
+  if (!wanted.empty() && begun.empty() &&
+      memory_.lacking(wanted.front().bytes() + kHeadroom, 0) != 0) {
+    ask_for_a_return(kHomeAtOnce);
   }
   return begun;
 }
@@ -220,9 +224,8 @@ void Releaser::tell_moves() {
   }
   const auto mebibytes = [](std::uint64_t bytes) { return std::to_string(bytes >> 20) + " MiB"; };
   memory_.events().push(EventLevel::kInfo,
-                        "beside work: brought back " + mebibytes(home - home_told_) +
-                            ", parked " + mebibytes(away - away_told_) +
-                            " that it does not use");
+                        "beside work: brought back " + mebibytes(home - home_told_) + ", parked " +
+                            mebibytes(away - away_told_) + " that it does not use");
   home_told_ = home;
   away_told_ = away;
   moves_told_tick_ = ticks_;

@@ -153,5 +153,41 @@ TEST_F(BesideWork, WithoutPrefetchNothingComesHome) {
   bench_.expect_contents();
 }
 
+TEST_F(BesideWork, WhatFoundNoRoomComesHomeWhenThereIsSome) {
+  give_all();
+  const std::uint64_t rest = bench_.driver.gpu_free() - kFloor - 300 * kMiB;
+  bench_.driver.take_gpu_memory(rest);
+  work_until([] { return false; }, 1s);
+  EXPECT_GE(parked(), kAll);
+  bench_.driver.give_gpu_memory(rest);
+  EXPECT_TRUE(work_until([&] { return parked() == 0; }));
+  bench_.expect_contents();
+}
+
+TEST_F(BesideWork, ASecondGiftComesHomeToo) {
+  give_all();
+  EXPECT_TRUE(work_until([&] { return parked() == 0; }));
+  const std::uint64_t rest = bench_.driver.gpu_free() - kFloor;
+  bench_.driver.take_gpu_memory(rest);
+  neighbours_.worth_waiting.store(false);
+  bench_.write_rows(kRows, kRows + 3, 2);
+  EXPECT_GE(parked(), 3 * kGranuleBytes) << "made in host memory";
+  work_until([] { return false; }, 300ms);
+  bench_.driver.give_gpu_memory(rest);
+  EXPECT_TRUE(work_until([&] { return parked() == 0; }));
+  bench_.expect_contents();
+}
+
+// As idle as what a timeout has parked.
+TEST_F(BesideWork, WhatWasReleasedByHandStaysThere) {
+  bench_.write_rows(0, kRows, 1);
+  bench_.release_when_idle(never_idle());
+  bench_.releaser->release_now();
+  ASSERT_TRUE(eventually([&] { return bench_.memory->physical().device == 0; }));
+  work_until([] { return false; }, 1s);
+  EXPECT_GE(parked(), kAll);
+  bench_.expect_contents();
+}
+
 }  // namespace
 }  // namespace kvshim::vmm::testing

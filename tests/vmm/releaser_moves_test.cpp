@@ -285,5 +285,24 @@ TEST_F(WritesInBetween, AreNotLostOnTheWayOut) {
 #endif
 }
 
+// What nobody has used for a second is given. It was not used, and all reads are seen: it stays.
+TEST_F(MovesBesideWork, WhatNobodyUsesDoesNotGoToAndFro) {
+  neighbours_.there.store(true);
+  bench_.write_rows(0, kRows, 1);
+  bench_.release_when_idle(idle_in_an_hour());
+  for (int i = 0; i < 2; ++i) {
+    const std::uint64_t free = bench_.driver.gpu_free();
+    neighbours_.lacking.store(free - bench_.memory->floor() + 20 * kMiB);
+    ASSERT_TRUE(step_until(
+        {3, 4}, [&] { return bench_.driver.gpu_free() >= free + 20 * kMiB; }, 30s));
+    neighbours_.lacking.store(0);
+    step_until(
+        {3, 4}, [] { return false; }, 1500ms);
+  }
+  EXPECT_GE(sent_away(), 40 * kMiB);
+  EXPECT_EQ(prefetched(), 0u) << "nobody reads it";
+  bench_.expect_contents();
+}
+
 }  // namespace
 }  // namespace kvshim::vmm::testing

@@ -165,7 +165,7 @@ class QuietTest : public ::testing::Test {
 
 TEST_F(QuietTest, WhatIsOnlyReadComesBackWhileWorkGoesOnWithPauses) {
   EXPECT_TRUE(work_until([&] { return bench_.parked_bytes() == 0; }));
-  // On a busy machine a guard may have brought a block along before its quiet moment came.
+  // On a busy machine a block may have come back beside work before its quiet moment came.
   EXPECT_GE(bench_.quiet_bytes(), kAll / 2);
   EXPECT_GE(bench_.memory->statistics().promoted_bytes.load(), kAll);
   bench_.expect_contents();

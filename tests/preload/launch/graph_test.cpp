@@ -299,5 +299,27 @@ TEST_F(Graph, ADeviceUpdatableNodeKeepsAllItTouches) {
   EXPECT_EQ(gate().read_node_changes, 1) << "a mark in front of it would keep the old parameters";
 }
 
+// It named no pool when it was captured, perhaps in a branch beside the guard.
+TEST_F(Graph, ANodeOfAnExecutableThatBecomesAReaderIsInNoOrderWithGuards) {
+  const CUfunction reader = driver().add_function(0x1300, "kernel_unified_attention_2d", {8, 8});
+  CUfunction guard = driver().add_function(0x3000, vmm::kLinearGuardName, {272});
+  begin();
+  Arguments nothing;
+  nothing.add_bytes(std::vector<unsigned char>(272));
+  driver_table().cuLaunchKernel(guard, 1, 1, 1, 1, 1, 1, 0, kStream, nothing.params(), nullptr);
+  launch(writer_, writer_arguments(), 4, kStream);
+  launch(unknown_, unknown_arguments(kElsewhere), 1, kStream);
+  CUgraph graph = end();
+  CUgraphExec exec = instantiate(graph);
+  launched_reach(exec);
+  EXPECT_EQ(AccessList{gate().in_no_order}, kNothing);
+  Arguments arguments;
+  CUDA_KERNEL_NODE_PARAMS params = kernel_params(reader, &arguments.add(kElsewhere).add(kPoolBase));
+  const auto node = reinterpret_cast<CUgraphNode>(fake(graph)->nodes.back().get());
+  ASSERT_EQ(hook_cuGraphExecKernelNodeSetParams_v2(exec, node, &params), CUDA_SUCCESS);
+  launched_reach(exec);
+  EXPECT_FALSE(gate().in_no_order.empty());
+}
+
 }  // namespace
 }  // namespace kvshim::preload::testing
