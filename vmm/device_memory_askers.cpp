@@ -37,7 +37,8 @@ std::vector<ExtentName> DeviceMemory::written_last_locked(std::size_t most) cons
     const Pool* const pool = group.pools.front();
     for (auto it = pool->extents.cbegin(); it != pool->extents.cend(); ++it) {
       const Extent& extent = it->second;
-      if (!extent.present() || (last.size() == most && extent.written_serial <= last.front().written) ||
+      if (!extent.present() ||
+          (last.size() == most && extent.written_serial <= last.front().written) ||
           pool->pinned(it->first, order_granules(extent.order))) {
         continue;
       }
