@@ -23,6 +23,7 @@
 #include "preload/neighbours.h"
 #include "preload/runtime.h"
 #include "preload/unknown_kernels.h"
+#include "segment/contents.h"
 #include "vmm/service_thread.h"
 
 namespace kvshim::preload {
@@ -115,7 +116,8 @@ std::string device_json(Runtime& runtime, DeviceRuntime& device) {
 
 std::string status_json(Runtime& runtime) {
   std::string out = "{\"version\": \"" KVSHIM_VERSION "\", " +
-                    field("pid", static_cast<std::uint64_t>(getpid())) +
+                    field("pid", static_cast<std::uint64_t>(getpid())) + ", " +
+                    field("start_time", segment::start_time_of(getpid())) +
                     ", \"config\": " + json_text(runtime.configuration().source) + ", " +
                     field("managed_bytes", managed_bytes()) + ", \"devices\": [";
   bool first = true;

@@ -129,6 +129,8 @@ static_assert(Shareable<Identity> && Shareable<Figures> && Shareable<Settings> &
 
 /// The host's CLOCK_MONOTONIC.
 std::uint64_t monotonic_ns() noexcept;
+/// /proc/<pid>/stat field 22, clock ticks since boot; 0 when there is no such process.
+std::uint64_t start_time_of(std::int64_t pid);
 /// Identity of the calling process, `gpu_*` and `status_file` left empty. Reads
 /// /proc; what can't be read stays 0 or empty.
 Identity own_identity();

@@ -73,6 +73,10 @@ ProcessState read_stat(const std::string& pid) {
 
 }  // namespace
 
+std::uint64_t start_time_of(std::int64_t pid) {
+  return pid > 0 ? read_stat(std::to_string(pid)).start_time : 0;
+}
+
 Identity own_identity() {
   Identity identity;
   identity.pid = static_cast<std::int32_t>(getpid());

@@ -1,4 +1,5 @@
 """The tools beside engines that run under the preload, on the simulator."""
+import json
 import os
 import subprocess
 import time
@@ -106,6 +107,13 @@ class Engines(Case):
         output, _ = engine.communicate(timeout=60)
         self.assertEqual(engine.returncode, 0, output)
         self.assertIn("ended (these are its last words)", self.kvshim("explain", engine.pid))
+        words = json.loads((self.folder / f"{engine.pid}.json").read_text())
+        words["pid"] = os.getpid()
+        earlier = self.folder / f"{os.getpid()}.json"
+        earlier.write_text(json.dumps(words))
+        self.kvshim("explain", os.getpid(), code=NO_PROCESS)
+        self.assertIn("of an earlier process with this number", self.said)
+        earlier.unlink()
         self.kvshim("explain", "4194305", code=NO_PROCESS)
         self.kvshim("explain", os.getpid(), code=NO_PROCESS)
         self.assertIn("has no status file", self.said)

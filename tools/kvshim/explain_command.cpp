@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 #include <tuple>
 
+#include "segment/contents.h"
 #include "tools/kvshim/commands.h"
 #include "tools/kvshim/figures_text.h"
 #include "tools/kvshim/json_output.h"
@@ -59,13 +60,20 @@ std::vector<std::string> places(const std::string& target, std::int64_t* pid) {
   return paths;
 }
 
+/// Files of ended processes stay, and numbers come again.
+bool is_of_another(const StatusDocument& status) {
+  const std::uint64_t now = segment::start_time_of(status.pid);
+  return status.start_time != 0 && now != 0 && now != status.start_time;
+}
+
 StatusDocument find_status(const std::string& target) {
   std::int64_t pid = 0;
   std::string complaints;
   for (const std::string& path : places(target, &pid)) {
     std::string complaint;
     auto status = read_status(path, &complaint);
-    if (status) return *status;
+    if (status && !is_of_another(*status)) return *status;
+    if (status) complaint = path + " is of an earlier process with this number";
     if (complaints.find(complaint) == std::string::npos) {
       complaints += (complaints.empty() ? "" : "; ") + complaint;
     }

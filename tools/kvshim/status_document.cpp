@@ -116,6 +116,7 @@ std::optional<StatusDocument> parse_status(const std::string& content) {
   status.version = text(document, "version");
   status.config = text(document, "config");
   status.pid = static_cast<std::int64_t>(number(document, "pid"));
+  status.start_time = number(document, "start_time");
   for (const json& device : objects(document, "devices")) {
     status.devices.push_back(device_of(device));
   }

@@ -38,7 +38,8 @@ struct KernelStatus {
 struct StatusDocument {
   std::string version, config;
   std::int64_t pid = 0;
-  double age_seconds = 0;  // of the file
+  std::uint64_t start_time = 0;  // of that process (segment::start_time_of()); 0: not told
+  double age_seconds = 0;        // of the file
   std::vector<DeviceStatus> devices;
   std::vector<KernelStatus> kernels;
   std::vector<std::string> obstacles;
