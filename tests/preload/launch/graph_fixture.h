@@ -28,6 +28,14 @@ class Graph : public LaunchFixture {
     gate().work.clear();
     return graph;
   }
+  /// The real gate would launch the guard by itself.
+  void launch_guarded_writer() {
+    const CUfunction guard = driver().add_function(0x3000, vmm::kLinearGuardName, {272});
+    Arguments nothing;
+    nothing.add_bytes(std::vector<unsigned char>(272));
+    driver_table().cuLaunchKernel(guard, 1, 1, 1, 1, 1, 1, 0, kStream, nothing.params(), nullptr);
+    launch(writer_, writer_arguments(), 4, kStream);
+  }
   static CUgraph empty_graph() {
     auto* graph = new FakeGraph;
     driver().graphs.insert(graph);

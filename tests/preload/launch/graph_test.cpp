@@ -67,12 +67,8 @@ TEST_F(Graph, TheGuardsOwnNodesAreNoReach) {
 
 // A branch that was added beside a guarded writer reads while the guard asks.
 TEST_F(Graph, OneWithGuardsThatWasEditedIsInNoOrderWithThem) {
-  CUfunction guard = driver().add_function(0x3000, vmm::kLinearGuardName, {272});
   begin();
-  Arguments nothing;
-  nothing.add_bytes(std::vector<unsigned char>(272));
-  driver_table().cuLaunchKernel(guard, 1, 1, 1, 1, 1, 1, 0, kStream, nothing.params(), nullptr);
-  launch(writer_, writer_arguments(), 4, kStream);
+  launch_guarded_writer();
   CUgraph graph = end();
   CUgraphExec exec = instantiate(graph);
   launched_reach(exec);
@@ -90,12 +86,8 @@ TEST_F(Graph, OneWithGuardsThatWasEditedIsInNoOrderWithThem) {
 }
 
 TEST_F(Graph, ACapturedGraphBesideOthersInOneBuiltByHandIsInNoOrderWithThem) {
-  CUfunction guard = driver().add_function(0x3000, vmm::kLinearGuardName, {272});
   begin();
-  Arguments nothing;
-  nothing.add_bytes(std::vector<unsigned char>(272));
-  driver_table().cuLaunchKernel(guard, 1, 1, 1, 1, 1, 1, 0, kStream, nothing.params(), nullptr);
-  launch(writer_, writer_arguments(), 4, kStream);
+  launch_guarded_writer();
   CUgraph child = end();
   CUgraph graph = empty_graph();
   add_kernel(graph, unknown_, unknown_arguments(kElsewhere, kPoolBase));
@@ -302,12 +294,8 @@ TEST_F(Graph, ADeviceUpdatableNodeKeepsAllItTouches) {
 // It named no pool when it was captured, perhaps in a branch beside the guard.
 TEST_F(Graph, ANodeOfAnExecutableThatBecomesAReaderIsInNoOrderWithGuards) {
   const CUfunction reader = driver().add_function(0x1300, "kernel_unified_attention_2d", {8, 8});
-  CUfunction guard = driver().add_function(0x3000, vmm::kLinearGuardName, {272});
   begin();
-  Arguments nothing;
-  nothing.add_bytes(std::vector<unsigned char>(272));
-  driver_table().cuLaunchKernel(guard, 1, 1, 1, 1, 1, 1, 0, kStream, nothing.params(), nullptr);
-  launch(writer_, writer_arguments(), 4, kStream);
+  launch_guarded_writer();
   launch(unknown_, unknown_arguments(kElsewhere), 1, kStream);
   CUgraph graph = end();
   CUgraphExec exec = instantiate(graph);
