@@ -160,6 +160,12 @@ void each_line(const std::string& scenario, const std::string& pattern, const Ma
   for (std::sregex_iterator i(text.begin(), text.end(), regex), end; i != end; ++i) match(*i);
 }
 
+/// Both kinds of lines have two figures in the first form, which this is not.
+void read_into(std::initializer_list<double*> parts, const std::smatch& match) {
+  std::size_t group = 3;
+  for (double* const part : parts) *part = std::stod(match[group++]);
+}
+
 std::vector<Release> releases(const std::string& scenario) {
   std::vector<Release> all;
   each_line(
@@ -174,9 +180,7 @@ std::vector<Release> releases(const std::string& scenario) {
           all.back().mib = std::stod(m[2]);
         } else if (!all.empty()) {
           Release& last = all.back();
-          double* const parts[] = {&last.scan, &last.prepare, &last.swap, &last.handles,
-                                   &last.copies};
-          for (std::size_t i = 0; i < 5; ++i) *parts[i] = std::stod(m[3 + i]);
+          read_into({&last.scan, &last.prepare, &last.swap, &last.handles, &last.copies}, m);
         }
       });
   return all;
@@ -193,8 +197,7 @@ std::vector<Return> returns(const std::string& scenario) {
           all.push_back({std::stod(m[1]), std::stod(m[2]) / 1000});
         } else if (!all.empty()) {
           Return& last = all.back();
-          double* const parts[] = {&last.prepare, &last.swap, &last.copies};
-          for (std::size_t i = 0; i < 3; ++i) *parts[i] = std::stod(m[3 + i]);
+          read_into({&last.prepare, &last.swap, &last.copies}, m);
         }
       });
   return all;

@@ -55,7 +55,7 @@ struct FaultAnswer {
   /// Nothing was made or moved: what was asked for was present and watched (watch()).
   bool only_watched = false;
   /// For other threads' work on the memory, before its own began.
-  std::chrono::microseconds waited{};
+  std::chrono::nanoseconds waited{};
 };
 
 struct PoolFigures {
@@ -256,15 +256,15 @@ class DeviceMemory {
   /// Releases a few of the handles that swaps took out: not under the gate. False
   /// when none is left.
   bool release_some_retired();
+  void release_retired() {
+    while (release_some_retired()) continue;
+  }
   /// Waits while a guard's question is open, for at most 2 ms: what comes next would hold its
   /// answer up. Not while the answer itself waits for memory. False: it is still open. Any
   /// thread but the fault server's; not under a lock.
   bool let_guards_first() const;
   /// The fault server waits for memory, or no more.
   void answer_waits_for_room(bool waits) noexcept { answer_waits_for_room_.store(waits); }
-  void release_retired() {
-    while (release_some_retired()) continue;
-  }
 
   /// Coming back: GPU memory and staging for a block that is parked, then the swap
   /// (as swap_to_parked()). At least `headroom` bytes of the GPU are left to others.

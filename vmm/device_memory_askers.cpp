@@ -1,7 +1,6 @@
 // Moves beside work need a guard to ask. Guards ask where bits are clear: where writing was last
 // something is written soon.
 #include <algorithm>
-#include <utility>
 
 #include "vmm/device_memory.h"
 

@@ -1,28 +1,14 @@
 // Faults: making granules present, rows, read-ahead. Runs in the server thread; only calls that
 // return while the GPU is busy are made here.
 #include <algorithm>
-#include <chrono>
 #include <set>
 #include <utility>
 
 #include "vmm/device_memory.h"
 #include "vmm/run_list.h"
+#include "vmm/stopwatch.h"
 
 namespace kvshim::vmm {
-namespace {
-
-class Stopwatch {
- public:
-  std::chrono::microseconds elapsed() const {
-    return std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() -
-                                                                 begin_);
-  }
-
- private:
-  const std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
-};
-
-}  // namespace
 
 // `refused`: what the driver said although there was room; or SUCCESS. The queue of events is
 // short, and there can be a thousand of these a second: each power of two is told.
@@ -271,7 +257,7 @@ FaultAnswer DeviceMemory::fault(std::span<const AbiRun> wanted, bool rows,
                                 std::optional<std::uint64_t> finished_epoch, GuardPlace place) {
   const Stopwatch watch;
   std::lock_guard lock(mutex_);
-  const std::chrono::microseconds waited = watch.elapsed();
+  const auto waited = watch.elapsed();
   freed_.asked();
   drop_pending();
   ++question_;
@@ -320,7 +306,7 @@ FaultAnswer DeviceMemory::fault(std::span<const AbiRun> wanted, bool rows,
 FaultAnswer DeviceMemory::copied(std::optional<std::uint64_t> finished_epoch) {
   const Stopwatch watch;
   std::lock_guard lock(mutex_);
-  const std::chrono::microseconds waited = watch.elapsed();
+  const auto waited = watch.elapsed();
   freed_.asked();
   std::vector<AbiRun> promoted;
   if (parked_may_move(finished_epoch)) {

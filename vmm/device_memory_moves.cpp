@@ -22,6 +22,7 @@
 #include <utility>
 
 #include "vmm/device_memory.h"
+#include "vmm/stopwatch.h"
 
 namespace kvshim::vmm {
 namespace {
@@ -104,7 +105,7 @@ bool DeviceMemory::step_moves(std::span<const AbiRun> wanted, bool may_move, Gua
   }
   std::size_t swaps = 0;
   bool swapped = false;
-  const auto begin = std::chrono::steady_clock::now();
+  const Stopwatch watch;
   for (Move& move : moves_) {
     if (move.is_void) continue;
     if (move.stage == MoveStage::kBitsClear && place == GuardPlace::kFirst &&
@@ -122,11 +123,8 @@ bool DeviceMemory::step_moves(std::span<const AbiRun> wanted, bool may_move, Gua
     }
   }
   if (swapped) {
-    const auto spent = std::chrono::steady_clock::now() - begin;
-    statistics_.swaps_of_moves_us.fetch_add(
-        static_cast<std::uint64_t>(
-            std::chrono::duration_cast<std::chrono::microseconds>(spent).count()),
-        std::memory_order_relaxed);
+    statistics_.swaps_of_moves_us.fetch_add(whole_microseconds(watch.elapsed()),
+                                            std::memory_order_relaxed);
   }
   std::erase_if(moves_, [](const Move& move) { return move.number == 0; });
   check("moves");
@@ -162,9 +160,9 @@ std::uint32_t DeviceMemory::open_question() const {
 bool DeviceMemory::let_guards_first() const {
   constexpr auto kAtMost = std::chrono::milliseconds(2);
   constexpr auto kPause = std::chrono::microseconds(10);
-  const auto end = std::chrono::steady_clock::now() + kAtMost;
+  const Stopwatch watch;
   while (open_question() != 0 && !answer_waits_for_room_.load()) {
-    if (std::chrono::steady_clock::now() >= end) return false;
+    if (watch.elapsed() >= kAtMost) return false;
     std::this_thread::sleep_for(kPause);
   }
   return true;
@@ -264,10 +262,9 @@ std::vector<ExtentName> DeviceMemory::begin_to_send_away(std::span<const ExtentN
   if (guards_give_up()) return begun;
   std::uint64_t bytes = bytes_on_their_way(MoveTo::kHost);
   std::deque<ExtentName> left(blocks.begin(), blocks.end());
-  while (!left.empty() && bytes + left.front().bytes() <= most) {
+  while (!left.empty() && bytes + left.front().bytes() <= most && let_guards_first()) {
     const ExtentName name = left.front();
     left.pop_front();
-    if (!let_guards_first()) break;
     if (!may_begin(name, MoveTo::kHost)) continue;
     PreparedPark prepared;
     const Preparation result = prepare_park(name, &prepared);

@@ -10,6 +10,7 @@
 
 #include "vmm/room_wait.h"
 #include "vmm/service_thread.h"
+#include "vmm/stopwatch.h"
 
 namespace kvshim::vmm {
 namespace {
@@ -21,11 +22,6 @@ std::uint32_t load(const std::uint32_t& word) {
 }
 void store(std::uint32_t& word, std::uint32_t value) {
   std::atomic_ref(word).store(value, std::memory_order_release);
-}
-
-std::uint64_t microseconds(Clock::duration time) {
-  return static_cast<std::uint64_t>(
-      std::chrono::duration_cast<std::chrono::microseconds>(time).count());
 }
 
 void sleep_microseconds(long microseconds) {
@@ -88,8 +84,9 @@ void FaultServer::run() {
     if (memory_.step_ahead(finished_epoch_.load())) {
       // A guard that asked meanwhile had to wait for it.
       if (const auto took = Clock::now() - now; took > kSlow) {
-        memory_.events().push(EventLevel::kDebug, "a step ahead of the guards took " +
-                                                      std::to_string(microseconds(took)) + " us");
+        memory_.events().push(
+            EventLevel::kDebug,
+            "a step ahead of the guards took " + std::to_string(whole_microseconds(took)) + " us");
       }
       continue;
     }
@@ -129,7 +126,7 @@ void FaultServer::serve(std::uint32_t ticket) {
   const std::uint32_t told = load(channel.request_kind);
   const auto kind = static_cast<RequestKind>(told & ~kBehindFlag);
   if (kind == RequestKind::kCopied) {
-    memory_.statistics().guard_copies_us.fetch_add(microseconds(begin - answered_),
+    memory_.statistics().guard_copies_us.fetch_add(whole_microseconds(begin - answered_),
                                                    std::memory_order_relaxed);
     answer = memory_.copied(finished_epoch_.load());
   } else {
@@ -168,7 +165,7 @@ void FaultServer::tell_of_slow_fault(const FaultAnswer& answer, std::chrono::mic
                             " us: " + std::to_string(granules) + " granules in " +
                             std::to_string(answer.runs.size()) + " runs, " +
                             std::to_string(answer.copies.size()) + " copies by the guard, " +
-                            std::to_string(answer.waited.count()) + " us for others");
+                            std::to_string(whole_microseconds(answer.waited)) + " us for others");
 }
 
 void GuardWatchdog::start() {

@@ -117,8 +117,6 @@ void Releaser::tick() {
   if (memory_.limits().paused.load(std::memory_order_relaxed)) return;
   if (!released_) {
     std::lock_guard working(working_);
-    // What an interrupted release has parked is idle, too.
-    released_serial_ = memory_.newest_serial();
     released_ = release(epoch);
     if (released_) {
       if (awake_) last_spell_ = active_span_;

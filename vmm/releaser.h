@@ -242,6 +242,7 @@ class Releaser {
 
   // releaser_moves.cpp
   std::uint64_t in_ticks(std::chrono::nanoseconds time) const;  // at least 1
+  std::uint64_t tick_before(std::chrono::nanoseconds time) const;
   bool has_neighbours() const;
   bool neighbours_ask() const;
   std::uint64_t readers_asked_every() const;

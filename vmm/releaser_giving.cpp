@@ -8,6 +8,7 @@
 #include "vmm/context_scope.h"
 #include "vmm/releaser.h"
 #include "vmm/room_wait.h"
+#include "vmm/stopwatch.h"
 
 namespace kvshim::vmm {
 namespace {
@@ -106,10 +107,7 @@ void Releaser::give_what_is_wanted() {
   if (quiet && (requested || !spent)) {
     std::unique_lock working(working_, std::try_to_lock);
     if (!working) return;  // a restore or a free: the next tick
-    if (requested) {
-      released_serial_ = memory_.newest_serial();
-      if (release(epoch)) released_ = true;
-    }
+    if (requested && release(epoch)) released_ = true;
     bool undisturbed = true;
     while (undisturbed && wanted.bytes != 0) {
       std::uint64_t freed = 0;
@@ -215,17 +213,13 @@ bool Releaser::find_idle(std::uint64_t epoch, bool pause) {
 // interrupted by new work.
 bool Releaser::give_some(std::uint64_t epoch, const Wanted& wanted, std::uint64_t* freed,
                          Round* round) {
-  auto now = round->begin;
-  const auto spent = [&now](Clock::duration* in) {
-    const auto then = std::exchange(now, Clock::now());
-    *in += now - then;
-  };
+  Stopwatch watch(round->begin);
   retire(epoch);
   const bool pause = wanted.whom == For::kNeighbours && merely_pauses();
   if (idle_contents_.epoch != epoch || idle_contents_.of_a_pause != pause ||
       (idle_contents_.zero.empty() && idle_contents_.blocks.empty())) {
     const bool found = find_idle(epoch, pause);
-    spent(&round->scan);
+    watch.lap_into(&round->scan);
     if (!found) return false;
   }
   const std::uint64_t bytes = std::min(wanted.bytes, kAtOnce);
@@ -241,7 +235,7 @@ bool Releaser::give_some(std::uint64_t epoch, const Wanted& wanted, std::uint64_
   }
   const bool absent = make_absent(epoch, zero, ProofOfAbsence::kZero, freed);
   if (absent) retire(epoch);
-  spent(&round->zeros);
+  watch.lap_into(&round->zeros);
   if (!absent) return false;
   tell_needy(*freed);
   std::deque<ExtentName> blocks;

@@ -48,6 +48,10 @@ std::uint64_t Releaser::in_ticks(std::chrono::nanoseconds time) const {
   return std::max<std::uint64_t>(static_cast<std::uint64_t>(time / tick_), 1);
 }
 
+std::uint64_t Releaser::tick_before(std::chrono::nanoseconds time) const {
+  return ticks_ - std::min(ticks_, in_ticks(time));
+}
+
 bool Releaser::has_neighbours() const {
   const Pressure* const pressure = memory_.pressure();
   return pressure != nullptr && pressure->anyone_else();
@@ -93,6 +97,7 @@ bool Releaser::wants_home() const {
 // What neighbours lack they are refused just now, and make in host memory: nobody waits for
 // this. It is theirs at the next fault, and when they bring home what they made there.
 Releaser::Away Releaser::wants_away() {
+  if (!memory_.read_marks().followed()) return {};
   const bool paused = memory_.limits().paused.load(std::memory_order_relaxed);
   if (const std::uint64_t over = memory_.over_limit(); over != 0) {
     return {over, in_ticks(kUnused), true};
@@ -113,16 +118,14 @@ std::vector<ExtentName> Releaser::begin_to_bring_home() {
   if (memory_.bytes_on_their_way(MoveTo::kGpu) >= kHomeAtOnce / 2) return {};
   std::vector<ExtentName> wanted;
   if (some_is_read_) {
-    const std::uint64_t lately = in_ticks(kReadLately);
-    wanted = memory_.read_while_parked(ticks_ - std::min(ticks_, lately));
+    wanted = memory_.read_while_parked(tick_before(kReadLately));
     some_is_read_ = !wanted.empty();
   }
   const bool looks_for_given = ticks_ >= next_home_;
   if (looks_for_given) {
     // Where all reads are seen, what was sent away unused stays until it is read.
-    const std::uint64_t lately = ticks_ - std::min(ticks_, in_ticks(kUnused));
-    const bool cold_too =
-        settings_.cold_after.count() == 0 && !memory_.read_marks().cover_all(lately, worked_);
+    const bool all_is_seen = memory_.read_marks().cover_all(tick_before(kUnused), worked_);
+    const bool cold_too = settings_.cold_after.count() == 0 && !all_is_seen;
     const std::vector<ExtentName> given = memory_.parked_since(released_serial_, cold_too);
     wanted.insert(wanted.end(), given.begin(), given.end());
   }
@@ -178,7 +181,7 @@ void Releaser::copy_moves() {
 // At a tick at which work came.
 void Releaser::move_beside_work() {
   const bool home = wants_home();
-  const Away away = memory_.read_marks().followed() ? wants_away() : Away{};
+  const Away away = wants_away();
   if (!home && away.bytes == 0) return memory_.end_moves(DeviceMemory::MoveEnd::kAll);
   std::unique_lock working(working_, std::try_to_lock);
   if (!working) return;
@@ -186,7 +189,7 @@ void Releaser::move_beside_work() {
   if (driver_.cuStreamQuery(memory_.kernels().stream()) != CUDA_SUCCESS) return;
   copy_moves();
   memory_.end_moves(home ? DeviceMemory::MoveEnd::kVoid : DeviceMemory::MoveEnd::kToGpu);
-  if (memory_.read_marks().followed() && memory_.read_marks().answers() != answers_seen_) {
+  if (memory_.read_marks().answers() != answers_seen_) {
     answers_seen_ = memory_.read_marks().answers();
     if (!look_at_reads()) return;
     some_is_read_ = true;

@@ -4,6 +4,7 @@
 #include <thread>
 
 #include "vmm/releaser.h"
+#include "vmm/stopwatch.h"
 #include "vmm/time_text.h"
 
 namespace kvshim::vmm {
@@ -177,20 +178,16 @@ bool Releaser::park_blocks(std::uint64_t epoch, std::deque<ExtentName> blocks,
   ParkCopy copied;
   std::uint64_t cleared = 0;
   bool undisturbed = true;
-  auto now = Clock::now();
-  const auto spent = [&now](Clock::duration* in) {
-    const auto then = std::exchange(now, Clock::now());
-    *in += now - then;
-  };
+  Stopwatch watch;
   while (undisturbed && (!blocks.empty() || copied.block)) {
     const ParkCopy next = start_copy(epoch, &blocks, &cleared, no_room);
-    spent(&times->prepare);
+    watch.lap_into(&times->prepare);
     retire(epoch);
     tell_needy(*parked);
     if (!blocks.empty() && neighbours_want_no_more(*parked)) blocks.clear();
-    spent(&times->retire);
+    watch.lap_into(&times->retire);
     if (copied.block) undisturbed = swap_copied(epoch, *copied.block, parked);
-    spent(&times->swap);
+    watch.lap_into(&times->swap);
     if (!next.block) {  // what came after the last swap disturbs nothing
       undisturbed = undisturbed && blocks.empty();
     } else {
@@ -198,14 +195,14 @@ bool Releaser::park_blocks(std::uint64_t epoch, std::deque<ExtentName> blocks,
       const Poll poll = copied.block ? Poll::kSpinFirst : Poll::kSleep;
       undisturbed = wait_for_stream(poll) && next.copying && undisturbed && !interrupted(epoch);
     }
-    spent(&times->copy);
+    watch.lap_into(&times->copy);
     copied = next;
   }
   // What was copied before new work came may be older than what it is a copy of.
   if (copied.block) memory_.cancel_park(*copied.block);
   if (undisturbed) retire(epoch);
   tell_needy(*parked);
-  spent(&times->retire);
+  watch.lap_into(&times->retire);
   return undisturbed;
 }
 
@@ -246,6 +243,8 @@ void Releaser::drop_expired(std::uint64_t epoch) {
 // An interrupted release returns at once: a submitter waits for working_. What it
 // leaves to be released is done at the next tick.
 bool Releaser::release(std::uint64_t epoch) {
+  // What it has parked when it is interrupted is idle, too.
+  released_serial_ = memory_.newest_serial();
   const std::vector<ExtentName> resident = memory_.extents_in(ExtentState::kResident);
   const auto begin = Clock::now();
   std::vector<ExtentName> zero, nonzero, no_room;

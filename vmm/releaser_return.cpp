@@ -8,6 +8,7 @@
 
 #include "vmm/context_scope.h"
 #include "vmm/releaser.h"
+#include "vmm/stopwatch.h"
 #include "vmm/time_text.h"
 
 namespace kvshim::vmm {
@@ -55,11 +56,7 @@ bool Releaser::copy_returns(std::span<const PreparedPark> batch) {
 // prepared. No batch is begun that would not end in time at the rate until now.
 std::uint64_t Releaser::bring_back(std::span<const ExtentName>* blocks, const ReturnLimits& limits,
                                    ReturnTimes* times) {
-  auto phase = Clock::now();
-  const auto spent = [&phase](Clock::duration* in) {
-    const auto then = std::exchange(phase, Clock::now());
-    *in += phase - then;
-  };
+  Stopwatch watch;
   auto now = Clock::now();
   std::uint64_t came = 0;
   const auto prepare_next = [&](std::uint64_t in_flight) -> std::vector<PreparedPark> {
@@ -82,10 +79,10 @@ std::uint64_t Releaser::bring_back(std::span<const ExtentName>* blocks, const Re
   };
   bool copying = true;
   std::vector<PreparedPark> copied, next = prepare_next(0);
-  spent(&times->prepare);
+  watch.lap_into(&times->prepare);
   while (!next.empty() || !copied.empty()) {
     copying = copy_returns(next) && copying;
-    spent(&times->copy);
+    watch.lap_into(&times->copy);
     std::uint64_t swapped = 0;
     for (const PreparedPark& one : copied) {
       if (copying && memory_.swap_to_resident(one)) {
@@ -95,14 +92,14 @@ std::uint64_t Releaser::bring_back(std::span<const ExtentName>* blocks, const Re
       }
     }
     came += swapped;
-    spent(&times->swap);
+    watch.lap_into(&times->swap);
     copied = std::move(next);
     next.clear();
     if (copied.empty()) break;
     if (copying) next = prepare_next(bytes_of(copied));
-    spent(&times->prepare);
+    watch.lap_into(&times->prepare);
     copying = wait_for_stream(Poll::kSpin) && copying;
-    spent(&times->copy);
+    watch.lap_into(&times->copy);
     const auto then = std::exchange(now, Clock::now());
     const double measured = static_cast<double>(bytes_of(copied)) /
                             static_cast<double>(std::max<std::int64_t>(
@@ -113,7 +110,7 @@ std::uint64_t Releaser::bring_back(std::span<const ExtentName>* blocks, const Re
     return_rate_.store(rate == 0 ? measured : (1 - weight) * rate + weight * measured,
                        std::memory_order_relaxed);
     if (next.empty() && copying) next = prepare_next(0);
-    spent(&times->prepare);
+    watch.lap_into(&times->prepare);
     if (!copying) {
       for (const PreparedPark& one : copied) memory_.cancel_return(one);
       for (const PreparedPark& one : next) memory_.cancel_return(one);

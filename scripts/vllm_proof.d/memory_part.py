@@ -10,7 +10,7 @@ import time
 import prompts
 from figures import spread
 from processes import MIB, EngineFailed, EngineProcess
-from shim_record import waited_seconds
+from shim_record import waited_between
 
 GRANULE = 2 * MIB
 SLACK = 64 * MIB
@@ -127,7 +127,7 @@ def fault_shares(plan, context, engine, figures, mark):
         mark(f"{what} ends")
         after = engine.record.fresh_device()
         if before and after:
-            faults, moves = (b - a for a, b in zip(waited_seconds(before), waited_seconds(after)))
+            faults, moves = waited_between(before, after)
             figures[f"fault_share_{what}"] = {
                 "share": faults / answer["seconds"], "fault_seconds": faults,
                 "moves_share": moves / answer["seconds"], "moves_seconds": moves,

@@ -9,7 +9,7 @@ import time
 import prompts
 from figures import median_interval, spread
 from processes import MIB, EngineProcess, engines_of
-from shim_record import waited_seconds
+from shim_record import waited_between
 
 
 class PairPlan:
@@ -91,7 +91,7 @@ def run_pairs(plan, context, engines, result):
     record = engines["elastic"].record
     pairs, wrong, cached, prompt_tokens = [], [], 0, 0
     releases_before = len(record.releases())
-    waited_before = waited_seconds(record.device())
+    device_before = record.device()
     begin = time.time()
     result.update(pairs=pairs, wrong=wrong)
     while (len(pairs) < plan.pairs or len(record.releases()) - releases_before < plan.releases) \
@@ -132,8 +132,8 @@ def run_pairs(plan, context, engines, result):
     device = record.fresh_device()
     if device and pairs:
         busy = sum(p[1] for p in pairs)
-        result["fault_share"], result["moves_share"] = (
-            (b - a) / busy for a, b in zip(waited_before, waited_seconds(device)))
+        faults, moves = waited_between(device_before, device)
+        result["fault_share"], result["moves_share"] = faults / busy, moves / busy
     result["release_ms"] = spread([r["ms"] for r in record.releases(begin)])
     result["release_mib"] = spread([r["mib"] for r in record.releases(begin)])
     result["brought_back_mib"] = spread([r["mib"] for r in record.brought_back(begin)])

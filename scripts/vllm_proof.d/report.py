@@ -63,20 +63,25 @@ def memory_rows(part):
                      f"{get(part, 'static', 'num_blocks')}, {get(part, 'elastic', 'num_blocks')}",
                      "equal", part["same_blocks"]))
     for what in ("decode", "prefill"):
-        share = get(part, "elastic", f"fault_share_{what}", "share")
-        rows.append((f"time spent in faults, {what}",
-                     NOT_MEASURED if share is None else f"{100 * share:.2f} %", "1 %",
-                     at_most(share, 0.01)))
-        rows += moves_rows(get(part, "elastic", f"fault_share_{what}", "moves_share"), what)
+        shares = get(part, "elastic", f"fault_share_{what}") or {}
+        rows += waiting_rows(what, shares.get("share"), shares.get("moves_share"), 0.01)
     rows.append(("start, static and elastic (s)", f"{number(get(part, 'static', 'ready_after'), 0)}, "
                  f"{number(get(part, 'elastic', 'ready_after'), 0)}", "", None))
     return rows + shim_rows(part)
 
 
-def moves_rows(share, what):
-    """Nothing of runs whose shim did not tell moves from faults."""
-    return [] if share is None else [
-        (f"time spent in swaps of what moves beside the work, {what}", f"{100 * share:.2f} %", "", None)]
+def waiting_rows(what, faults, moves, bound=None):
+    """How long guards waited. Runs whose shim did not tell moves from faults have no row of them."""
+    rows = [(f"time spent in faults, {what}", percent(faults), f"{100 * bound:.0f} %" if bound else "",
+             at_most(faults, bound) if bound else None)]
+    if moves is not None:
+        rows.append((f"time spent in swaps of what moves beside the work, {what}", percent(moves), "",
+                     None))
+    return rows
+
+
+def percent(share):
+    return NOT_MEASURED if share is None else f"{100 * share:.2f} %"
 
 
 def shim_rows(part):
@@ -140,10 +145,7 @@ def pair_rows(part):
                  ("first token, later by (ms), median [95 %]", interval(first.get("later_ms"), 1),
                   f"10 + {number(get(first, 'brought_back_mib', 'median'), 0)} MiB at 40 GB/s",
                   at_most(over, 0))]
-    share = part.get("fault_share")
-    rows.append(("time spent in faults, all bursts",
-                 NOT_MEASURED if share is None else f"{100 * share:.2f} %", "", None))
-    rows += moves_rows(part.get("moves_share"), "all bursts")
+    rows += waiting_rows("all bursts", part.get("fault_share"), part.get("moves_share"))
     rows.append(("blocks, static and elastic", f"{get(part, 'static', 'num_blocks')}, "
                  f"{get(part, 'elastic', 'num_blocks')}", "equal", part.get("same_blocks")))
     return rows + shim_rows(part)

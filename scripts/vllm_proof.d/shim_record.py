@@ -22,6 +22,10 @@ def waited_seconds(device):
     return (faults["total_us"] + faults.get("guard_copies_us", 0) - moves) / 1e6, moves / 1e6
 
 
+def waited_between(before, after):
+    return [b - a for a, b in zip(waited_seconds(before), waited_seconds(after))]
+
+
 class ShimRecord:
     """Lines come within 10 ms of being written; events are queued up to 100 ms before that."""
 

@@ -154,17 +154,10 @@ TEST(ReturningTest, UntilTheCopyIsDoneAnAddressHoldsWhatItShould) {
   bench.expect_contents();
 }
 
-void read_at(const RowsBench& bench, const PoolRecord* layer, std::uint32_t row,
-             std::uint64_t tick) {
-  std::vector<std::uint32_t> marks(bench.granule(layer, row) / 32 + 1);
-  marks.back() |= 1u << (bench.granule(layer, row) % 32);
-  bench.memory->note_reads(marks, tick);
-}
-
 // A prefix that requests share is written once, long ago.
 TEST(ReturningTest, WhatWasReadLastComesFirst) {
   RowsBench bench(4, 64);
-  read_at(bench, bench.layers[1], 17, 5);
+  bench.readers_read(bench.layers[1], {17}, 5);
   bench.park_merged();
   const std::vector<ExtentName> blocks = bench.memory->blocks_to_return();
   ASSERT_GT(blocks.size(), 4u);
@@ -175,7 +168,7 @@ TEST(ReturningTest, WhatWasReadLastComesFirst) {
 
 TEST(ReturningTest, ToParkAndToReturnIsNoUse) {
   RowsBench bench(1, 64);
-  read_at(bench, bench.layers[0], 17, 5);
+  bench.readers_read(bench.layers[0], {17}, 5);
   bench.park_merged();
   bench.memory->set_tick(9);
   bench.bring_back(bench.memory->blocks_to_return());

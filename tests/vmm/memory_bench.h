@@ -116,6 +116,15 @@ class MemoryBench {
   }
   std::vector<ExtentName> resident() const { return memory->extents_in(ExtentState::kResident); }
   std::vector<ExtentName> parked() const { return memory->extents_in(ExtentState::kParked); }
+  /// Readers were seen at `tick` to read these rows of the pool.
+  void readers_read(const PoolRecord* pool, const std::vector<std::uint32_t>& rows,
+                    std::uint64_t tick) const {
+    std::vector<std::uint32_t> marks((arena->granules() + 31) / 32, 0);
+    for (const std::uint32_t row : rows) {
+      marks[granule(pool, row) / 32] |= 1u << granule(pool, row) % 32;
+    }
+    memory->note_reads(marks, tick);
+  }
   /// Parks every unpinned resident extent as it is; how many were parked.
   std::size_t park_all(std::uint64_t tick = 1) { return park(resident(), tick); }
   std::size_t park(const std::vector<ExtentName>& blocks, std::uint64_t tick = 1) {

@@ -17,15 +17,7 @@ class MovesTest : public ParkedRowsTest {
     ParkedRowsTest::SetUp();
     bench_.served(pool_, kElsewhere);
   }
-  /// Readers were seen to read these rows.
-  void read(const std::vector<std::uint32_t>& rows) {
-    std::vector<std::uint32_t> marks((bench_.arena->granules() + 31) / 32, 0);
-    for (const std::uint32_t row : rows) {
-      const GranuleIndex granule = bench_.granule(pool_, row);
-      marks[granule / 32] |= 1u << granule % 32;
-    }
-    bench_.memory->note_reads(marks, kTick);
-  }
+  void read(const std::vector<std::uint32_t>& rows) { bench_.readers_read(pool_, rows, kTick); }
   std::size_t begin() { return bring_home(kGiB); }
   std::size_t bring_home(std::uint64_t most, std::uint64_t headroom = 0,
                          std::uint64_t read_since = kTick) {

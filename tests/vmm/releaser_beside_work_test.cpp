@@ -55,6 +55,21 @@ class BesideWork : public ::testing::Test {
     return reached;
   }
 
+  /// Takes all memory above the floor but `room`; how much.
+  std::uint64_t leave_room(std::uint64_t room) {
+    const std::uint64_t rest = bench_.driver.gpu_free() - kFloor - room;
+    bench_.driver.take_gpu_memory(rest);
+    return rest;
+  }
+  void expect_stays() {
+    work_until([] { return false; }, 1s);
+    EXPECT_GE(parked(), kAll);
+  }
+  void expect_comes_home() {
+    EXPECT_TRUE(work_until([&] { return parked() == 0; }));
+    bench_.expect_contents();
+  }
+
   FakePressure neighbours_;
   RowsBench bench_;
 };
@@ -71,29 +86,23 @@ TEST_F(BesideWork, WhatWasGivenAwayInNeedComesHome) {
 // Answered in place while the GPU was full, it has its bits set.
 TEST_F(BesideWork, WhatWasWrittenInPlaceForWantOfRoomComesHome) {
   give_all();
-  const std::uint64_t rest = bench_.driver.gpu_free() - kFloor;
-  bench_.driver.take_gpu_memory(rest);
+  const std::uint64_t rest = leave_room(0);
   neighbours_.worth_waiting.store(false);
   bench_.write_rows(0, kRows, 2);
   EXPECT_GE(parked(), kAll);
   bench_.driver.give_gpu_memory(rest);
-  EXPECT_TRUE(work_until([&] { return parked() == 0; }));
-  bench_.expect_contents();
+  expect_comes_home();
 }
 
 TEST_F(BesideWork, NothingComesHomeWithoutRoomOrWhileOthersNeedIt) {
   give_all();
-  const std::uint64_t rest = bench_.driver.gpu_free() - kFloor - 300 * kMiB;
-  bench_.driver.take_gpu_memory(rest);
-  work_until([] { return false; }, 1s);
-  EXPECT_GE(parked(), kAll);
+  const std::uint64_t rest = leave_room(300 * kMiB);
+  expect_stays();
   bench_.driver.give_gpu_memory(rest);
   neighbours_.wanted.store(1);  // there is somebody, and what was given covers it
-  work_until([] { return false; }, 1s);
-  EXPECT_GE(parked(), kAll);
+  expect_stays();
   neighbours_.wanted.store(0);
-  EXPECT_TRUE(work_until([&] { return parked() == 0; }));
-  bench_.expect_contents();
+  expect_comes_home();
 }
 
 // As when it is ordered behind another context's work, which waits for the program.
@@ -102,8 +111,7 @@ TEST_F(BesideWork, NothingWaitsForAnOwnStreamThatDoesNotGetOn) {
   const CUstream own = bench_.memory->kernels().stream();
   bench_.driver.hold(own, true);
   ASSERT_EQ(bench_.memory->kernels().launch_scan(0), CUDA_SUCCESS);
-  work_until([] { return false; }, 1s);
-  EXPECT_GE(parked(), kAll);
+  expect_stays();
   std::atomic<bool> paused{false};
   std::thread frees([&] {
     const Releaser::Pause pause(*bench_.releaser);
@@ -112,8 +120,7 @@ TEST_F(BesideWork, NothingWaitsForAnOwnStreamThatDoesNotGetOn) {
   EXPECT_TRUE(eventually([&] { return paused.load(); }, 3s));
   bench_.driver.hold(own, false);
   frees.join();
-  EXPECT_TRUE(work_until([&] { return parked() == 0; }));
-  bench_.expect_contents();
+  expect_comes_home();
 }
 
 // It would only go again.
@@ -123,8 +130,7 @@ TEST_F(BesideWork, WhatAnIdleReleaseHasParkedStaysThere) {
   bench_.write_rows(0, kRows, 1);
   bench_.release_when_idle(settings);
   ASSERT_TRUE(eventually([&] { return bench_.memory->physical().device == 0; }));
-  work_until([] { return false; }, 1s);
-  EXPECT_GE(parked(), kAll);
+  expect_stays();
   bench_.expect_contents();
 }
 
@@ -148,34 +154,28 @@ TEST_F(BesideWork, WithoutPrefetchNothingComesHome) {
   ReleaseSettings settings = never_idle();
   settings.prefetch = false;
   give_all(settings);
-  work_until([] { return false; }, 1s);
-  EXPECT_GE(parked(), kAll);
+  expect_stays();
   bench_.expect_contents();
 }
 
 TEST_F(BesideWork, WhatFoundNoRoomComesHomeWhenThereIsSome) {
   give_all();
-  const std::uint64_t rest = bench_.driver.gpu_free() - kFloor - 300 * kMiB;
-  bench_.driver.take_gpu_memory(rest);
-  work_until([] { return false; }, 1s);
-  EXPECT_GE(parked(), kAll);
+  const std::uint64_t rest = leave_room(300 * kMiB);
+  expect_stays();
   bench_.driver.give_gpu_memory(rest);
-  EXPECT_TRUE(work_until([&] { return parked() == 0; }));
-  bench_.expect_contents();
+  expect_comes_home();
 }
 
 TEST_F(BesideWork, ASecondGiftComesHomeToo) {
   give_all();
   EXPECT_TRUE(work_until([&] { return parked() == 0; }));
-  const std::uint64_t rest = bench_.driver.gpu_free() - kFloor;
-  bench_.driver.take_gpu_memory(rest);
+  const std::uint64_t rest = leave_room(0);
   neighbours_.worth_waiting.store(false);
   bench_.write_rows(kRows, kRows + 3, 2);
   EXPECT_GE(parked(), 3 * kGranuleBytes) << "made in host memory";
   work_until([] { return false; }, 300ms);
   bench_.driver.give_gpu_memory(rest);
-  EXPECT_TRUE(work_until([&] { return parked() == 0; }));
-  bench_.expect_contents();
+  expect_comes_home();
 }
 
 // As idle as what a timeout has parked.
@@ -184,8 +184,7 @@ TEST_F(BesideWork, WhatWasReleasedByHandStaysThere) {
   bench_.release_when_idle(never_idle());
   bench_.releaser->release_now();
   ASSERT_TRUE(eventually([&] { return bench_.memory->physical().device == 0; }));
-  work_until([] { return false; }, 1s);
-  EXPECT_GE(parked(), kAll);
+  expect_stays();
   bench_.expect_contents();
 }
 

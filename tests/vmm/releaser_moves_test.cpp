@@ -53,6 +53,14 @@ class MovesBesideWork : public ::testing::Test {
         },
         patience);
   }
+  /// A neighbour lacks so much until steps that read rows 3 and 4 have given it.
+  void lack_until_given(std::uint64_t bytes) {
+    const std::uint64_t free = bench_.driver.gpu_free();
+    neighbours_.lacking.store(free - bench_.memory->floor() + bytes);
+    ASSERT_TRUE(step_until(
+        {3, 4}, [&] { return bench_.driver.gpu_free() >= free + bytes; }, 30s));
+    neighbours_.lacking.store(0);
+  }
   void read(const std::vector<std::int32_t>& blocks) {
     // As an engine's: it lives as long as the steps.
     const auto& kept = *tables_.emplace_back(std::make_unique<std::vector<std::int32_t>>(blocks));
@@ -191,11 +199,7 @@ TEST_F(MovesBesideWork, ANeighbourGetsWhatWorkDoesNotUse) {
   step_until(
       {3, 4}, [] { return false; }, 300ms);
   EXPECT_EQ(sent_away(), 0u);
-  const std::uint64_t free = bench_.driver.gpu_free();
-  neighbours_.lacking.store(free - bench_.memory->floor() + 20 * kMiB);
-  ASSERT_TRUE(step_until(
-      {3, 4}, [&] { return bench_.driver.gpu_free() >= free + 20 * kMiB; }, 30s));
-  neighbours_.lacking.store(0);
+  ASSERT_NO_FATAL_FAILURE(lack_until_given(20 * kMiB));
   step_until(
       {3, 4}, [] { return false; }, 300ms);
   EXPECT_TRUE(are_resident({3, 4, kBusyRow}));
@@ -291,11 +295,7 @@ TEST_F(MovesBesideWork, WhatNobodyUsesDoesNotGoToAndFro) {
   bench_.write_rows(0, kRows, 1);
   bench_.release_when_idle(idle_in_an_hour());
   for (int i = 0; i < 2; ++i) {
-    const std::uint64_t free = bench_.driver.gpu_free();
-    neighbours_.lacking.store(free - bench_.memory->floor() + 20 * kMiB);
-    ASSERT_TRUE(step_until(
-        {3, 4}, [&] { return bench_.driver.gpu_free() >= free + 20 * kMiB; }, 30s));
-    neighbours_.lacking.store(0);
+    ASSERT_NO_FATAL_FAILURE(lack_until_given(20 * kMiB));
     step_until(
         {3, 4}, [] { return false; }, 1500ms);
   }

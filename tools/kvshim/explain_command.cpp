@@ -72,8 +72,10 @@ StatusDocument find_status(const std::string& target) {
   for (const std::string& path : places(target, &pid)) {
     std::string complaint;
     auto status = read_status(path, &complaint);
-    if (status && !is_of_another(*status)) return *status;
-    if (status) complaint = path + " is of an earlier process with this number";
+    if (status) {
+      if (!is_of_another(*status)) return *status;
+      complaint = path + " is of an earlier process with this number";
+    }
     if (complaints.find(complaint) == std::string::npos) {
       complaints += (complaints.empty() ? "" : "; ") + complaint;
     }
