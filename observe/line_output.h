@@ -25,6 +25,9 @@ class LineOutput {
   /// when it can't be opened.
   bool append_to(const std::string& path);
 
+  /// Whether lines go to a file of their own.
+  bool is_file() const noexcept { return !path_.empty(); }
+
   /// Writes `line`, which ends in a newline. Waits while a pipe is full, but
   /// gives the line up once close_soon() was called and kPatience has passed.
   /// False when the line was not written.

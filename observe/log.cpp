@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <spdlog/async.h>
 #include <spdlog/async_logger.h>
+#include <spdlog/fmt/chrono.h>
 #include <spdlog/sinks/base_sink.h>
 #include <unistd.h>
 
@@ -53,6 +54,14 @@ spdlog::level::level_enum spdlog_level(LogLevel level) {
   return spdlog::level::off;
 }
 
+// In UTC: the local time depends on the environment, which the host may be changing just now.
+std::string time_text(spdlog::log_clock::time_point time) {
+  const auto seconds = std::chrono::floor<std::chrono::seconds>(time);
+  const auto part = std::chrono::floor<std::chrono::milliseconds>(time - seconds);
+  // Not %S of a finer time: whether that has a fraction depends on fmt's version.
+  return fmt::format("{:%Y-%m-%dT%H:%M:%S}.{:03}Z ", seconds, part.count());
+}
+
 class LineSink final : public spdlog::sinks::base_sink<std::mutex> {
  public:
   explicit LineSink(pid_t process) : process_(process) {}
@@ -61,7 +70,8 @@ class LineSink final : public spdlog::sinks::base_sink<std::mutex> {
  private:
   void sink_it_(const spdlog::details::log_msg& message) override {
     const std::string prefix =
-        "kvshim[" + std::to_string(process_) + "]: " + level_word(message.level) + ": ";
+        (output_.is_file() ? time_text(message.time) : std::string()) + "kvshim[" +
+        std::to_string(process_) + "]: " + level_word(message.level) + ": ";
     std::string text = prefix;
     for (const char c : message.payload) {
       text += c;
@@ -166,12 +176,14 @@ bool enabled(LogLevel level) noexcept {
   return level != LogLevel::kOff && level >= threshold.load(std::memory_order_acquire);
 }
 
-void write(LogLevel level, std::string_view text) noexcept {
+void write(LogLevel level, std::string_view text,
+           std::chrono::system_clock::time_point when) noexcept {
   if (!enabled(level)) return;
   Log* log = log_of_this_process();
   if (log == nullptr) return;
   try {
-    log->logger->log(spdlog_level(level), spdlog::string_view_t(text.data(), text.size()));
+    log->logger->log(when, spdlog::source_loc{}, spdlog_level(level),
+                     spdlog::string_view_t(text.data(), text.size()));
   } catch (...) {
     // No memory for a line of text: the line is lost, the host goes on.
   }

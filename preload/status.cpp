@@ -189,23 +189,24 @@ void write_status(const std::string& path, const std::string& text) {
   if (!whole || rename(next.c_str(), path.c_str()) != 0) unlink(next.c_str());
 }
 
+config::LogLevel log_level_of(vmm::EventLevel level) {
+  switch (level) {
+    case vmm::EventLevel::kDebug:
+      return config::LogLevel::kDebug;
+    case vmm::EventLevel::kInfo:
+      return config::LogLevel::kInfo;
+    case vmm::EventLevel::kWarning:
+      return config::LogLevel::kWarning;
+    case vmm::EventLevel::kError:
+      break;
+  }
+  return config::LogLevel::kError;
+}
+
 void tell_events(Runtime& runtime) {
   for (DeviceRuntime* device : runtime.devices_ever()) {
     for (const vmm::Event& event : device->memory.events().drain()) {
-      switch (event.level) {
-        case vmm::EventLevel::kDebug:
-          log::debug(event.text);
-          break;
-        case vmm::EventLevel::kInfo:
-          log::info(event.text);
-          break;
-        case vmm::EventLevel::kWarning:
-          log::warning(event.text);
-          break;
-        case vmm::EventLevel::kError:
-          log::error(event.text);
-          break;
-      }
+      log::write(log_level_of(event.level), event.text, event.when);
     }
   }
 }

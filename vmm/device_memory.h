@@ -209,6 +209,8 @@ class DeviceMemory {
   void move_bits_cleared();
   /// Whether some block waits for a guard to ask (or for its bits to be cleared).
   bool moves_need_a_question() const;
+  /// Since move_bits_cleared() was called last: what was cleared may be set again.
+  bool asked_since_clearing() const;
   /// What is to be copied now: it stays where it is until moves_copied(), and its pool
   /// can't be freed. REQUIRES: restores and releases are kept away (Releaser's lock).
   std::vector<AbiCopy> move_copies();
@@ -447,7 +449,7 @@ class DeviceMemory {
   bool find_block(const ExtentName& name, ExtentState state, Block* block);
   /// Of what is parked, unpinned; the most recently used first.
   std::vector<ExtentName> parked_blocks(const std::function<bool(const Extent&)>& wanted) const;
-  std::uint8_t merged_order(const Group& group) const;
+  std::uint8_t order_at_fronts(const Group& group) const;
   ExtentName name_of(const Pool& pool, Extents::const_iterator extent) const;
   void add_blocks(const Pool& pool, std::span<const Extents::const_iterator> extents,
                   bool split_at_fronts, std::vector<ExtentName>* blocks) const;
@@ -511,6 +513,7 @@ class DeviceMemory {
   bool pending_rows_ = false;
   std::vector<Move> moves_;
   std::uint64_t question_ = 0;               // how many there were
+  std::uint64_t cleared_at_question_ = 0;    // when bits were cleared for moves last
   std::uint32_t last_move_ = 0;              // number
   std::atomic<std::uint64_t> give_ups_{0};   // guards were told to give up
   std::uint64_t give_ups_before_moves_ = 0;  // of all that are in moves_

@@ -284,6 +284,7 @@ std::vector<ExtentName> DeviceMemory::begin_to_send_away(std::span<const ExtentN
 
 void DeviceMemory::move_bits_cleared() {
   std::lock_guard lock(mutex_);
+  cleared_at_question_ = question_;
   for (Move& move : moves_) {
     if (move.stage != MoveStage::kChosen) continue;
     move.stage = MoveStage::kBitsClear;
@@ -297,6 +298,11 @@ bool DeviceMemory::moves_need_a_question() const {
   return std::any_of(moves_.begin(), moves_.end(), [](const Move& move) {
     return !move.is_void && move.stage != MoveStage::kUnwritten;
   });
+}
+
+bool DeviceMemory::asked_since_clearing() const {
+  std::lock_guard lock(mutex_);
+  return cleared_at_question_ != question_;
 }
 
 std::vector<AbiCopy> DeviceMemory::move_copies() {

@@ -12,13 +12,13 @@ namespace {
 
 // A parked extent that is written is copied as a whole by the guard, and so are its
 // siblings; a fault copies at most this much at once (kMostPromotedAtOnce), and what
-// is beyond it is written and read in place until a quiet moment. So a row of merged
-// extents stays within it: 8 MiB for 24 pools, 32 MiB for up to 6.
+// is beyond it is written and read in place until a quiet moment. So where writing went on
+// last, and will go on, a row of merged extents stays within it: 8 MiB for 24 pools, 32 MiB
+// for up to 6. Elsewhere the largest blocks come and go with the fewest of the driver's
+// calls: 32 MiB come back in the time of 13 (measured: docs/results/parking.md).
 constexpr std::uint64_t kRowCopiedByAFault = std::uint64_t{192} << 20;
 // But at least 8 MiB: for smaller ones the driver's calls take longer than the copies.
-// In groups of more than 24 pools a row is more than a fault copies anyway. Larger
-// ones gain little: opening host memory costs the driver 35 us for a mapping and 9 us for
-// each MiB of it (measured: docs/results/parking.md), 13 us a MiB for 8 MiB, 10 for 32.
+// In groups of more than 24 pools a row is more than a fault copies anyway.
 constexpr std::uint8_t kLeastMerged = 2;
 
 bool newer(const ExtentName& a, const ExtentName& b) { return a.written > b.written; }
@@ -31,7 +31,7 @@ bool used_later(const ExtentName& a, const ExtentName& b) {
 
 // --- blocks -------------------------------------------------------------------
 
-std::uint8_t DeviceMemory::merged_order(const Group& group) const {
+std::uint8_t DeviceMemory::order_at_fronts(const Group& group) const {
   std::uint8_t order = kMaxOrder;
   while (order > kLeastMerged && order_bytes(order) * group.pools.size() > kRowCopiedByAFault) {
     --order;
@@ -56,15 +56,17 @@ ExtentName DeviceMemory::name_of(const Pool& pool, Extents::const_iterator exten
 // `extents`: of the pool, by address; not all of those between need be there.
 void DeviceMemory::add_blocks(const Pool& pool, std::span<const Extents::const_iterator> extents,
                               bool split_at_fronts, std::vector<ExtentName>* blocks) const {
-  const std::uint8_t largest = merged_order(groups_[pool.group]);
+  const std::uint8_t at_fronts = order_at_fronts(groups_[pool.group]);
   for (std::size_t i = 0; i < extents.size();) {
     ExtentName block = name_of(pool, extents[i]);
     std::size_t next = i + 1;
-    for (std::uint8_t order = largest; order > block.order && !block.tail; --order) {
+    for (std::uint8_t order = kMaxOrder; order > block.order && !block.tail; --order) {
       const std::uint32_t end = block.offset + order_granules(order);
       if ((pool.first + block.offset) % order_granules(order) != 0 || end >= pool.granules)
         continue;
-      if (split_at_fronts && near_front(pool, {block.offset, order})) continue;
+      if ((split_at_fronts || order > at_fronts) && near_front(pool, {block.offset, order})) {
+        continue;
+      }
       std::size_t last = i;
       std::uint32_t reached = block.offset;
       std::uint64_t written = 0, used = 0;

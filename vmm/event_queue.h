@@ -2,6 +2,7 @@
 // housekeeping thread outside it (I7: no log sink runs under a lock).
 #pragma once
 
+#include <chrono>
 #include <deque>
 #include <mutex>
 #include <string>
@@ -14,6 +15,7 @@ enum class EventLevel { kDebug, kInfo, kWarning, kError };
 struct Event {
   EventLevel level = EventLevel::kInfo;
   std::string text;
+  std::chrono::system_clock::time_point when{};
 };
 
 /// Bounded: when nobody drains it the oldest are dropped. Thread-safe; its own
@@ -21,9 +23,10 @@ struct Event {
 class EventQueue {
  public:
   void push(EventLevel level, std::string text) {
+    const auto now = std::chrono::system_clock::now();
     std::lock_guard lock(mutex_);
     if (events_.size() == kCapacity) events_.pop_front();
-    events_.push_back({level, std::move(text)});
+    events_.push_back({level, std::move(text), now});
   }
   std::deque<Event> drain() {
     std::lock_guard lock(mutex_);

@@ -21,6 +21,8 @@ using std::chrono::nanoseconds;
 constexpr nanoseconds kLook = milliseconds(50);
 constexpr nanoseconds kQuiet = milliseconds(20);
 constexpr nanoseconds kLookAtFree = milliseconds(500);
+// What comes home waits for a step of the engine, then for its copy, then for a step again.
+constexpr nanoseconds kMoveStep = milliseconds(2);
 constexpr std::chrono::microseconds kSpinFirst{100};
 constexpr std::chrono::seconds kQueryPatience{1};  // for a driver that refuses to say
 
@@ -55,7 +57,13 @@ void Releaser::run() {
   while (!stop_.requested()) {
     const auto left = next - Clock::now();
     if (left > nanoseconds(0)) {
-      if (wakeup_.wait_for(left) && !stop_.requested()) give_what_is_wanted();
+      const bool woken = wakeup_.wait_for(comes_home_ ? std::min(left, kMoveStep) : left);
+      if (stop_.requested()) break;
+      if (woken) {
+        give_what_is_wanted();
+      } else if (comes_home_ && Clock::now() < next) {
+        move_beside_work(Moment::kBetweenTicks);
+      }
       continue;
     }
     tick();
@@ -95,10 +103,11 @@ void Releaser::tick() {
       std::this_thread::sleep_for(std::chrono::microseconds(50));
     }
     give_what_is_wanted();
-    if (!finished_) move_beside_work();
+    if (!finished_) move_beside_work(Moment::kTick);
     return;
   }
   idle_ += tick_;
+  comes_home_ = false;
   give_what_is_wanted();
   if (!finished_) {
     // Not at every tick: a query of a busy stream is not free.

@@ -257,7 +257,8 @@ class Releaser {
   std::vector<ExtentName> begin_to_bring_home();
   std::vector<ExtentName> begin_to_send_away(const Away& away);
   void copy_moves();
-  void move_beside_work();
+  enum class Moment { kTick, kBetweenTicks };
+  void move_beside_work(Moment moment);
   void tell_moves();
 
   const DriverApi& driver_;
@@ -297,6 +298,7 @@ class Releaser {
   bool some_is_read_ = false;       // in host memory, perhaps
   std::chrono::nanoseconds last_spell_ = std::chrono::nanoseconds::max();  // of work, unknown: long
   std::uint64_t next_away_ = 0, next_home_ = 0;  // when nothing was found before
+  bool comes_home_ = false;  // something is on its way: it is looked after between ticks, too
   std::uint64_t home_told_ = 0, away_told_ = 0, moves_told_tick_ = 0;
   std::uint64_t cold_at_once_ = std::uint64_t{64} << 20;
   std::uint64_t worked_ = 0;  // own tick at which work came last

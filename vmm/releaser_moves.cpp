@@ -178,8 +178,9 @@ void Releaser::copy_moves() {
   memory_.moves_copied(well);
 }
 
-// At a tick at which work came.
-void Releaser::move_beside_work() {
+// After a tick at which work came.
+void Releaser::move_beside_work(Moment moment) {
+  comes_home_ = false;
   const bool home = wants_home();
   const Away away = wants_away();
   if (!home && away.bytes == 0) return memory_.end_moves(DeviceMemory::MoveEnd::kAll);
@@ -196,12 +197,14 @@ void Releaser::move_beside_work() {
   }
   std::vector<ExtentName> ask;
   if (home) ask = begin_to_bring_home();
-  if (away.bytes != 0) {
+  if (away.bytes != 0 && moment == Moment::kTick) {
     const std::vector<ExtentName> leave = begin_to_send_away(away);
     ask.insert(ask.end(), leave.begin(), leave.end());
   }
   const bool begun = !ask.empty();
-  if (memory_.moves_need_a_question()) {
+  const bool bits_may_be_set =
+      begun || moment == Moment::kTick || memory_.asked_since_clearing();
+  if (bits_may_be_set && memory_.moves_need_a_question()) {
     const std::vector<ExtentName> askers = memory_.watch_written_last(kAskers);
     ask.insert(ask.end(), askers.begin(), askers.end());
     // With the gate open, as everywhere. Pinning takes its time: the own stream is asked again.
@@ -214,6 +217,7 @@ void Releaser::move_beside_work() {
       if (begun) memory_.end_moves(DeviceMemory::MoveEnd::kAll);
     }
   }
+  comes_home_ = home && memory_.bytes_on_their_way(MoveTo::kGpu) != 0;
   tell_moves();
 }
 

@@ -10,7 +10,9 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdio>
 #include <cstdlib>
+#include <fstream>
 #include <functional>
 #include <sstream>
 #include <string>
@@ -128,6 +130,26 @@ TEST(LogTest, MarksEveryLineOfALongerText) {
   });
   ASSERT_EQ(outcome.lines().size(), 2u);
   for (const std::string& line : outcome.lines()) EXPECT_THAT(line, StartsWith("kvshim["));
+}
+
+TEST(LogTest, InAFileLinesSayWhenItHappened) {
+  char path[] = "/tmp/kvshim-log-test-XXXXXX";
+  ::close(::mkstemp(path));
+  in_own_process([&] {
+    open(LogLevel::kInfo, path);
+    write(LogLevel::kInfo, "then", std::chrono::system_clock::time_point(std::chrono::milliseconds(1'000'000'000'123)));
+    info("now");
+    close();
+  });
+  std::ifstream file(path);
+  std::string then, now;
+  std::getline(file, then);
+  std::getline(file, now);
+  EXPECT_THAT(then, StartsWith("2001-09-09T01:46:40.123Z kvshim["));
+  EXPECT_THAT(then, EndsWith("info: then"));
+  EXPECT_THAT(now, StartsWith("20")) << "of this century";
+  EXPECT_GT(now, then);
+  std::remove(path);
 }
 
 TEST(LogTest, FallsBackToStandardErrorAndSaysSo) {

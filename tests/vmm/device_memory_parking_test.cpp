@@ -66,18 +66,24 @@ TEST(BlocksTest, AtTheFrontExtentsStayAsTheyAre) {
   }
 }
 
-TEST(BlocksTest, AWrittenRowOfAGroupIsNoMoreThanAFaultCopies) {
+// What came back before the first work is parked at the front as it came.
+TEST(BlocksTest, ARowAtTheFrontIsNoMoreThanAFaultCopies) {
   for (const std::size_t layers : {1u, 6u, 7u, 12u, 13u, 24u, 30u}) {
     SCOPED_TRACE(layers);
-    RowsBench bench(layers, 33);
+    constexpr std::uint32_t kRows = 48, kLast = kRows - 1;
+    RowsBench bench(layers, kRows);
     bench.park_merged();
-    const std::uint64_t row = layers * bench.extent_granules(bench.layers[0], 0) * kGranuleBytes;
+    bench.bring_back(bench.memory->blocks_to_return());
+    bench.park_merged();
+    EXPECT_EQ(bench.extent_granules(bench.layers[0], 0), 16u) << "far from the front";
+    const std::uint64_t row =
+        layers * bench.extent_granules(bench.layers[0], kLast) * kGranuleBytes;
     if (layers <= 24) {
       EXPECT_LE(row, 192 * kMiB);
       EXPECT_GT(row * 2, std::min<std::uint64_t>(192, layers * 32) * kMiB) << "and no smaller";
       // All of it is promoted at once by a write to one granule.
       const std::uint64_t device = bench.memory->physical().device;
-      const FaultAnswer answer = bench.fault(bench.layers[0], 0);
+      const FaultAnswer answer = bench.fault(bench.layers[0], kLast);
       EXPECT_EQ(answer.kind, AnswerKind::kCopyFirst);
       for (const AbiCopy& copy : answer.copies) bench.copy(copy);
       EXPECT_EQ(bench.memory->copied().kind, AnswerKind::kPresent);
@@ -275,11 +281,12 @@ struct Calls {
 TEST(ParkingCostTest, MovesOfRowsTakeFewCalls) {
   RowsBench bench(24, 64);
   while (bench.memory->make_slabs_ahead()) continue;
-  const double blocks_of_8_mib = static_cast<double>(bench.bytes()) / (8 << 20);
+  // Of each pool 3 times 32 MiB; then 16, 8 and 8 up to the front.
+  constexpr std::uint64_t kLargest = 24 * 3, kAtTheFront = 24 * (1 + 2);
   const Calls parking(bench.driver);
   bench.park_merged();
   EXPECT_EQ(bench.memory->physical().device, 0u);
-  EXPECT_LE(static_cast<double>(parking.of(Call::cuMemMap)), 1.2 * blocks_of_8_mib);
+  EXPECT_LE(parking.of(Call::cuMemMap), kLargest + 24 * 5) << "1, 1, 2, 4 and 8 granules";
   EXPECT_EQ(parking.of(Call::cuMemSetAccess), parking.of(Call::cuMemMap));
   EXPECT_EQ(parking.of(Call::cuMemUnmap), parking.of(Call::cuMemMap));
   EXPECT_EQ(parking.of(Call::cuMemCreate), 0u);
@@ -287,16 +294,16 @@ TEST(ParkingCostTest, MovesOfRowsTakeFewCalls) {
 
   const Calls returning(bench.driver);
   bench.bring_back(bench.memory->blocks_to_return());
-  EXPECT_EQ(static_cast<double>(returning.of(Call::cuMemMap)), 2 * blocks_of_8_mib);
-  EXPECT_EQ(static_cast<double>(returning.of(Call::cuMemUnmap)), 2 * blocks_of_8_mib);
-  EXPECT_EQ(static_cast<double>(returning.of(Call::cuMemCreate)), blocks_of_8_mib);
+  EXPECT_EQ(returning.of(Call::cuMemMap), 2 * (kLargest + kAtTheFront));
+  EXPECT_EQ(returning.of(Call::cuMemUnmap), 2 * (kLargest + kAtTheFront));
+  EXPECT_EQ(returning.of(Call::cuMemCreate), kLargest + kAtTheFront);
   EXPECT_EQ(returning.of(Call::cuMemRelease), 0u);
   bench.expect_contents();
 
   // Once they have come back in larger extents, parking is cheaper still.
   const Calls again(bench.driver);
   bench.park_merged();
-  EXPECT_EQ(static_cast<double>(again.of(Call::cuMemRelease)), blocks_of_8_mib);
+  EXPECT_EQ(again.of(Call::cuMemRelease), kLargest + kAtTheFront);
   bench.expect_contents();
 }
 

@@ -35,7 +35,10 @@ std::string* logged() {
 }  // namespace
 
 namespace kvshim::log {
-void write(config::LogLevel, std::string_view text) noexcept { *logged() += text; }
+void write(config::LogLevel, std::string_view text,
+           std::chrono::system_clock::time_point) noexcept {
+  *logged() += text;
+}
 }  // namespace kvshim::log
 
 extern "C" __attribute__((visibility("default"))) const char* kvshim_test_log() {

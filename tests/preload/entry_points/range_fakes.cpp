@@ -217,7 +217,8 @@ void peer_access_enabled(CUcontext peer) noexcept { fakes::notes().peers.push_ba
 }  // namespace kvshim::preload
 
 namespace kvshim::log {
-void write(config::LogLevel, std::string_view text) noexcept {
+void write(config::LogLevel, std::string_view text,
+           std::chrono::system_clock::time_point) noexcept {
   preload::fakes::notes().log.emplace_back(text);
 }
 }  // namespace kvshim::log
