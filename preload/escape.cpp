@@ -39,6 +39,11 @@ bool was_argument(std::uint64_t address) {
   return false;
 }
 
+// An unknown kernel may write from the address it names to the pool's end. PyTorch rounds large
+// allocations up to this, and puts small tensors into what is left
+// (kRoundLarge in c10/cuda/CUDACachingAllocator.cpp).
+constexpr std::size_t kRoundedUp = std::size_t{2} << 20;
+
 // Leaked: launches and the status thread go on while static destructors run.
 std::mutex escaped_mutex;
 auto& escaped = *new std::unordered_set<std::uint64_t>;  // pool ids
@@ -117,7 +122,14 @@ void note_unknown_kernel(const char* name, const std::string& words, std::size_t
     if (first) kernel.words = words;
   }
   if (!first) return;
-  log::warning(std::string("unknown kernel ") + name + " names a pool (" + words +
+  const std::string text = std::string("unknown kernel ") + name + " names ";
+  if (reach_bytes < kRoundedUp) {
+    log::info(text + "the last " + std::to_string((reach_bytes + 1023) >> 10) + " KiB of a pool (" +
+              words + "): made present for it. Mostly that is another tensor of the engine, in " +
+              "what its allocator has left there");
+    return;
+  }
+  log::warning(text + "a pool (" + words +
                "): " + std::to_string((reach_bytes + (1u << 20) - 1) >> 20) +
                " MiB are made present for it; a profile entry can narrow that");
 }

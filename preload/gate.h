@@ -203,7 +203,7 @@ CUresult wait_for_context(CUcontext context, SubmitRef wait) noexcept;
 bool is_capturing(StreamRef stream) noexcept;
 
 /// Counts and, once for each kernel, logs an unknown kernel that named a pool.
-/// `words` describes them ("p0+104/2688"); returns an id for per-kernel figures.
+/// `words` describes them ("p0+104/2688"). Any thread.
 void note_unknown_kernel(const char* name, const std::string& words, std::size_t reach_bytes);
 
 }  // namespace kvshim::preload

@@ -39,6 +39,9 @@ class Outputs(Case):
         run = self.assert_same([*SMALL, "--unknown", "--prefix"])
         self.assertTrue(run.report["unknown_kernels"])
         self.assertEqual(run.log.count("unknown kernel"), len(run.report["unknown_kernels"]))
+        alarming = [kernel for kernel in run.report["unknown_kernels"]
+                    if kernel["bytes"] / kernel["launches"] >= 2 << 20]
+        self.assertEqual(run.log.count("warning: unknown kernel"), len(alarming))
 
     def test_are_the_same_whichever_free_block_comes_next(self):
         for order in ("fifo", "lifo"):
