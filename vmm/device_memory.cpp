@@ -28,6 +28,7 @@ DeviceMemory::DeviceMemory(const DriverApi& driver, Arena& arena, PoolTable& tab
       kernels_(std::move(kernels)),
       read_marks_(settings.follow_reads, kernels_->mark_channel()),
       mapper_(driver, device, settings.host_numa_node),
+      room_(driver, mapper_, limits_, settings.pressure),
       host_(driver, mapper_, settings.host_budget),
       fault_staging_(driver, kStagingSlots),
       return_staging_(driver, kStagingSlots) {}
@@ -53,7 +54,7 @@ CUresult DeviceMemory::allocate(std::size_t bytes, const std::string& group, CUc
   std::vector<GranuleRun> dirty;
   {
     std::lock_guard lock(mutex_);
-    floor_ = std::max<std::uint64_t>(std::uint64_t{512} << 20, total / 100);
+    room_.set_floor(std::max<std::uint64_t>(std::uint64_t{512} << 20, total / 100));
     dirty = freed_.take_settled();
   }
   // Bits of a freed pool's addresses may still say present; they must be
@@ -146,8 +147,8 @@ CUresult DeviceMemory::free(CUdeviceptr base, std::chrono::milliseconds patience
   const auto is_copied = [&](const Pool& pool) {
     return std::any_of(pending_.begin(), pending_.end(),
                        [&](const Pending& p) { return p.pool == &pool; }) ||
-           std::any_of(moves_.begin(), moves_.end(), [&](const Move& p) {
-             return p.block.extent.pool == pool.id && p.stage == MoveStage::kCopying;
+           moves_.any_of([&](const Move& move) {
+             return move.block.extent.pool == pool.id && move.stage == MoveStage::kCopying;
            });
   };
   while (it != pools_.end() && is_copied(*it->second)) {

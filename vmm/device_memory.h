@@ -24,10 +24,11 @@
 #include "vmm/extent_name.h"
 #include "vmm/freed_addresses.h"
 #include "vmm/fronts.h"
+#include "vmm/gpu_room.h"
 #include "vmm/host_store.h"
 #include "vmm/limits.h"
 #include "vmm/mapper.h"
-#include "vmm/move.h"
+#include "vmm/move_list.h"
 #include "vmm/pool.h"
 #include "vmm/pool_table.h"
 #include "vmm/pressure.h"
@@ -380,15 +381,10 @@ class DeviceMemory {
   void finish_pending(std::vector<AbiRun>* runs);
   void drop_pending();
   // moves beside work
-  Move* find_move(std::uint32_t number);
-  bool is_being_copied(const Extent& extent);
   bool is_still_itself(const Move& move, Block* block);
-  void void_move(const Extent& extent);
-  void void_moves();
   void void_moves_in(Pool& pool, std::uint32_t offset, std::uint32_t count);
   /// A guard asks: what holds still from now on, and what is swapped in. Whether something was.
   bool step_moves(std::span<const AbiRun> wanted, bool may_move, GuardPlace place);
-  void question_was_refused();
   /// The ticket of the guards' last question; of the one that has no answer yet, or 0.
   std::uint32_t last_question() const;
   std::uint32_t open_question() const;
@@ -437,11 +433,6 @@ class DeviceMemory {
   CUresult create_for_fault(std::uint8_t order, bool must, CUmemGenericAllocationHandle* handle,
                             ExtentState* state);
   std::uint64_t still_to_be_made(std::span<const AbiRun> wanted, bool rows) const;
-  bool gpu_has_room(std::uint64_t bytes);
-  bool has_room_for(std::uint64_t bytes);
-  bool neighbours_may_make_room(std::uint64_t bytes);
-  bool within_limit(std::uint64_t bytes) const;
-  void read_free_memory(std::uint64_t bytes);
   // swaps
   bool swap_piece(Pool& pool, const Piece& whole, const Piece& taken,
                   CUmemGenericAllocationHandle handle);
@@ -500,6 +491,7 @@ class DeviceMemory {
 
   mutable std::mutex mutex_;
   Mapper mapper_;
+  GpuRoom room_;
   HostStore host_;
   Staging fault_staging_, return_staging_;
   std::map<GranuleIndex, std::unique_ptr<Pool>> pools_;  // by first granule
@@ -511,13 +503,9 @@ class DeviceMemory {
   std::vector<Pending> pending_;  // promotions that wait for the guard's copy
   std::vector<AbiRun> pending_wanted_;
   bool pending_rows_ = false;
-  std::vector<Move> moves_;
-  std::uint64_t question_ = 0;               // how many there were
-  std::uint64_t cleared_at_question_ = 0;    // when bits were cleared for moves last
-  std::uint32_t last_move_ = 0;              // number
-  std::atomic<std::uint64_t> give_ups_{0};   // guards were told to give up
-  std::uint64_t give_ups_before_moves_ = 0;  // of all that are in moves_
-  bool asked_watched_ = false;  // the fault that is being answered met a watched extent
+  MoveList moves_;
+  std::atomic<std::uint64_t> give_ups_{0};  // guards were told to give up
+  bool asked_watched_ = false;              // the fault that is being answered met a watched extent
   std::vector<Retired> retired_;
   struct RetiredStaging {
     CUdeviceptr address;
@@ -543,10 +531,7 @@ class DeviceMemory {
   std::mutex first_slots_mutex_;         // taken before mutex_
   std::unordered_set<CUdeviceptr> known_first_slots_;
   std::atomic<std::uint64_t> tick_{0};
-  std::uint64_t free_estimate_ = 0;  // GPU bytes free, less what was taken since it was read
-  std::uint64_t floor_ = 0;          // GPU bytes that pools never take
-  std::uint64_t free_read_at_ = 0;   // steady microseconds; 0: never
-  std::string broken_;               // first invariant that broke for good
+  std::string broken_;  // first invariant that broke for good
 };
 
 }  // namespace kvshim::vmm

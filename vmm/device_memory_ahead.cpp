@@ -191,7 +191,7 @@ bool DeviceMemory::make_present_now(std::span<const AbiRun> runs, std::uint64_t 
       const AbiRun portion{run.first + at, std::min(kPortion, run.count - at)};
       std::lock_guard lock(mutex_);
       if (!absent_can_be_swapped(finished_epoch) ||
-          neighbours_may_make_room(still_to_be_made(std::span(&portion, 1), false)) ||
+          room_.neighbours_may_make(still_to_be_made(std::span(&portion, 1), false)) ||
           !make_now(portion)) {
         return false;
       }

@@ -19,10 +19,10 @@ void DeviceMemory::tell_why_in_host_memory(std::uint64_t bytes, CUresult refused
   const std::string why =
       refused != CUDA_SUCCESS
           ? "the driver refuses (CUDA error " + std::to_string(refused) + ") though " +
-                mebibytes(free_estimate_ + bytes) + " should be free"
-      : !within_limit(bytes) ? "the limit is reached"
-                             : mebibytes(free_estimate_) + " are free, of which " +
-                                   mebibytes(floor_) + " are left alone";
+                mebibytes(room_.free_estimate() + bytes) + " should be free"
+      : !room_.within_limit(bytes) ? "the limit is reached"
+                                   : mebibytes(room_.free_estimate()) + " are free, of which " +
+                                         mebibytes(room_.floor()) + " are left alone";
   events_.push(EventLevel::kDebug, mebibytes(bytes) +
                                        " of a fault are made in host memory, for the " +
                                        std::to_string(before + 1) + ". time: " + why);
@@ -36,7 +36,7 @@ CUresult DeviceMemory::create_for_fault(std::uint8_t order, bool must,
   const std::uint64_t bytes = order_bytes(order);
   CUresult result = CUDA_ERROR_OUT_OF_MEMORY;
   *state = ExtentState::kResident;
-  const bool room = gpu_has_room(bytes);
+  const bool room = room_.take(bytes);
   if (room) result = mapper_.create_device(order, handle);
   if (result == CUDA_SUCCESS || !must) return result;
   // Absent means zero: what lay in a host page before must not show through.
@@ -50,7 +50,7 @@ CUresult DeviceMemory::create_for_fault(std::uint8_t order, bool must,
     }
     return CUDA_SUCCESS;
   }
-  if (!within_limit(bytes) && statistics_.faults_over_limit.fetch_add(1) == 0) {
+  if (!room_.within_limit(bytes) && statistics_.faults_over_limit.fetch_add(1) == 0) {
     events_.push(EventLevel::kWarning,
                  "the limit is reached and the host budget is full: what the engine writes takes "
                  "GPU memory above the limit (options limit, host_budget)");
@@ -126,7 +126,7 @@ bool DeviceMemory::make_present(Pool& pool, std::uint32_t offset, std::uint8_t o
 
 // It is about to be written. Whether that was to be found out.
 bool DeviceMemory::note_written(Extent& extent) {
-  void_move(extent);
+  moves_.make_void(extent.move);
   extent.written_serial = ++serial_;
   extent.parked_tick = extent.used_tick = tick_.load();
   extent.cold = false;
@@ -260,7 +260,7 @@ FaultAnswer DeviceMemory::fault(std::span<const AbiRun> wanted, bool rows,
   const auto waited = watch.elapsed();
   freed_.asked();
   drop_pending();
-  ++question_;
+  moves_.question_comes();
   const bool may_move = parked_may_move(finished_epoch);
   const bool swapped = step_moves(wanted, may_move, place);
   for (const AbiRun& run : wanted) {
@@ -346,11 +346,11 @@ FaultAnswer DeviceMemory::answer(std::span<const AbiRun> wanted, bool rows,
     // A graph's guard may outlive its pool; then nothing is wrong.
     if (std::none_of(wanted.begin(), wanted.end(),
                      [&](const AbiRun& run) { return pool_of_granule(run.first) != nullptr; })) {
-      question_was_refused();
-      if (wanted.size() == kMaxWantedRuns) void_moves();  // it may have wanted more
+      moves_.question_was_refused();
+      if (wanted.size() == kMaxWantedRuns) moves_.make_all_void();  // it may have wanted more
       return result;
     }
-    void_moves();  // its guard lets work pass that has not been told
+    moves_.make_all_void();  // its guard lets work pass that has not been told
     events_.push(EventLevel::kError,
                  "a fault could not be served: neither GPU nor host memory could be had; the "
                  "engine will stop with an illegal address. Free memory on this GPU or raise "

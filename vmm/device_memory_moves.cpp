@@ -38,31 +38,12 @@ ExtentState state_before(MoveTo to) {
 
 // --- the server thread, and whoever changes extents; under the lock ------------------
 
-Move* DeviceMemory::find_move(std::uint32_t number) {
-  const auto it = std::find_if(moves_.begin(), moves_.end(),
-                               [&](const Move& one) { return one.number == number; });
-  return number == 0 || it == moves_.end() ? nullptr : &*it;
-}
-
-void DeviceMemory::void_move(const Extent& extent) {
-  if (Move* const move = find_move(extent.move)) move->is_void = true;
-}
-
-void DeviceMemory::void_moves() {
-  for (Move& move : moves_) move.is_void = true;
-}
-
 void DeviceMemory::void_moves_in(Pool& pool, std::uint32_t offset, std::uint32_t count) {
   if (moves_.empty()) return;
   const std::uint32_t end = std::min(offset + count, pool.granules);
   for (auto it = pool.extent_at(offset); it != pool.extents.end() && it->first < end; ++it) {
-    void_move(it->second);
+    moves_.make_void(it->second.move);
   }
-}
-
-bool DeviceMemory::is_being_copied(const Extent& extent) {
-  const Move* const move = find_move(extent.move);
-  return move != nullptr && move->stage == MoveStage::kCopying;
 }
 
 // What has moved otherwise meanwhile, in a pause, say, has another number.
@@ -90,58 +71,39 @@ bool DeviceMemory::swap_moved(const Move& move) {
 bool DeviceMemory::step_moves(std::span<const AbiRun> wanted, bool may_move, GuardPlace place) {
   if (moves_.empty()) return false;
   // The question of a guard that gave up may never have got here.
-  const auto some_gave_up = [&] { return give_ups_.load() != give_ups_before_moves_; };
-  if (!may_move || some_gave_up()) {
-    void_moves();
+  const auto none_gave_up = [&] { return moves_.none_gave_up(give_ups_.load()); };
+  if (!may_move || !none_gave_up()) {
+    moves_.make_all_void();
     return false;
   }
   // What is about to be written doesn't leave.
   for (const AbiRun& run : wanted) {
     Pool* const pool = pool_of_granule(run.first);
     if (pool == nullptr) continue;
-    const auto extent = pool->extent_at(run.first - pool->first);
-    const Move* const move = find_move(extent->second.move);
-    if (move != nullptr && move->to == MoveTo::kHost) void_move(extent->second);
+    Move* const move = moves_.find(pool->extent_at(run.first - pool->first)->second.move);
+    if (move != nullptr && move->to == MoveTo::kHost) move->is_void = true;
   }
+  moves_.earlier_work_has_finished(place, last_question());
   std::size_t swaps = 0;
   bool swapped = false;
   const Stopwatch watch;
-  for (Move& move : moves_) {
-    if (move.is_void) continue;
-    if (move.stage == MoveStage::kBitsClear && place == GuardPlace::kFirst &&
-        (move.open_ticket == 0 || move.open_ticket != last_question())) {
-      move.stage = MoveStage::kUnwritten;
-      move.proven = question_;
-    } else if (move.stage == MoveStage::kCopied && swaps++ < kSwapsAtOnce) {
-      if (some_gave_up()) break;  // while the driver was slow: the next question voids the rest
-      if (swap_moved(move)) {
-        move.number = 0;
-        swapped = true;
-      } else {
-        move.is_void = true;
-      }
+  for (Move& move : moves_.moves()) {
+    if (move.is_void || move.stage != MoveStage::kCopied || swaps++ >= kSwapsAtOnce) continue;
+    if (!none_gave_up()) break;  // while the driver was slow: the next question voids the rest
+    if (swap_moved(move)) {
+      move.number = 0;
+      swapped = true;
+    } else {
+      move.is_void = true;
     }
   }
   if (swapped) {
     statistics_.swaps_of_moves_us.fetch_add(whole_microseconds(watch.elapsed()),
                                             std::memory_order_relaxed);
   }
-  std::erase_if(moves_, [](const Move& move) { return move.number == 0; });
+  std::erase_if(moves_.moves(), [](const Move& move) { return move.number == 0; });
   check("moves");
   return swapped;
-}
-
-// A guard that is refused lets its work pass without another look at its bits: what its question
-// has proven is not so.
-void DeviceMemory::question_was_refused() {
-  for (Move& move : moves_) {
-    if (move.proven != question_) continue;
-    if (move.stage == MoveStage::kUnwritten) {
-      move.stage = MoveStage::kBitsClear;
-    } else {
-      move.is_void = true;
-    }
-  }
 }
 
 std::uint32_t DeviceMemory::last_question() const {
@@ -206,16 +168,12 @@ bool DeviceMemory::may_begin(const ExtentName& name, MoveTo to) {
 
 bool DeviceMemory::begin_move(const PreparedPark& prepared, MoveTo to) {
   std::lock_guard lock(mutex_);
-  const Move move{
-      .number = std::max<std::uint32_t>(last_move_ + 1, 1), .to = to, .block = prepared};
   Block block;
   const std::uint64_t give_ups = give_ups_.load();
   // Again: to make the memory may have taken a driver that hangs as long as guards wait for it.
   if (guards_give_up() || !may_begin(prepared.extent, to, &block)) return false;
-  if (moves_.empty()) give_ups_before_moves_ = give_ups;
-  last_move_ = move.number;
-  for (auto it = block.first; it != block.last; ++it) it->second.move = move.number;
-  moves_.push_back(move);
+  const std::uint32_t number = moves_.begin(prepared, to, give_ups);
+  for (auto it = block.first; it != block.last; ++it) it->second.move = number;
   check("begin a move");
   return true;
 }
@@ -226,11 +184,7 @@ bool DeviceMemory::guards_give_up() const {
 
 std::uint64_t DeviceMemory::bytes_on_their_way(MoveTo to) const {
   std::lock_guard lock(mutex_);
-  std::uint64_t bytes = 0;
-  for (const Move& move : moves_) {
-    if (move.to == to) bytes += move.block.extent.bytes();
-  }
-  return bytes;
+  return moves_.bytes(to);
 }
 
 std::vector<ExtentName> DeviceMemory::begin_to_bring_home(std::span<const ExtentName> blocks,
@@ -284,31 +238,23 @@ std::vector<ExtentName> DeviceMemory::begin_to_send_away(std::span<const ExtentN
 
 void DeviceMemory::move_bits_cleared() {
   std::lock_guard lock(mutex_);
-  cleared_at_question_ = question_;
-  for (Move& move : moves_) {
-    if (move.stage != MoveStage::kChosen) continue;
-    move.stage = MoveStage::kBitsClear;
-    // Its guard may have looked before, and have given up since.
-    move.open_ticket = open_question();
-  }
+  moves_.bits_were_cleared(open_question());
 }
 
 bool DeviceMemory::moves_need_a_question() const {
   std::lock_guard lock(mutex_);
-  return std::any_of(moves_.begin(), moves_.end(), [](const Move& move) {
-    return !move.is_void && move.stage != MoveStage::kUnwritten;
-  });
+  return moves_.any_needs_a_question();
 }
 
 bool DeviceMemory::asked_since_clearing() const {
   std::lock_guard lock(mutex_);
-  return cleared_at_question_ != question_;
+  return moves_.asked_since_clearing();
 }
 
 std::vector<AbiCopy> DeviceMemory::move_copies() {
   std::lock_guard lock(mutex_);
   std::vector<AbiCopy> copies;
-  for (Move& move : moves_) {
+  for (Move& move : moves_.moves()) {
     if (move.is_void || move.stage != MoveStage::kUnwritten) continue;
     Block block;
     move.is_void = !is_still_itself(move, &block);
@@ -322,11 +268,7 @@ std::vector<AbiCopy> DeviceMemory::move_copies() {
 
 void DeviceMemory::moves_copied(bool well) {
   std::lock_guard lock(mutex_);
-  for (Move& move : moves_) {
-    if (move.stage != MoveStage::kCopying) continue;
-    move.stage = MoveStage::kCopied;
-    move.is_void = move.is_void || !well;
-  }
+  moves_.copies_ended(well);
 }
 
 void DeviceMemory::forget_move(const Move& move) {
@@ -346,7 +288,7 @@ void DeviceMemory::forget_move(const Move& move) {
 }
 
 void DeviceMemory::forget_moves_of(const Pool& pool) {
-  std::erase_if(moves_, [&](const Move& move) {
+  std::erase_if(moves_.moves(), [&](const Move& move) {
     if (move.block.extent.pool != pool.id) return false;
     forget_move(move);
     return true;
@@ -358,15 +300,16 @@ void DeviceMemory::end_moves(MoveEnd which) {
   for (;;) {
     let_guards_first();
     std::lock_guard lock(mutex_);
-    const auto it = std::find_if(moves_.begin(), moves_.end(), [&](const Move& move) {
+    std::vector<Move>& moves = moves_.moves();
+    const auto it = std::find_if(moves.begin(), moves.end(), [&](const Move& move) {
       Block block;
       return move.stage != MoveStage::kCopying &&
              (which == MoveEnd::kAll || (which == MoveEnd::kToGpu && move.to == MoveTo::kGpu) ||
               move.is_void || !is_still_itself(move, &block));
     });
-    if (it == moves_.end()) return;
+    if (it == moves.end()) return;
     const Move ended = *it;
-    moves_.erase(it);
+    moves.erase(it);
     forget_move(ended);
     check("end of a move");
   }

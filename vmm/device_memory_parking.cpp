@@ -274,9 +274,9 @@ Preparation DeviceMemory::prepare_return(const ExtentName& name, std::uint64_t h
   std::lock_guard lock(mutex_);
   Block block;
   if (!find_block(name, ExtentState::kParked, &block)) return Preparation::kChanged;
-  if (!gpu_has_room(name.bytes())) return Preparation::kNoRoom;
-  if (free_estimate_ < floor_ + headroom) {
-    free_estimate_ += name.bytes();
+  if (!room_.take(name.bytes())) return Preparation::kNoRoom;
+  if (!room_.leaves(headroom)) {
+    room_.give_back(name.bytes());
     return Preparation::kNoRoom;
   }
   const std::optional<CUdeviceptr> staging = return_staging_.take();

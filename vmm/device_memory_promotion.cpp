@@ -17,7 +17,7 @@ void DeviceMemory::want_promotion(Pool& pool, std::uint32_t offset) {
   const auto it = pool.extent_at(offset);
   Extent& extent = it->second;
   if (extent.state != ExtentState::kParked || pending_.size() == kMaxCopies) return;
-  if (is_being_copied(extent)) return;  // served in place
+  if (moves_.is_being_copied(extent.move)) return;  // served in place
   const bool already = std::any_of(pending_.begin(), pending_.end(), [&](const Pending& p) {
     return p.pool == &pool && p.offset == it->first;
   });
@@ -27,7 +27,7 @@ void DeviceMemory::want_promotion(Pool& pool, std::uint32_t offset) {
       pending_.begin(), pending_.end(), std::uint64_t{0},
       [](std::uint64_t sum, const Pending& p) { return sum + p.park.extent.bytes(); });
   if (already || copied + order_bytes(extent.order) > kMostPromotedAtOnce ||
-      !gpu_has_room(order_bytes(extent.order))) {
+      !room_.take(order_bytes(extent.order))) {
     return;
   }
   PreparedPark park;
@@ -37,7 +37,7 @@ void DeviceMemory::want_promotion(Pool& pool, std::uint32_t offset) {
   park.staging = *staging;
   if (mapper_.create_device(extent.order, &park.host_handle) == CUDA_SUCCESS) {
     if (mapper_.map(park.staging, extent.order, park.host_handle, true) == CUDA_SUCCESS) {
-      void_move(extent);
+      moves_.make_void(extent.move);
       extent.move = 0;
       pending_.push_back({&pool, it->first, park});
       return;

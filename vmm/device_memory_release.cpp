@@ -161,7 +161,7 @@ bool DeviceMemory::release_some_retired() {
       host_.give_back(r.order, r.handle);
     } else {
       mapper_.release_device(r.order, r.handle);
-      free_read_at_ = 0;
+      room_.look_again();
     }
   }
   if (pools_.empty()) host_.trim(0);

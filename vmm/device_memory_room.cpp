@@ -1,18 +1,12 @@
 // How much there is: the GPU's free memory, the process's limit, and what an engine
 // is told of both.
 #include <algorithm>
-#include <chrono>
 
 #include "vmm/device_memory.h"
+#include "vmm/stopwatch.h"
 
 namespace kvshim::vmm {
 namespace {
-
-std::uint64_t now_microseconds() {
-  return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(
-                                        std::chrono::steady_clock::now().time_since_epoch())
-                                        .count());
-}
 
 std::uint64_t less(std::uint64_t from, std::uint64_t what) { return from > what ? from - what : 0; }
 
@@ -63,58 +57,7 @@ CUresult DeviceMemory::memory_info_under(const LimitTold& told, std::size_t* fre
   return CUDA_SUCCESS;
 }
 
-// --- what a fault may take ----------------------------------------------------------
-
-// cuMemGetInfo takes about 18 us, a tenth of a fault: the figure is kept for
-// 50 ms and reduced by what is taken; near the floor for 1 ms, since a full GPU
-// is looked at for each extent of a row.
-void DeviceMemory::read_free_memory(std::uint64_t bytes) {
-  constexpr std::uint64_t kGoodFor = 50'000;
-  constexpr std::uint64_t kNear = std::uint64_t{1} << 30;
-  constexpr std::uint64_t kGoodForNear = 1'000;
-  const std::uint64_t now = now_microseconds();
-  const bool near = free_estimate_ < floor_ + bytes + kNear;
-  if (free_read_at_ != 0 && now - free_read_at_ <= (near ? kGoodForNear : kGoodFor)) return;
-  std::size_t free = 0, total = 0;
-  if (driver_.cuMemGetInfo_v2(&free, &total) == CUDA_SUCCESS) {
-    free_estimate_ = free;
-    free_read_at_ = now;
-  } else {
-    free_estimate_ = UINT64_MAX / 2;  // let create decide
-    free_read_at_ = 0;
-  }
-}
-
-bool DeviceMemory::within_limit(std::uint64_t bytes) const {
-  const std::uint64_t limit = limits_.limit.load(std::memory_order_relaxed);
-  if (limit == 0) return true;
-  const PhysicalBytes& held = mapper_.physical();
-  return held.device + held.zero + limits_.other_bytes.load(std::memory_order_relaxed) + bytes <=
-         limit;
-}
-
-bool DeviceMemory::gpu_has_room(std::uint64_t bytes) {
-  if (!within_limit(bytes)) return false;
-  read_free_memory(bytes);
-  if (free_estimate_ < floor_ + bytes) return false;
-  free_estimate_ -= bytes;
-  return true;
-}
-
-// Not taken yet.
-bool DeviceMemory::has_room_for(std::uint64_t bytes) {
-  if (bytes == 0) return true;
-  if (!within_limit(bytes)) return false;
-  read_free_memory(bytes);
-  return free_estimate_ >= floor_ + bytes;
-}
-
-// What the limit forbids nobody can make room for.
-bool DeviceMemory::neighbours_may_make_room(std::uint64_t bytes) {
-  Pressure* const pressure = settings_.pressure;
-  return pressure != nullptr && pressure->anyone_else() && within_limit(bytes) &&
-         !has_room_for(bytes);
-}
+// --- what is lacking ----------------------------------------------------------------
 
 std::uint64_t DeviceMemory::still_to_be_made(std::span<const AbiRun> wanted, bool rows) const {
   std::uint64_t bytes = 0;
@@ -142,35 +85,31 @@ std::uint64_t DeviceMemory::lacking(std::span<const AbiRun> wanted, bool rows,
                                     std::uint64_t set_apart) {
   std::lock_guard lock(mutex_);
   const std::uint64_t bytes = still_to_be_made(wanted, rows);
-  if (bytes == 0 || !within_limit(bytes)) return 0;
-  read_free_memory(bytes + set_apart);
-  return free_estimate_ >= floor_ + bytes + set_apart ? 0 : bytes;
+  return room_.lacks(bytes, set_apart) ? bytes : 0;
 }
 
 std::uint64_t DeviceMemory::lacking(std::uint64_t bytes, std::uint64_t set_apart) {
   std::lock_guard lock(mutex_);
-  if (bytes == 0 || !within_limit(bytes)) return 0;
-  read_free_memory(bytes + set_apart);
-  return free_estimate_ >= floor_ + bytes + set_apart ? 0 : bytes;
+  return room_.lacks(bytes, set_apart) ? bytes : 0;
 }
 
 std::uint64_t DeviceMemory::gpu_free() {
   std::size_t free = 0, total = 0;
   if (driver_.cuMemGetInfo_v2(&free, &total) != CUDA_SUCCESS) return UINT64_MAX;
   free_seen_.store(free, std::memory_order_relaxed);
-  free_seen_at_.store(now_microseconds(), std::memory_order_release);
+  free_seen_at_.store(steady_microseconds(), std::memory_order_release);
   return free;
 }
 
 std::uint64_t DeviceMemory::gpu_free_seen() const {
   constexpr std::uint64_t kGoodFor = 2'000'000;
   const std::uint64_t at = free_seen_at_.load(std::memory_order_acquire);
-  return now_microseconds() - at <= kGoodFor ? free_seen_.load(std::memory_order_relaxed) : 0;
+  return steady_microseconds() - at <= kGoodFor ? free_seen_.load(std::memory_order_relaxed) : 0;
 }
 
 std::uint64_t DeviceMemory::floor() const {
   std::lock_guard lock(mutex_);
-  return floor_;
+  return room_.floor();
 }
 
 std::uint64_t DeviceMemory::over_limit() const {

@@ -12,6 +12,11 @@ inline std::uint64_t whole_microseconds(std::chrono::nanoseconds time) {
       std::chrono::duration_cast<std::chrono::microseconds>(time).count());
 }
 
+/// Of the monotonic clock.
+inline std::uint64_t steady_microseconds() {
+  return whole_microseconds(std::chrono::steady_clock::now().time_since_epoch());
+}
+
 /// Of one thread.
 class Stopwatch {
  public:
