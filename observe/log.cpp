@@ -4,7 +4,6 @@
 #include <signal.h>
 #include <spdlog/async.h>
 #include <spdlog/async_logger.h>
-#include <spdlog/fmt/chrono.h>
 #include <spdlog/sinks/base_sink.h>
 #include <unistd.h>
 
@@ -54,12 +53,15 @@ spdlog::level::level_enum spdlog_level(LogLevel level) {
   return spdlog::level::off;
 }
 
-// In UTC: the local time depends on the environment, which the host may be changing just now.
+// In UTC, without the C library: it reads the environment, which the host may be changing just now.
 std::string time_text(spdlog::log_clock::time_point time) {
-  const auto seconds = std::chrono::floor<std::chrono::seconds>(time);
-  const auto part = std::chrono::floor<std::chrono::milliseconds>(time - seconds);
-  // Not %S of a finer time: whether that has a fraction depends on fmt's version.
-  return fmt::format("{:%Y-%m-%dT%H:%M:%S}.{:03}Z ", seconds, part.count());
+  const auto day = std::chrono::floor<std::chrono::days>(time);
+  const std::chrono::year_month_day date(day);
+  const std::chrono::hh_mm_ss clock(std::chrono::floor<std::chrono::milliseconds>(time - day));
+  return fmt::format("{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z ", static_cast<int>(date.year()),
+                     static_cast<unsigned>(date.month()), static_cast<unsigned>(date.day()),
+                     clock.hours().count(), clock.minutes().count(), clock.seconds().count(),
+                     clock.subseconds().count());
 }
 
 class LineSink final : public spdlog::sinks::base_sink<std::mutex> {
@@ -69,9 +71,9 @@ class LineSink final : public spdlog::sinks::base_sink<std::mutex> {
 
  private:
   void sink_it_(const spdlog::details::log_msg& message) override {
-    const std::string prefix =
-        (output_.is_file() ? time_text(message.time) : std::string()) + "kvshim[" +
-        std::to_string(process_) + "]: " + level_word(message.level) + ": ";
+    const std::string prefix = (output_.is_file() ? time_text(message.time) : std::string()) +
+                               "kvshim[" + std::to_string(process_) +
+                               "]: " + level_word(message.level) + ": ";
     std::string text = prefix;
     for (const char c : message.payload) {
       text += c;

@@ -113,17 +113,20 @@ CUresult escape(StreamRef stream, CUdeviceptr address, const std::string& how) {
 }
 
 void note_unknown_kernel(const char* name, const std::string& words, std::size_t reach_bytes) {
-  bool first = false;
+  const bool alarming = reach_bytes >= kRoundedUp;
+  bool first = false, tell = false;
   {
     std::lock_guard lock(unknown_mutex);
     UnknownKernel& kernel = unknown[name];
     first = kernel.launches++ == 0;
+    tell = first || (alarming && !kernel.warned);
+    kernel.warned = kernel.warned || alarming;
     kernel.bytes += reach_bytes;
     if (first) kernel.words = words;
   }
-  if (!first) return;
+  if (!tell) return;
   const std::string text = std::string("unknown kernel ") + name + " names ";
-  if (reach_bytes < kRoundedUp) {
+  if (!alarming) {
     log::info(text + "the last " + std::to_string((reach_bytes + 1023) >> 10) + " KiB of a pool (" +
               words + "): made present for it. Mostly that is another tensor of the engine, in " +
               "what its allocator has left there");

@@ -12,6 +12,7 @@ struct UnknownKernel {
   std::uint64_t launches = 0;
   std::uint64_t bytes = 0;  // reach, summed over launches
   std::string words;        // of the first launch
+  bool warned = false;      // of what it made present
 };
 
 /// By kernel name, in no order. Any thread.

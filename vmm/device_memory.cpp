@@ -342,7 +342,7 @@ std::string DeviceMemory::broken_invariant_locked() const {
   }
   // In flight: promotions hold device handles, retired handles wait for their
   // release. (Prepared parks hold host handles: counted by the store as used.)
-  for (const Pending& p : pending_) device += p.park.extent.bytes();
+  for (const Pending& p : pending_) device += p.extent.bytes();
   for (const Retired& r : retired_) (r.host ? host : device) += order_bytes(r.order);
   if (device != mapper_.physical().device) {
     return "I5: device bytes counted " + std::to_string(mapper_.physical().device) + ", held " +

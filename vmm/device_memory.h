@@ -210,8 +210,6 @@ class DeviceMemory {
   void move_bits_cleared();
   /// Whether some block waits for a guard to ask (or for its bits to be cleared).
   bool moves_need_a_question() const;
-  /// Since move_bits_cleared() was called last: what was cleared may be set again.
-  bool asked_since_clearing() const;
   /// What is to be copied now: it stays where it is until moves_copied(), and its pool
   /// can't be freed. REQUIRES: restores and releases are kept away (Releaser's lock).
   std::vector<AbiCopy> move_copies();
@@ -350,7 +348,8 @@ class DeviceMemory {
   struct Pending {
     Pool* pool;
     std::uint32_t offset;
-    PreparedPark park;
+    ExtentName extent;
+    PreparedPart part;
   };
   struct Retired {
     std::uint8_t order;
@@ -375,6 +374,8 @@ class DeviceMemory {
   FaultAnswer answer(std::span<const AbiRun> wanted, bool rows,
                      std::optional<std::uint64_t> finished_epoch);
   bool note_written(Extent& extent);
+  /// By the guard of one fault; the rest is served in place.
+  static constexpr std::uint64_t kMostPromotedAtOnce = std::uint64_t{192} << 20;
   void want_promotion(Pool& pool, std::uint32_t offset);
   bool moves_later(const AbiRun& granule);
   bool parked_may_move(std::optional<std::uint64_t> finished_epoch) const;
@@ -388,7 +389,7 @@ class DeviceMemory {
   /// The ticket of the guards' last question; of the one that has no answer yet, or 0.
   std::uint32_t last_question() const;
   std::uint32_t open_question() const;
-  bool swap_moved(const Move& move);
+  bool swap_moved(const Move& move, std::size_t* unmapped);
   bool guards_give_up() const;
   std::vector<ExtentName> written_last_locked(std::size_t most) const;
   bool may_begin(const ExtentName& name, MoveTo to, Block* block);
@@ -440,11 +441,16 @@ class DeviceMemory {
   bool find_block(const ExtentName& name, ExtentState state, Block* block);
   /// Of what is parked, unpinned; the most recently used first.
   std::vector<ExtentName> parked_blocks(const std::function<bool(const Extent&)>& wanted) const;
-  std::uint8_t order_at_fronts(const Group& group) const;
+  std::uint8_t parked_order(const Group& group) const;
   ExtentName name_of(const Pool& pool, Extents::const_iterator extent) const;
+  enum class Direction : std::uint8_t { kToHost, kToGpu };
   void add_blocks(const Pool& pool, std::span<const Extents::const_iterator> extents,
-                  bool split_at_fronts, std::vector<ExtentName>* blocks) const;
+                  Direction direction, std::vector<ExtentName>* blocks) const;
   std::array<std::size_t, kOrders> slabs_wanted() const;
+  bool take_slab(std::unique_lock<std::mutex>& lock, std::uint8_t order, bool in_parts,
+                 PreparedPart* part);
+  void give_back_slabs(const PreparedPark& prepared);
+  void give_back_return(const PreparedPark& prepared);
   bool swap_block(const Block& block, const PreparedPark& prepared);
   void replace_block(const Block& block, const PreparedPark& by, Extent extent);
   bool map_as_recorded(Pool& pool, std::uint32_t offset, const Extent& extent);

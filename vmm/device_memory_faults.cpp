@@ -292,7 +292,7 @@ FaultAnswer DeviceMemory::fault(std::span<const AbiRun> wanted, bool rows,
   first.kind = AnswerKind::kCopyFirst;
   first.waited = waited;
   for (const Pending& p : pending_) {
-    first.copies.push_back({p.park.extent.address, p.park.staging, p.park.extent.bytes()});
+    first.copies.push_back({p.extent.address, p.part.staging, p.extent.bytes()});
   }
   pending_wanted_.clear();
   for (const AbiRun& run : wanted) {

@@ -11,15 +11,12 @@ namespace kvshim::vmm {
 namespace {
 
 // A parked extent that is written is copied as a whole by the guard, and so are its
-// siblings; a fault copies at most this much at once (kMostPromotedAtOnce), and what
-// is beyond it is written and read in place until a quiet moment. So where writing went on
-// last, and will go on, a row of merged extents stays within it: 8 MiB for 24 pools, 32 MiB
-// for up to 6. Elsewhere the largest blocks come and go with the fewest of the driver's
-// calls: 32 MiB come back in the time of 13 (measured: docs/results/parking.md).
-constexpr std::uint64_t kRowCopiedByAFault = std::uint64_t{192} << 20;
+// siblings; a fault copies at most kMostPromotedAtOnce, and what is beyond it is written
+// and read in place until a quiet moment. So a row of what is parked stays within it:
+// 8 MiB for 24 pools, 32 MiB for up to 6. Nobody knows where in a pool writing will go on.
 // But at least 8 MiB: for smaller ones the driver's calls take longer than the copies.
 // In groups of more than 24 pools a row is more than a fault copies anyway.
-constexpr std::uint8_t kLeastMerged = 2;
+constexpr std::uint8_t kLeastParked = 2;
 
 bool newer(const ExtentName& a, const ExtentName& b) { return a.written > b.written; }
 
@@ -31,9 +28,9 @@ bool used_later(const ExtentName& a, const ExtentName& b) {
 
 // --- blocks -------------------------------------------------------------------
 
-std::uint8_t DeviceMemory::order_at_fronts(const Group& group) const {
+std::uint8_t DeviceMemory::parked_order(const Group& group) const {
   std::uint8_t order = kMaxOrder;
-  while (order > kLeastMerged && order_bytes(order) * group.pools.size() > kRowCopiedByAFault) {
+  while (order > kLeastParked && order_bytes(order) * group.pools.size() > kMostPromotedAtOnce) {
     --order;
   }
   return order;
@@ -55,18 +52,18 @@ ExtentName DeviceMemory::name_of(const Pool& pool, Extents::const_iterator exten
 
 // `extents`: of the pool, by address; not all of those between need be there.
 void DeviceMemory::add_blocks(const Pool& pool, std::span<const Extents::const_iterator> extents,
-                              bool split_at_fronts, std::vector<ExtentName>* blocks) const {
-  const std::uint8_t at_fronts = order_at_fronts(groups_[pool.group]);
+                              Direction direction, std::vector<ExtentName>* blocks) const {
+  const bool to_host = direction == Direction::kToHost;
+  const std::uint8_t parked = parked_order(groups_[pool.group]);
   for (std::size_t i = 0; i < extents.size();) {
     ExtentName block = name_of(pool, extents[i]);
     std::size_t next = i + 1;
-    for (std::uint8_t order = kMaxOrder; order > block.order && !block.tail; --order) {
+    for (std::uint8_t order = to_host ? parked : kMaxOrder; order > block.order && !block.tail;
+         --order) {
       const std::uint32_t end = block.offset + order_granules(order);
       if ((pool.first + block.offset) % order_granules(order) != 0 || end >= pool.granules)
         continue;
-      if ((split_at_fronts || order > at_fronts) && near_front(pool, {block.offset, order})) {
-        continue;
-      }
+      if ((to_host || order > parked) && near_front(pool, {block.offset, order})) continue;
       std::size_t last = i;
       std::uint32_t reached = block.offset;
       std::uint64_t written = 0, used = 0;
@@ -103,7 +100,7 @@ std::vector<ExtentName> DeviceMemory::blocks_to_park(std::span<const ExtentName>
         if (named_extent(sorted[i], ExtentState::kResident, &pool) == nullptr) continue;
         found.push_back(pool->extents.find(sorted[i].offset));
       }
-      if (!found.empty()) add_blocks(*pool, found, true, &blocks);
+      if (!found.empty()) add_blocks(*pool, found, Direction::kToHost, &blocks);
     }
   }
   std::stable_sort(blocks.begin(), blocks.end(), newer);
@@ -125,7 +122,7 @@ std::vector<ExtentName> DeviceMemory::parked_blocks(
           found.push_back(it);
         }
       }
-      add_blocks(*pool, found, false, &blocks);
+      add_blocks(*pool, found, Direction::kToGpu, &blocks);
     }
   }
   // Rows were written in turn, so that the layers of one stand beside each other. What requests
@@ -178,10 +175,16 @@ bool DeviceMemory::find_block(const ExtentName& name, ExtentState state, Block* 
 // One unmap takes any number of mappings, whole ones.
 bool DeviceMemory::swap_block(const Block& block, const PreparedPark& prepared) {
   const ExtentName& name = prepared.extent;
+  CUdeviceptr at = name.address;
   mapper_.begin_swap();
   bool ok = mapper_.unmap(name.address, name.bytes()) == CUDA_SUCCESS;
   if (ok) {
-    ok = mapper_.map(name.address, name.order, prepared.host_handle, true) == CUDA_SUCCESS;
+    for (const PreparedPart& part : prepared.parts) {
+      ok = mapper_.map(at, part.order, part.handle, true) == CUDA_SUCCESS;
+      if (!ok) break;
+      at += order_bytes(part.order);
+    }
+    if (!ok && at != name.address) mapper_.unmap(name.address, at - name.address);
     for (auto it = block.first; it != block.last && !ok; ++it) {
       map_as_recorded(*block.pool, it->first, it->second);
     }
@@ -191,8 +194,6 @@ bool DeviceMemory::swap_block(const Block& block, const PreparedPark& prepared) 
 }
 
 void DeviceMemory::replace_block(const Block& block, const PreparedPark& by, Extent extent) {
-  extent.order = by.extent.order;
-  extent.handle = by.host_handle;
   for (auto it = block.first; it != block.last; ++it) {
     retired_.push_back(
         {it->second.order, it->second.handle, it->second.state == ExtentState::kParked});
@@ -201,47 +202,71 @@ void DeviceMemory::replace_block(const Block& block, const PreparedPark& by, Ext
     extent.used_tick = std::max(extent.used_tick, it->second.used_tick);
   }
   block.pool->extents.erase(block.first, block.last);
-  block.pool->extents.emplace(by.extent.offset, extent);
+  std::uint32_t offset = by.extent.offset;
+  for (const PreparedPart& part : by.parts) {
+    extent.order = part.order;
+    extent.handle = part.handle;
+    block.pool->extents.emplace(offset, extent);
+    offset += order_granules(part.order);
+  }
 }
 
 // --- parking --------------------------------------------------------------------
+
+// A slab and its window. `in_parts`: the block is of several extents, which can be parked by
+// themselves. Pins without the lock: that takes milliseconds, for which a fault must not wait.
+bool DeviceMemory::take_slab(std::unique_lock<std::mutex>& lock, std::uint8_t order, bool in_parts,
+                             PreparedPart* part) {
+  part->order = order;
+  if (!host_.take_cached(order, &part->handle)) {
+    std::uint64_t smaller = 0;
+    for (unsigned below = 0; below < order; ++below) {
+      smaller += host_.cached_of(below) * order_bytes(below);
+    }
+    if (in_parts && smaller >= order_bytes(order)) return false;
+    if (!host_.make_room_for(order)) return false;
+    lock.unlock();
+    CUmemGenericAllocationHandle made = 0;
+    const CUresult result = mapper_.create_host_uncounted(order, &made);
+    lock.lock();
+    if (result != CUDA_SUCCESS) return false;
+    host_.add_made(order, made);
+    if (!host_.take_cached(order, &part->handle)) return false;
+  }
+  part->staging = host_.window(order, part->handle);
+  if (part->staging == 0) host_.give_back(order, part->handle);
+  return part->staging != 0;
+}
+
+void DeviceMemory::give_back_slabs(const PreparedPark& prepared) {
+  for (const PreparedPart& part : prepared.parts) host_.give_back(part.order, part.handle);
+  if (pools_.empty()) host_.trim(0);
+}
 
 Preparation DeviceMemory::prepare_park(const ExtentName& name, PreparedPark* prepared) {
   std::unique_lock lock(mutex_);
   Block block;
   if (!find_block(name, ExtentState::kResident, &block)) return Preparation::kChanged;
   const bool single = block.first->second.order == name.order;
-  const Preparation refused = single ? Preparation::kNoRoom : Preparation::kSplit;
-  CUmemGenericAllocationHandle handle = 0;
-  if (!host_.take_cached(name.order, &handle)) {
-    std::uint64_t smaller = 0;
-    for (unsigned order = 0; order < name.order; ++order) {
-      smaller += host_.cached_of(order) * order_bytes(order);
+  const std::uint8_t order = std::min(name.order, parked_order(groups_[block.pool->group]));
+  *prepared = {name, {}};
+  for (std::uint32_t at = 0; at < order_granules(name.order); at += order_granules(order)) {
+    PreparedPart part;
+    if (!take_slab(lock, order, !single, &part)) {
+      give_back_slabs(*prepared);
+      return single ? Preparation::kNoRoom : Preparation::kSplit;
     }
-    if (!single && smaller >= name.bytes()) return refused;
-    if (!host_.make_room_for(name.order)) return refused;
-    lock.unlock();  // pinning takes milliseconds, for which a fault must not wait
-    const CUresult made = mapper_.create_host_uncounted(name.order, &handle);
-    lock.lock();
-    if (made != CUDA_SUCCESS) return refused;
-    host_.add_made(name.order, handle);
-    if (!host_.take_cached(name.order, &handle)) return refused;
-    if (!find_block(name, ExtentState::kResident, &block)) {
-      host_.give_back(name.order, handle);
-      if (pools_.empty()) host_.trim(0);
-      return Preparation::kChanged;
-    }
+    prepared->parts.push_back(part);
   }
-  *prepared = {name, handle, host_.window(name.order, handle)};
-  if (prepared->staging != 0) return Preparation::kDone;
-  host_.give_back(name.order, handle);
-  return refused;
+  // The lock may have been let go.
+  if (find_block(name, ExtentState::kResident, &block)) return Preparation::kDone;
+  give_back_slabs(*prepared);
+  return Preparation::kChanged;
 }
 
 void DeviceMemory::cancel_park(const PreparedPark& prepared) {
   std::lock_guard lock(mutex_);
-  host_.give_back(prepared.extent.order, prepared.host_handle);
-  if (pools_.empty()) host_.trim(0);
+  give_back_slabs(prepared);
 }
 
 bool DeviceMemory::swap_to_parked(const PreparedPark& prepared, std::uint64_t tick) {
@@ -281,23 +306,30 @@ Preparation DeviceMemory::prepare_return(const ExtentName& name, std::uint64_t h
   }
   const std::optional<CUdeviceptr> staging = return_staging_.take();
   if (!staging) return Preparation::kNoRoom;
-  *prepared = {name, 0, *staging};
-  if (mapper_.create_device(name.order, &prepared->host_handle) == CUDA_SUCCESS) {
-    if (mapper_.map(*staging, name.order, prepared->host_handle, true) == CUDA_SUCCESS) {
+  PreparedPart part{name.order, 0, *staging};
+  if (mapper_.create_device(part.order, &part.handle) == CUDA_SUCCESS) {
+    if (mapper_.map(part.staging, part.order, part.handle, true) == CUDA_SUCCESS) {
       preparing_device_ += name.bytes();
+      *prepared = {name, {part}};
       return Preparation::kDone;
     }
-    mapper_.release_device(name.order, prepared->host_handle);
+    mapper_.release_device(part.order, part.handle);
   }
-  return_staging_.give_back(*staging);
+  return_staging_.give_back(part.staging);
   return Preparation::kNoRoom;
+}
+
+void DeviceMemory::give_back_return(const PreparedPark& prepared) {
+  for (const PreparedPart& part : prepared.parts) {
+    leave_staging(return_staging_, part.staging, order_bytes(part.order));
+    mapper_.release_device(part.order, part.handle);
+    preparing_device_ -= order_bytes(part.order);
+  }
 }
 
 void DeviceMemory::cancel_return(const PreparedPark& prepared) {
   std::lock_guard lock(mutex_);
-  leave_staging(return_staging_, prepared.staging, prepared.extent.bytes());
-  mapper_.release_device(prepared.extent.order, prepared.host_handle);
-  preparing_device_ -= prepared.extent.bytes();
+  give_back_return(prepared);
 }
 
 bool DeviceMemory::swap_to_resident(const PreparedPark& prepared) {
@@ -313,7 +345,9 @@ bool DeviceMemory::swap_to_resident(const PreparedPark& prepared) {
 bool DeviceMemory::swap_in(const Block& block, const PreparedPark& prepared) {
   const std::uint64_t bytes = prepared.extent.bytes();
   if (!swap_block(block, prepared)) return false;
-  retired_staging_.push_back({prepared.staging, prepared.extent.order});
+  for (const PreparedPart& part : prepared.parts) {
+    retired_staging_.push_back({part.staging, part.order});
+  }
   preparing_device_ -= bytes;
   replace_block(block, prepared, {.state = ExtentState::kResident, .parked_tick = tick_.load()});
   statistics_.promotions.fetch_add(1, std::memory_order_relaxed);
@@ -326,15 +360,19 @@ bool DeviceMemory::swap_in(const Block& block, const PreparedPark& prepared) {
 std::array<std::size_t, kOrders> DeviceMemory::slabs_wanted() const {
   std::vector<ExtentName> blocks;
   std::vector<Extents::const_iterator> resident;
+  std::array<std::size_t, kOrders> wanted{};
   for (const auto& [first, pool] : pools_) {
     resident.clear();
     for (auto it = pool->extents.cbegin(); it != pool->extents.cend(); ++it) {
       if (it->second.state == ExtentState::kResident) resident.push_back(it);
     }
-    add_blocks(*pool, resident, true, &blocks);
+    blocks.clear();
+    add_blocks(*pool, resident, Direction::kToHost, &blocks);
+    for (const ExtentName& block : blocks) {
+      const std::uint8_t order = std::min(block.order, parked_order(groups_[pool->group]));
+      wanted[order] += order_granules(block.order) / order_granules(order);
+    }
   }
-  std::array<std::size_t, kOrders> wanted{};
-  for (const ExtentName& block : blocks) ++wanted[block.order];
   return wanted;
 }
 

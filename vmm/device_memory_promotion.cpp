@@ -7,12 +7,6 @@
 #include "vmm/run_list.h"
 
 namespace kvshim::vmm {
-namespace {
-
-constexpr std::uint64_t kMostPromotedAtOnce = std::uint64_t{192} << 20;
-
-}  // namespace
-
 void DeviceMemory::want_promotion(Pool& pool, std::uint32_t offset) {
   const auto it = pool.extent_at(offset);
   Extent& extent = it->second;
@@ -23,28 +17,29 @@ void DeviceMemory::want_promotion(Pool& pool, std::uint32_t offset) {
   });
   // The guard copies with one block, tens of GB/s: what would take it longer than
   // a few milliseconds is served in place until the next release and restore.
-  const std::uint64_t copied = std::accumulate(
-      pending_.begin(), pending_.end(), std::uint64_t{0},
-      [](std::uint64_t sum, const Pending& p) { return sum + p.park.extent.bytes(); });
+  const std::uint64_t copied =
+      std::accumulate(pending_.begin(), pending_.end(), std::uint64_t{0},
+                      [](std::uint64_t sum, const Pending& p) { return sum + p.extent.bytes(); });
   if (already || copied + order_bytes(extent.order) > kMostPromotedAtOnce ||
       !room_.take(order_bytes(extent.order))) {
     return;
   }
-  PreparedPark park;
-  park.extent = {pool.id, it->first, extent.order, address_of(pool, it->first)};
   const std::optional<CUdeviceptr> staging = fault_staging_.take();
   if (!staging) return;
-  park.staging = *staging;
-  if (mapper_.create_device(extent.order, &park.host_handle) == CUDA_SUCCESS) {
-    if (mapper_.map(park.staging, extent.order, park.host_handle, true) == CUDA_SUCCESS) {
+  PreparedPart part{extent.order, 0, *staging};
+  if (mapper_.create_device(part.order, &part.handle) == CUDA_SUCCESS) {
+    if (mapper_.map(part.staging, part.order, part.handle, true) == CUDA_SUCCESS) {
       moves_.make_void(extent.move);
       extent.move = 0;
-      pending_.push_back({&pool, it->first, park});
+      pending_.push_back({&pool,
+                          it->first,
+                          {pool.id, it->first, extent.order, address_of(pool, it->first)},
+                          part});
       return;
     }
-    mapper_.release_device(extent.order, park.host_handle);
+    mapper_.release_device(part.order, part.handle);
   }
-  fault_staging_.give_back(park.staging);
+  fault_staging_.give_back(part.staging);
 }
 
 // Nothing else brings back what is pinned (an escaped pool), so none of it is answered in
@@ -61,31 +56,31 @@ bool DeviceMemory::moves_later(const AbiRun& granule) {
 
 void DeviceMemory::finish_pending(std::vector<AbiRun>* runs) {
   for (const Pending& p : pending_) {
-    const ExtentName& name = p.park.extent;
-    leave_staging(fault_staging_, p.park.staging, name.bytes());
+    const ExtentName& name = p.extent;
+    leave_staging(fault_staging_, p.part.staging, name.bytes());
     Pool* pool = nullptr;
     Extent* const parked = named_extent(name, ExtentState::kParked, &pool);
     if (parked == nullptr) {
       // Its guard gave up meanwhile and all work ended, so that it could be
       // restored or dropped: the copy is void.
-      mapper_.release_device(name.order, p.park.host_handle);
+      mapper_.release_device(name.order, p.part.handle);
       continue;
     }
     Extent& extent = *parked;
     mapper_.begin_swap();
     bool ok = mapper_.unmap(name.address, name.bytes()) == CUDA_SUCCESS;
     if (ok) {
-      ok = mapper_.map(name.address, name.order, p.park.host_handle, true) == CUDA_SUCCESS;
+      ok = mapper_.map(name.address, name.order, p.part.handle, true) == CUDA_SUCCESS;
       if (!ok) map_as_recorded(*p.pool, p.offset, extent);
     }
     mapper_.end_swap();
     if (!ok) {
-      mapper_.release_device(name.order, p.park.host_handle);
+      mapper_.release_device(name.order, p.part.handle);
       continue;
     }
     host_.give_back(name.order, extent.handle);
     extent.state = ExtentState::kResident;
-    extent.handle = p.park.host_handle;
+    extent.handle = p.part.handle;
     note_written(extent);
     statistics_.promotions.fetch_add(1, std::memory_order_relaxed);
     statistics_.promoted_bytes.fetch_add(name.bytes(), std::memory_order_relaxed);
@@ -111,8 +106,8 @@ bool DeviceMemory::parked_may_move(std::optional<std::uint64_t> finished_epoch) 
 // A guard gave up between its copies, or they may have missed a write: they are void.
 void DeviceMemory::drop_pending() {
   for (const Pending& p : pending_) {
-    leave_staging(fault_staging_, p.park.staging, p.park.extent.bytes());
-    mapper_.release_device(p.park.extent.order, p.park.host_handle);
+    leave_staging(fault_staging_, p.part.staging, p.extent.bytes());
+    mapper_.release_device(p.extent.order, p.part.handle);
   }
   pending_.clear();
 }

@@ -60,7 +60,7 @@ CUresult DeviceMemory::memory_info_under(const LimitTold& told, std::size_t* fre
 // --- what is lacking ----------------------------------------------------------------
 
 std::uint64_t DeviceMemory::still_to_be_made(std::span<const AbiRun> wanted, bool rows) const {
-  std::uint64_t bytes = 0;
+  std::uint64_t bytes = 0, promoted = 0;
   for (const AbiRun& run : wanted) {
     Pool* pool = pool_of_granule(run.first);
     if (pool == nullptr) continue;
@@ -73,12 +73,12 @@ std::uint64_t DeviceMemory::still_to_be_made(std::span<const AbiRun> wanted, boo
       if (it->second.state == ExtentState::kAbsent) {
         bytes += copies * (next - offset) * kGranuleBytes;
       } else if (it->second.state == ExtentState::kParked) {
-        bytes += copies * order_bytes(it->second.order);  // moves as a whole
+        promoted += copies * order_bytes(it->second.order);  // moves as a whole
       }
       offset = next;
     }
   }
-  return bytes;
+  return bytes + std::min(promoted, kMostPromotedAtOnce);
 }
 
 std::uint64_t DeviceMemory::lacking(std::span<const AbiRun> wanted, bool rows,

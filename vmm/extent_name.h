@@ -4,6 +4,7 @@
 #include <cuda.h>
 
 #include <cstdint>
+#include <vector>
 
 #include "vmm/units.h"
 
@@ -27,12 +28,28 @@ struct ExtentName {
   std::uint64_t bytes() const { return order_bytes(order); }
 };
 
+/// Memory for a part of a block, with what its contents are copied to.
+struct PreparedPart {
+  std::uint8_t order = 0;
+  CUmemGenericAllocationHandle handle = 0;
+  CUdeviceptr staging = 0;  // where the copy goes
+};
+
 /// A copy of an extent's contents that waits to replace it. The extent may be a
-/// block: adjacent extents that become one.
+/// block: adjacent extents that become one, or one that is parked in several parts.
 struct PreparedPark {
   ExtentName extent;
-  CUmemGenericAllocationHandle host_handle = 0;  // of GPU memory when it comes back
-  CUdeviceptr staging = 0;                       // where the copy goes
+  std::vector<PreparedPart> parts;  // by address, all of the block; one when it comes back
+  /// copy(from, to, bytes) for each part until one fails.
+  template <class Copy>
+  bool copy_parts(const Copy& copy) const {
+    CUdeviceptr from = extent.address;
+    for (const PreparedPart& part : parts) {
+      if (!copy(from, part.staging, order_bytes(part.order))) return false;
+      from += order_bytes(part.order);
+    }
+    return true;
+  }
 };
 
 enum class Preparation {

@@ -66,7 +66,6 @@ void MoveList::question_was_refused() {
 }
 
 void MoveList::bits_were_cleared(std::uint32_t open) {
-  cleared_at_ = question_;
   for (Move& move : moves_) {
     if (move.stage != MoveStage::kChosen) continue;
     move.stage = MoveStage::kBitsClear;

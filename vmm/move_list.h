@@ -64,11 +64,8 @@ class MoveList {
   void question_was_refused();
 
   // --- bits and copies ----------------------------------------------------------------
-  /// Of all that are kChosen, and of whatever else was cleared for their sake. `open`: the ticket
-  /// of a question without an answer, or 0.
+  /// Of all that are kChosen. `open`: the ticket of a question without an answer, or 0.
   void bits_were_cleared(std::uint32_t open);
-  /// Since then: what was cleared may be set again.
-  bool asked_since_clearing() const { return cleared_at_ != question_; }
   /// Whether some move waits for a guard to ask, or for its bits to be cleared.
   bool any_needs_a_question() const;
   void copies_ended(bool well);
@@ -77,7 +74,6 @@ class MoveList {
   std::vector<Move> moves_;
   std::uint32_t last_number_ = 0;
   std::uint64_t question_ = 0;         // how many there were
-  std::uint64_t cleared_at_ = 0;       // the question before which bits were cleared last
   std::uint64_t give_ups_before_ = 0;  // of all that are in moves_
 };
 

@@ -61,7 +61,7 @@ void Releaser::run() {
       if (stop_.requested()) break;
       if (woken) {
         give_what_is_wanted();
-      } else if (comes_home_ && Clock::now() < next) {
+      } else if (comes_home_ && !finished_ && Clock::now() < next) {
         move_beside_work(Moment::kBetweenTicks);
       }
       continue;
@@ -93,6 +93,7 @@ void Releaser::work_came(std::uint64_t epoch) {
 // tick has passed, not the pause.
 void Releaser::tick() {
   memory_.set_tick(++ticks_);
+  comes_home_ = false;
   active_ += tick_;
   look_at_free_memory();
   const std::uint64_t epoch = gate_.epoch();
@@ -107,7 +108,6 @@ void Releaser::tick() {
     return;
   }
   idle_ += tick_;
-  comes_home_ = false;
   give_what_is_wanted();
   if (!finished_) {
     // Not at every tick: a query of a busy stream is not free.

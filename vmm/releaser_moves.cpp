@@ -104,7 +104,11 @@ Releaser::Away Releaser::wants_away() {
   }
   if (!paused && neighbours_ask()) {
     const std::uint64_t lacking = memory_.pressure()->lacked(memory_.gpu_free(), memory_.floor());
-    if (lacking != 0) return {std::min(lacking, memory_.spare()), in_ticks(kUnused)};
+    // At least an extent: none is smaller than some needs.
+    if (lacking != 0) {
+      return {std::min(std::max(lacking, order_bytes(kMaxOrder)), memory_.spare()),
+              in_ticks(kUnused)};
+    }
   }
   if (!paused && settings_.cold_after.count() != 0) {
     return {UINT64_MAX, in_ticks(settings_.cold_after)};
@@ -202,9 +206,7 @@ void Releaser::move_beside_work(Moment moment) {
     ask.insert(ask.end(), leave.begin(), leave.end());
   }
   const bool begun = !ask.empty();
-  const bool bits_may_be_set =
-      begun || moment == Moment::kTick || memory_.asked_since_clearing();
-  if (bits_may_be_set && memory_.moves_need_a_question()) {
+  if (memory_.moves_need_a_question()) {
     const std::vector<ExtentName> askers = memory_.watch_written_last(kAskers);
     ask.insert(ask.end(), askers.begin(), askers.end());
     // With the gate open, as everywhere. Pinning takes its time: the own stream is asked again.

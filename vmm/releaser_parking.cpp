@@ -111,6 +111,13 @@ bool Releaser::clear_next(const std::deque<ExtentName>& blocks, std::uint64_t* c
   return wait_for_stream() && launched;
 }
 
+bool Releaser::copy_parts(const PreparedPark& one) {
+  return one.copy_parts([this](CUdeviceptr from, CUdeviceptr to, std::size_t bytes) {
+    return driver_.cuMemcpyDtoDAsync_v2(to, from, bytes, memory_.kernels().stream()) ==
+           CUDA_SUCCESS;
+  });
+}
+
 // The copy of the next block that there is host memory for. `cleared`: so many bytes of
 // blocks have their bits clear. What is split or not copied after all keeps them clear, and
 // whoever writes it next asks once.
@@ -124,10 +131,7 @@ Releaser::ParkCopy Releaser::start_copy(std::uint64_t epoch, std::deque<ExtentNa
     PreparedPark one;
     switch (memory_.prepare_park(name, &one)) {
       case Preparation::kDone: {
-        const bool copying =
-            driver_.cuMemcpyDtoDAsync_v2(one.staging, name.address, name.bytes(),
-                                         memory_.kernels().stream()) == CUDA_SUCCESS;
-        return {one, copying};
+        return {one, copy_parts(one)};
       }
       case Preparation::kSplit: {
         const auto parts = DeviceMemory::halves(name);

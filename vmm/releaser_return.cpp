@@ -46,10 +46,8 @@ std::vector<PreparedPark> Releaser::prepare_returns(std::span<const ExtentName>*
 }
 
 bool Releaser::copy_returns(std::span<const PreparedPark> batch) {
-  return std::all_of(batch.begin(), batch.end(), [this](const PreparedPark& one) {
-    return driver_.cuMemcpyDtoDAsync_v2(one.staging, one.extent.address, one.extent.bytes(),
-                                        memory_.kernels().stream()) == CUDA_SUCCESS;
-  });
+  return std::all_of(batch.begin(), batch.end(),
+                     [this](const PreparedPark& one) { return copy_parts(one); });
 }
 
 // While the copies of one batch run, the one before it is swapped and the next one

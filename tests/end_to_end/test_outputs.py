@@ -38,10 +38,8 @@ class Outputs(Case):
     def test_are_the_same_beside_a_kernel_that_no_profile_knows(self):
         run = self.assert_same([*SMALL, "--unknown", "--prefix"])
         self.assertTrue(run.report["unknown_kernels"])
-        self.assertEqual(run.log.count("unknown kernel"), len(run.report["unknown_kernels"]))
-        alarming = [kernel for kernel in run.report["unknown_kernels"]
-                    if kernel["bytes"] / kernel["launches"] >= 2 << 20]
-        self.assertEqual(run.log.count("warning: unknown kernel"), len(alarming))
+        for kernel in run.report["unknown_kernels"]:
+            self.assertIn(f"unknown kernel {kernel['name']} names", run.log)
 
     def test_are_the_same_whichever_free_block_comes_next(self):
         for order in ("fifo", "lifo"):

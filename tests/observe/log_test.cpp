@@ -136,6 +136,7 @@ TEST(LogTest, InAFileLinesSayWhenItHappened) {
   char path[] = "/tmp/kvshim-log-test-XXXXXX";
   ::close(::mkstemp(path));
   in_own_process([&] {
+    setenv("TZ", "Asia/Tokyo", 1);
     open(LogLevel::kInfo, path);
     write(LogLevel::kInfo, "then", std::chrono::system_clock::time_point(std::chrono::milliseconds(1'000'000'000'123)));
     info("now");
@@ -147,8 +148,7 @@ TEST(LogTest, InAFileLinesSayWhenItHappened) {
   std::getline(file, now);
   EXPECT_THAT(then, StartsWith("2001-09-09T01:46:40.123Z kvshim["));
   EXPECT_THAT(then, EndsWith("info: then"));
-  EXPECT_THAT(now, StartsWith("20")) << "of this century";
-  EXPECT_GT(now, then);
+  EXPECT_GT(now.substr(0, 4), "2025");
   std::remove(path);
 }
 

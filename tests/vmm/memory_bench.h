@@ -132,7 +132,7 @@ class MemoryBench {
     for (const ExtentName& name : blocks) {
       PreparedPark prepared;
       if (memory->prepare_park(name, &prepared) != Preparation::kDone) continue;
-      copy({name.address, prepared.staging, name.bytes()});
+      copy(prepared);
       if (memory->swap_to_parked(prepared, tick)) {
         if (++count % 256 == 0) memory->release_retired();
       } else {
@@ -144,6 +144,12 @@ class MemoryBench {
   }
   /// Parks in blocks, as a release does.
   std::size_t park_merged() { return park(memory->blocks_to_park(resident())); }
+  void copy(const PreparedPark& prepared) const {
+    prepared.copy_parts([this](CUdeviceptr from, CUdeviceptr to, std::uint64_t bytes) {
+      copy(AbiCopy{from, to, bytes});
+      return true;
+    });
+  }
   void copy(const AbiCopy& copy) const {
     const auto piece = [&](std::uint64_t from, std::uint64_t bytes) {
       std::memcpy(reinterpret_cast<void*>(copy.destination + from),
@@ -162,7 +168,7 @@ class MemoryBench {
     for (const ExtentName& name : blocks) {
       PreparedPark prepared;
       if (memory->prepare_return(name, 0, &prepared) != Preparation::kDone) continue;
-      copy({name.address, prepared.staging, name.bytes()});
+      copy(prepared);
       if (memory->swap_to_resident(prepared)) {
         ++count;
       } else {

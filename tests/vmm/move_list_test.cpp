@@ -15,6 +15,7 @@ class MoveListTest : public ::testing::Test {
     block.extent = {.pool = 1, .offset = 0, .order = 2};
     return list_.begin(block, to, give_ups_);
   }
+  void clear() { list_.bits_were_cleared(kNoneOpen); }
   void question(GuardPlace place = GuardPlace::kFirst, std::uint32_t ticket = kTicket) {
     list_.question_comes();
     list_.earlier_work_has_finished(place, ticket);
@@ -39,7 +40,7 @@ TEST_F(MoveListTest, OnlyAQuestionBehindClearedBitsProvesThatContentsHoldStill) 
   const std::uint32_t move = begin();
   question();
   EXPECT_EQ(stage(move), MoveStage::kChosen) << "its bits may be set: work may write unasked";
-  list_.bits_were_cleared(kNoneOpen);
+  clear();
   EXPECT_EQ(stage(move), MoveStage::kBitsClear);
   question();
   EXPECT_EQ(stage(move), MoveStage::kUnwritten);
@@ -56,17 +57,17 @@ TEST_F(MoveListTest, AQuestionThatWasOpenThenProvesNothingButTheNextOneDoes) {
 
 TEST_F(MoveListTest, AGuardBehindAnotherProvesNothing) {
   const std::uint32_t move = begin();
-  list_.bits_were_cleared(kNoneOpen);
+  clear();
   question(GuardPlace::kBehindAnother);
   EXPECT_EQ(stage(move), MoveStage::kBitsClear);
 }
 
 TEST_F(MoveListTest, ARefusedQuestionTakesBackWhatItHasProven) {
   const std::uint32_t early = begin();
-  list_.bits_were_cleared(kNoneOpen);
+  clear();
   question();
   const std::uint32_t late = begin(), copying = begin();
-  list_.bits_were_cleared(kNoneOpen);
+  clear();
   question(GuardPlace::kFirst, kNextTicket);
   list_.find(copying)->stage = MoveStage::kCopying;
   list_.question_was_refused();
@@ -78,7 +79,7 @@ TEST_F(MoveListTest, ARefusedQuestionTakesBackWhatItHasProven) {
 
 TEST_F(MoveListTest, WhatIsVoidGoesNoFurther) {
   const std::uint32_t move = begin();
-  list_.bits_were_cleared(kNoneOpen);
+  clear();
   list_.make_void(move);
   question();
   EXPECT_EQ(stage(move), MoveStage::kBitsClear);
@@ -96,18 +97,6 @@ TEST_F(MoveListTest, ACopyThatFailedIsVoid) {
   EXPECT_EQ(stage(well), MoveStage::kCopied);
   EXPECT_FALSE(is_void(well));
   EXPECT_TRUE(is_void(badly));
-}
-
-// Else bits would be cleared again and again though nobody can have set one.
-TEST_F(MoveListTest, BitsAreAsTheyWereClearedUntilSomebodyAsks) {
-  begin();
-  list_.bits_were_cleared(kNoneOpen);
-  EXPECT_TRUE(list_.any_needs_a_question());
-  EXPECT_FALSE(list_.asked_since_clearing());
-  question();
-  EXPECT_TRUE(list_.asked_since_clearing());
-  list_.bits_were_cleared(kNoneOpen);
-  EXPECT_FALSE(list_.asked_since_clearing());
 }
 
 TEST_F(MoveListTest, AGuardThatGaveUpSinceTheFirstBeganIsKnown) {

@@ -234,6 +234,97 @@ TEST_F(MovesBesideWork, NothingGoesWhereAReadIsNotSeen) {
   bench_.expect_contents();
 }
 
+TEST_F(MovesBesideWork, ASmallNeedIsServedFromLargeExtents) {
+  neighbours_.there.store(true);
+  bench_.write_rows(0, kRows, 1);
+  bench_.park_merged();
+  bench_.bring_back(bench_.memory->blocks_to_return());
+  ASSERT_GT(bench_.extent_granules(bench_.layers[0], 8) * kGranuleBytes, 10 * kMiB);
+  bench_.release_when_idle(idle_in_an_hour());
+  step_until(
+      {20, 21}, [] { return false; }, 300ms);
+  const std::uint64_t free = bench_.driver.gpu_free();
+  neighbours_.lacking.store(free - bench_.memory->floor() + 10 * kMiB);
+  EXPECT_TRUE(step_until(
+      {20, 21}, [&] { return bench_.driver.gpu_free() >= free + 10 * kMiB; }, 30s));
+  neighbours_.lacking.store(0);
+  bench_.expect_contents();
+}
+
+/// More than is on its way at a time, parked by hand.
+class MuchIsParked : public ::testing::Test {
+ protected:
+  static constexpr std::uint32_t kRows = 24, kBusyRow = 30;
+  MuchIsParked()
+      : bench_({.host_budget = 6 * kGiB,
+                .read_ahead_max = kNoReadAhead,
+                .rows_ahead = false,
+                .follow_reads = true},
+               8) {
+    bench_.write_rows(0, kRows, 1);
+    bench_.write_rows(kBusyRow, kBusyRow + 1, 1);
+    ReleaseSettings settings = soon_idle();
+    settings.idle_timeout = 1h;
+    bench_.release_when_idle(settings);
+    for (std::uint32_t row = 0; row < kRows; ++row) blocks_.push_back(static_cast<int>(row));
+    table_ = ColdBench::table_of(bench_.layers[0], blocks_);
+  }
+  void release_by_hand() {
+    bench_.releaser->release_now();
+    ASSERT_TRUE(eventually([&] { return bench_.releaser->settled(); }));
+  }
+  /// Reads everything.
+  void step() {
+    bench_.submit(
+        bench_.stream,
+        [&] {
+          if (!bench_.memory->reads_are_marked(bench_.layers[0]->id)) return;
+          EXPECT_EQ(bench_.memory->kernels().launch_mark(bench_.stream, table_, 0), CUDA_SUCCESS);
+        },
+        {}, [] {});
+    bench_.write_rows(kBusyRow, kBusyRow + 1, ++round_);
+  }
+  ColdBench bench_;
+  std::vector<std::int32_t> blocks_;
+  TableRead table_;
+  std::uint64_t round_ = 1;
+};
+
+TEST_F(MuchIsParked, WhatIsReleasedByHandStaysReleasedWhateverWasOnItsWay) {
+  for (int i = 0; i < 6; ++i) {
+    SCOPED_TRACE(i);
+    release_by_hand();
+    ASSERT_TRUE(eventually([&] { return bench_.memory->physical().device == 0; }));
+    const auto end = std::chrono::steady_clock::now() + 130ms + i * 50ms;
+    while (std::chrono::steady_clock::now() < end) step();
+    release_by_hand();
+    std::this_thread::sleep_for(100ms);  // nobody may begin anything in a pause
+    EXPECT_TRUE(eventually([&] { return bench_.memory->physical().device == 0; }, 1s));
+    EXPECT_EQ(bench_.memory->bytes_on_their_way(MoveTo::kGpu), 0u);
+  }
+  bench_.expect_contents();
+}
+
+// The tick after the first step hears of the work and asks the readers, the next one chooses
+// what they read. If that were copied at ticks only, it would be there a tick later mostly.
+TEST_F(MovesBesideWork, ItComesHomeBetweenTicks) {
+  ReleaseSettings settings = soon_idle();
+  settings.idle_timeout = 1h;  // ticks of 20 ms
+  bench_.write_rows(0, kRows, 1);
+  bench_.write_rows(kBusyRow, kBusyRow + 1, 1);
+  bench_.release_when_idle(settings);
+  int in_time = 0;
+  for (int i = 0; i < 60 && in_time < 5; ++i) {
+    bench_.releaser->release_now();
+    ASSERT_TRUE(eventually([&] { return bench_.memory->physical().device == 0; }));
+    const std::uint64_t before = prefetched(), tick = bench_.memory->tick();
+    ASSERT_TRUE(step_until({3}, [&] { return prefetched() != before; }));
+    in_time = bench_.memory->tick() <= tick + 2 ? in_time + 1 : 0;
+  }
+  EXPECT_EQ(in_time, 5) << "in a row";
+  bench_.expect_contents();
+}
+
 // Steps write what others read, at any moment of its way.
 class WritesInBetween : public MovesBesideWork {
  protected:

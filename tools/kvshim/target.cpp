@@ -7,6 +7,7 @@
 #include <optional>
 #include <tuple>
 
+#include "segment/contents.h"
 #include "tools/kvshim/outcome.h"
 #include "tools/kvshim/process_files.h"
 #include "tools/kvshim/process_name.h"
@@ -123,6 +124,10 @@ std::vector<Target> find_targets(const std::vector<segment::GpuSnapshot>& segmen
     std::copy_if(all.begin(), all.end(), std::back_inserter(found), matches);
   };
   if (const auto pid = as_number(target)) {
+    // Containers count from 1, each for itself: a number is first of all one that is seen here.
+    keep([&](const Target& one) {
+      return one.record->identity.pid == *pid && segment::is_running_here(one.record->identity);
+    });
     keep([&](const Target& one) { return one.record->identity.pid == *pid; });
   }
   keep([&](const Target& one) { return name_of(*one.record) == target; });
