@@ -389,7 +389,7 @@ class DeviceMemory {
   /// The ticket of the guards' last question; of the one that has no answer yet, or 0.
   std::uint32_t last_question() const;
   std::uint32_t open_question() const;
-  bool swap_moved(const Move& move, std::size_t* unmapped);
+  bool swap_moved(const Move& move, std::size_t* mappings);
   bool guards_give_up() const;
   std::vector<ExtentName> written_last_locked(std::size_t most) const;
   bool may_begin(const ExtentName& name, MoveTo to, Block* block);

@@ -1,7 +1,7 @@
 // Contents move beside work that never pauses: to the GPU what is read in host memory, to host
 // memory what nobody uses. The copy engine copies them, so that no guard has to, and the next
-// guard that asks for anything waits for the swaps alone: 50 to 100 us for each mapping that is
-// taken away, where a read over PCIe costs its transfer again at each step.
+// guard that asks for anything waits for the swaps alone: 100 to 200 us for a block, where a read
+// over PCIe costs its transfer again at each step.
 //
 // Exact because a copy is used only if nobody can have written the block since it began: from
 // then until the swap its residency bits are clear, so that whoever writes it asks first, and
@@ -27,8 +27,9 @@
 namespace kvshim::vmm {
 namespace {
 
-// Mappings that are taken away for one question: its guard and the stream wait 2 to 3 ms.
-constexpr std::size_t kUnmappedAtOnce = 32;
+// For one question: its guard and the stream wait 1 to 3 ms. A block costs a mapping and about as
+// much for each one that is taken away (docs/results/parking.md).
+constexpr std::size_t kMappingsAtOnce = 32;
 
 ExtentState state_before(MoveTo to) {
   return to == MoveTo::kGpu ? ExtentState::kParked : ExtentState::kResident;
@@ -53,10 +54,11 @@ bool DeviceMemory::is_still_itself(const Move& move, Block* block) {
                      [&](const auto& entry) { return entry.second.move == move.number; });
 }
 
-bool DeviceMemory::swap_moved(const Move& move, std::size_t* unmapped) {
+bool DeviceMemory::swap_moved(const Move& move, std::size_t* mappings) {
   Block block;
   if (!is_still_itself(move, &block)) return false;
-  *unmapped += static_cast<std::size_t>(std::distance(block.first, block.last));
+  *mappings +=
+      static_cast<std::size_t>(std::distance(block.first, block.last)) + move.block.parts.size();
   const std::uint64_t bytes = move.block.extent.bytes();
   if (move.to == MoveTo::kGpu) {
     if (!swap_in(block, move.block)) return false;
@@ -85,14 +87,14 @@ bool DeviceMemory::step_moves(std::span<const AbiRun> wanted, bool may_move, Gua
     if (move != nullptr && move->to == MoveTo::kHost) move->is_void = true;
   }
   moves_.earlier_work_has_finished(place, last_question());
-  std::size_t unmapped = 0;
+  std::size_t mappings = 0;
   bool swapped = false;
   const Stopwatch watch;
   for (Move& move : moves_.moves()) {
-    if (unmapped >= kUnmappedAtOnce) break;
+    if (mappings >= kMappingsAtOnce) break;
     if (move.is_void || move.stage != MoveStage::kCopied) continue;
     if (!none_gave_up()) break;  // while the driver was slow: the next question voids the rest
-    if (swap_moved(move, &unmapped)) {
+    if (swap_moved(move, &mappings)) {
       move.number = 0;
       swapped = true;
     } else {

@@ -184,7 +184,10 @@ bool DeviceMemory::swap_block(const Block& block, const PreparedPark& prepared) 
       if (!ok) break;
       at += order_bytes(part.order);
     }
-    if (!ok && at != name.address) mapper_.unmap(name.address, at - name.address);
+    const std::uint64_t made = at - name.address;
+    if (!ok && made != 0 && mapper_.unmap(name.address, made) != CUDA_SUCCESS) {
+      mapper_.unmap(name.address, made);
+    }
     for (auto it = block.first; it != block.last && !ok; ++it) {
       map_as_recorded(*block.pool, it->first, it->second);
     }
@@ -238,7 +241,9 @@ bool DeviceMemory::take_slab(std::unique_lock<std::mutex>& lock, std::uint8_t or
   return part->staging != 0;
 }
 
+// After a mapping was lost for good a pool may still be mapped to one of them: kept for ever.
 void DeviceMemory::give_back_slabs(const PreparedPark& prepared) {
+  if (!broken_.empty()) return;
   for (const PreparedPart& part : prepared.parts) host_.give_back(part.order, part.handle);
   if (pools_.empty()) host_.trim(0);
 }
@@ -254,6 +259,7 @@ Preparation DeviceMemory::prepare_park(const ExtentName& name, PreparedPark* pre
     PreparedPart part;
     if (!take_slab(lock, order, !single, &part)) {
       give_back_slabs(*prepared);
+      prepared->parts.clear();
       return single ? Preparation::kNoRoom : Preparation::kSplit;
     }
     prepared->parts.push_back(part);
@@ -261,6 +267,7 @@ Preparation DeviceMemory::prepare_park(const ExtentName& name, PreparedPark* pre
   // The lock may have been let go.
   if (find_block(name, ExtentState::kResident, &block)) return Preparation::kDone;
   give_back_slabs(*prepared);
+  prepared->parts.clear();
   return Preparation::kChanged;
 }
 

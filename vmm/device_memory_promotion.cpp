@@ -7,6 +7,7 @@
 #include "vmm/run_list.h"
 
 namespace kvshim::vmm {
+
 void DeviceMemory::want_promotion(Pool& pool, std::uint32_t offset) {
   const auto it = pool.extent_at(offset);
   Extent& extent = it->second;

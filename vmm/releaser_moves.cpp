@@ -104,7 +104,7 @@ Releaser::Away Releaser::wants_away() {
   }
   if (!paused && neighbours_ask()) {
     const std::uint64_t lacking = memory_.pressure()->lacked(memory_.gpu_free(), memory_.floor());
-    // At least an extent: none is smaller than some needs.
+    // At least an extent: some needs are smaller than any.
     if (lacking != 0) {
       return {std::min(std::max(lacking, order_bytes(kMaxOrder)), memory_.spare()),
               in_ticks(kUnused)};
@@ -182,7 +182,7 @@ void Releaser::copy_moves() {
   memory_.moves_copied(well);
 }
 
-// After a tick at which work came.
+// After a tick at which work came, and between that and the next one.
 void Releaser::move_beside_work(Moment moment) {
   comes_home_ = false;
   const bool home = wants_home();

@@ -130,9 +130,8 @@ Releaser::ParkCopy Releaser::start_copy(std::uint64_t epoch, std::deque<ExtentNa
     *cleared -= name.bytes();
     PreparedPark one;
     switch (memory_.prepare_park(name, &one)) {
-      case Preparation::kDone: {
+      case Preparation::kDone:
         return {one, copy_parts(one)};
-      }
       case Preparation::kSplit: {
         const auto parts = DeviceMemory::halves(name);
         blocks->insert(blocks->begin(), parts.begin(), parts.end());

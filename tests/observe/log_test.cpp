@@ -137,8 +137,10 @@ TEST(LogTest, InAFileLinesSayWhenItHappened) {
   ::close(::mkstemp(path));
   in_own_process([&] {
     setenv("TZ", "Asia/Tokyo", 1);
+    tzset();
     open(LogLevel::kInfo, path);
-    write(LogLevel::kInfo, "then", std::chrono::system_clock::time_point(std::chrono::milliseconds(1'000'000'000'123)));
+    write(LogLevel::kInfo, "then",
+          std::chrono::system_clock::time_point(std::chrono::milliseconds(1'000'000'000'123)));
     info("now");
     close();
   });
@@ -148,7 +150,7 @@ TEST(LogTest, InAFileLinesSayWhenItHappened) {
   std::getline(file, now);
   EXPECT_THAT(then, StartsWith("2001-09-09T01:46:40.123Z kvshim["));
   EXPECT_THAT(then, EndsWith("info: then"));
-  EXPECT_GT(now.substr(0, 4), "2025");
+  EXPECT_NE(now.substr(0, 10), "2001-09-09");
   std::remove(path);
 }
 

@@ -4,41 +4,15 @@
 #include <thread>
 
 #include "tests/vmm/engine_bench.h"
+#include "tests/vmm/layers_bench.h"
 
 namespace kvshim::vmm::testing {
 namespace {
 
-/// Sibling pools whose granules were made present by rows, one at a time.
-class RowsBench : public MemoryBench {
- public:
-  RowsBench(std::size_t pools, std::uint32_t rows, std::uint64_t host_budget = 8 * kGiB)
-      : MemoryBench({.host_budget = host_budget, .read_ahead_max = kNoReadAhead}, 16 * kGiB),
-        rows_(rows) {
-    for (std::size_t i = 0; i < pools; ++i) layers.push_back(pool(2 * rows * kGranuleBytes));
-    for (std::uint32_t row = 0; row < rows; ++row) {
-      fault(layers[0], row);
-      for (std::size_t i = 0; i < pools; ++i) write(layers[i], row, value(i, row));
-    }
-  }
-  std::uint64_t value(std::size_t layer, std::uint32_t row) const { return 1 + layer * 1000 + row; }
-  void expect_contents() const {
-    for (std::size_t i = 0; i < layers.size(); ++i) {
-      for (std::uint32_t row = 0; row < rows_; ++row) {
-        ASSERT_TRUE(holds(layers[i], row, value(i, row))) << "layer " << i << " row " << row;
-      }
-    }
-  }
-  std::uint64_t bytes() const { return layers.size() * rows_ * kGranuleBytes; }
-  std::vector<const PoolRecord*> layers;
-
- private:
-  const std::uint32_t rows_;
-};
-
 // --- blocks -------------------------------------------------------------------
 
 TEST(BlocksTest, NeighboursAreParkedAsOneAndKeepEveryByte) {
-  RowsBench bench(4, 64);
+  LayersBench bench(4, 64);
   bench.park_merged();
   EXPECT_EQ(bench.figures(bench.layers[3]).parked, 64 * kGranuleBytes);
   EXPECT_EQ(bench.extent_granules(bench.layers[0], 0), 16u);
@@ -55,7 +29,7 @@ TEST(BlocksTest, NeighboursAreParkedAsOneAndKeepEveryByte) {
 // A guard copies a parked extent as a whole before it may be written: where the
 // next writes come they must be small.
 TEST(BlocksTest, AtTheFrontExtentsStayAsTheyAre) {
-  RowsBench bench(4, 63);  // the last written row is 62
+  LayersBench bench(4, 63);  // the last written row is 62
   bench.park_merged();
   for (const PoolRecord* layer : bench.layers) {
     EXPECT_EQ(bench.extent_granules(layer, 62), 1u);
@@ -71,7 +45,7 @@ TEST(BlocksTest, AWrittenRowOfAGroupIsNoMoreThanAFaultCopies) {
   for (const std::size_t layers : {1u, 6u, 7u, 12u, 13u, 24u, 30u}) {
     for (const bool again : {false, true}) {
       SCOPED_TRACE(std::to_string(layers) + (again ? " again" : ""));
-      RowsBench bench(layers, 33);
+      LayersBench bench(layers, 33);
       bench.park_merged();
       if (again) {  // what comes back as one is parked in parts
         bench.bring_back(bench.memory->blocks_to_return());
@@ -97,70 +71,24 @@ TEST(BlocksTest, AWrittenRowOfAGroupIsNoMoreThanAFaultCopies) {
   }
 }
 
-// 24 layers: 32 MiB are parked as four times 8.
-TEST(BlocksTest, AnExtentIsParkedInPartsAndComesBackAsOne) {
-  RowsBench bench(24, 64);
-  bench.park_merged();
-  bench.bring_back(bench.memory->blocks_to_return());
-  const PoolRecord* const layer = bench.layers[5];
-  ASSERT_EQ(bench.extent_granules(layer, 16), 16u);
-  bench.park_merged();
-  for (const std::uint32_t offset : {16u, 20u, 24u, 28u}) {
-    EXPECT_EQ(bench.extent_granules(layer, offset), 4u);
-  }
-  EXPECT_EQ(bench.memory->physical().device, 0u);
-  EXPECT_EQ(bench.figures(layer).parked, 64 * kGranuleBytes);
-  bench.expect_contents();
-  bench.bring_back(bench.memory->blocks_to_return());
-  EXPECT_EQ(bench.extent_granules(layer, 16), 16u);
-  EXPECT_EQ(bench.memory->host_in_use(), 0u);
-  bench.expect_contents();
-}
-
-TEST(BlocksTest, APartThatTheDriverDoesNotMapLeavesTheExtentAsItWas) {
-  for (const Call call : {Call::cuMemMap, Call::cuMemSetAccess}) {
-    for (const std::uint64_t nth : {1u, 2u, 4u}) {
-      SCOPED_TRACE(std::to_string(static_cast<int>(call)) + " " + std::to_string(nth));
-      RowsBench bench(24, 48);
-      bench.park_merged();
-      bench.bring_back(bench.memory->blocks_to_return());
-      const std::vector<ExtentName> blocks = bench.memory->blocks_to_park(bench.resident());
-      const ExtentName block = blocks.back();
-      ASSERT_EQ(block.order, 4);
-      PreparedPark prepared;
-      ASSERT_EQ(bench.memory->prepare_park(block, &prepared), Preparation::kDone);
-      ASSERT_EQ(prepared.parts.size(), 4u);
-      bench.copy(prepared);
-      bench.driver.fail(call, nth, CUDA_ERROR_UNKNOWN);
-      EXPECT_FALSE(bench.memory->swap_to_parked(prepared, 1));
-      bench.memory->cancel_park(prepared);
-      EXPECT_EQ(bench.memory->host_in_use(), 0u);
-      EXPECT_EQ(bench.memory->broken_invariant(), "");
-      bench.expect_contents();
-      bench.park_merged();
-      EXPECT_EQ(bench.memory->physical().device, 0u);
-      bench.expect_contents();
-    }
-  }
-}
-
-TEST(BlocksTest, WithoutHostMemoryForAllPartsNoneIsTaken) {
-  RowsBench bench(24, 48, 24 * 48 * kGranuleBytes);
-  bench.park_merged();
-  bench.bring_back(bench.memory->blocks_to_return());
-  const std::vector<ExtentName> blocks = bench.memory->blocks_to_park(bench.resident());
-  std::vector<ExtentName> most(blocks.begin(), blocks.end() - 1);
-  bench.park(most);
-  const ExtentName last = blocks.back();
-  ASSERT_EQ(last.order, 4);
-  PreparedPark taken, prepared;
-  // Of its four parts somebody else has one.
-  const ExtentName other = bench.memory->blocks_to_park(bench.resident()).front();
-  ASSERT_EQ(bench.memory->prepare_park(other, &taken), Preparation::kDone);
-  const std::uint64_t used = bench.memory->host_in_use();
-  EXPECT_EQ(bench.memory->prepare_park(last, &prepared), Preparation::kNoRoom);
-  EXPECT_EQ(bench.memory->host_in_use(), used);
-  bench.memory->cancel_park(taken);
+// A guard waits for them. Of each block one mapping is taken away and one is made.
+TEST(BlocksTest, AQuestionSwapsNoMoreThanSixteenSingleBlocks) {
+  LayersBench bench(24, 1);
+  bench.park_all();
+  const auto ask = [&] { bench.fault(bench.layers[0], 1); };
+  ask();  // what the last answer names is not chosen
+  const std::vector<ExtentName> read = bench.memory->parked_since(0, true);
+  ASSERT_EQ(read.size(), 24u);
+  ASSERT_EQ(bench.memory->begin_to_bring_home(read, kGiB, 0).size(), 24u);
+  bench.memory->move_bits_cleared();
+  ask();
+  for (const AbiCopy& one : bench.memory->move_copies()) bench.copy(one);
+  bench.memory->moves_copied(true);
+  const std::atomic<std::uint64_t>& home = bench.memory->statistics().prefetched_bytes;
+  ask();
+  EXPECT_EQ(home.load(), 16 * kGranuleBytes);
+  ask();
+  EXPECT_EQ(home.load(), 24 * kGranuleBytes);
   bench.expect_contents();
 }
 
@@ -178,7 +106,7 @@ TEST(BlocksTest, TheEndOfAPoolStaysByItself) {
 }
 
 TEST(BlocksTest, PinnedExtentsAreInNoBlock) {
-  RowsBench bench(1, 64);
+  LayersBench bench(1, 64);
   const PoolRecord* pool = bench.layers[0];
   bench.memory->pin(bench.address(pool, 5), 1);
   bench.park_merged();
@@ -190,7 +118,7 @@ TEST(BlocksTest, PinnedExtentsAreInNoBlock) {
 }
 
 TEST(BlocksTest, APinThatComesBetweenKeepsTheBlock) {
-  RowsBench bench(1, 64);
+  LayersBench bench(1, 64);
   const PoolRecord* pool = bench.layers[0];
   const ExtentName block = bench.memory->blocks_to_park(bench.resident()).back();
   ASSERT_EQ(block.order, 4);
@@ -203,7 +131,7 @@ TEST(BlocksTest, APinThatComesBetweenKeepsTheBlock) {
 }
 
 TEST(BlocksTest, MostRecentlyWrittenBlocksComeFirst) {
-  RowsBench bench(1, 64);
+  LayersBench bench(1, 64);
   bench.fault(bench.layers[0], 20);  // again
   const std::vector<ExtentName> blocks = bench.memory->blocks_to_park(bench.resident());
   ASSERT_GT(blocks.size(), 2u);
@@ -215,7 +143,7 @@ TEST(BlocksTest, MostRecentlyWrittenBlocksComeFirst) {
 
 // A reader that nobody knows of must never see half a copy.
 TEST(ReturningTest, UntilTheCopyIsDoneAnAddressHoldsWhatItShould) {
-  RowsBench bench(2, 40);
+  LayersBench bench(2, 40);
   bench.park_all();
   const std::vector<ExtentName> blocks = bench.memory->blocks_to_return();
   std::vector<PreparedPark> all(blocks.size());
@@ -231,7 +159,7 @@ TEST(ReturningTest, UntilTheCopyIsDoneAnAddressHoldsWhatItShould) {
 
 // A prefix that requests share is written once, long ago.
 TEST(ReturningTest, WhatWasReadLastComesFirst) {
-  RowsBench bench(4, 64);
+  LayersBench bench(4, 64);
   bench.readers_read(bench.layers[1], {17}, 5);
   bench.park_merged();
   const std::vector<ExtentName> blocks = bench.memory->blocks_to_return();
@@ -242,7 +170,7 @@ TEST(ReturningTest, WhatWasReadLastComesFirst) {
 }
 
 TEST(ReturningTest, ToParkAndToReturnIsNoUse) {
-  RowsBench bench(1, 64);
+  LayersBench bench(1, 64);
   bench.readers_read(bench.layers[0], {17}, 5);
   bench.park_merged();
   bench.memory->set_tick(9);
@@ -259,7 +187,7 @@ TEST(ReturningTest, ToParkAndToReturnIsNoUse) {
 }
 
 TEST(ReturningTest, HeadroomIsLeftToOthers) {
-  RowsBench bench(1, 32);
+  LayersBench bench(1, 32);
   bench.park_merged();
   const std::vector<ExtentName> blocks = bench.memory->blocks_to_return();
   bench.driver.take_gpu_memory(bench.driver.gpu_free() - kFloor - 100 * kMiB);
@@ -273,7 +201,7 @@ TEST(ReturningTest, HeadroomIsLeftToOthers) {
 // --- slabs ------------------------------------------------------------------------
 
 TEST(SlabOrdersTest, SlabsAreMadeInTheOrdersThatAReleaseUses) {
-  RowsBench bench(4, 64);
+  LayersBench bench(4, 64);
   while (bench.memory->make_slabs_ahead()) continue;
   const std::uint64_t creates = bench.driver.calls(Call::cuMemCreate);
   const std::uint64_t maps = bench.driver.calls(Call::cuMemMap);
@@ -284,7 +212,7 @@ TEST(SlabOrdersTest, SlabsAreMadeInTheOrdersThatAReleaseUses) {
 }
 
 TEST(SlabOrdersTest, SmallerSlabsAreUsedRatherThanALargeOnePinned) {
-  RowsBench bench(1, 40);
+  LayersBench bench(1, 40);
   bench.park_all();  // of one granule each
   bench.bring_back(bench.parked());
   const std::uint64_t creates = bench.driver.calls(Call::cuMemCreate);
@@ -299,7 +227,7 @@ TEST(SlabOrdersTest, SmallerSlabsAreUsedRatherThanALargeOnePinned) {
 
 // Pinning takes milliseconds; a fault must not wait for it.
 TEST(SlabOrdersTest, AFaultDoesNotWaitForPinning) {
-  RowsBench bench(1, 4);
+  LayersBench bench(1, 4);
   const std::vector<ExtentName> blocks = bench.resident();
   bench.driver.host_create_microseconds.store(2'000'000);
   std::atomic<bool> prepared{false};
@@ -318,7 +246,7 @@ TEST(SlabOrdersTest, AFaultDoesNotWaitForPinning) {
 
 // The extent may be gone when its slab is there at last.
 TEST(SlabOrdersTest, AFreeWhilePinningLeavesNothing) {
-  RowsBench bench(1, 4);
+  LayersBench bench(1, 4);
   const std::vector<ExtentName> blocks = bench.resident();
   bench.driver.host_create_microseconds.store(300'000);
   const std::uint64_t creates = bench.driver.calls(Call::cuMemCreate);
@@ -348,7 +276,7 @@ struct Calls {
 // 24 layers, 64 rows of one granule each, as an engine leaves them: 3 GiB. The driver
 // takes 38 us to map and open, 25 us to unmap, 18 us to release and 5 us to copy.
 TEST(ParkingCostTest, MovesOfRowsTakeFewCalls) {
-  RowsBench bench(24, 64);
+  LayersBench bench(24, 64);
   while (bench.memory->make_slabs_ahead()) continue;
   const std::uint64_t blocks_of_8_mib = bench.bytes() / (8 * kMiB);
   // Of each pool 3 times 32 MiB; then 16, 8 and 8 up to the front.

@@ -4,23 +4,30 @@
 namespace kvshim::vmm::testing {
 namespace {
 
-// The tick after the first step hears of the work and asks the readers, the next one chooses
-// what they read. If that were copied at ticks only, it would be there a tick later mostly.
+// Chosen at a tick, it is copied after the next question and swapped at the one after that. If it
+// were copied at ticks only, it would come a tick later mostly.
 TEST_F(MovesBesideWork, ItComesHomeBetweenTicks) {
+  constexpr int kRounds = 25, kInTime = 21;  // 25 beside a load of 3; without: 9, 14 beside it
   ReleaseSettings settings = soon_idle();
   settings.idle_timeout = 1h;  // ticks of 20 ms
   bench_.write_rows(0, kRows, 1);
   bench_.write_rows(kBusyRow, kBusyRow + 1, 1);
   bench_.release_when_idle(settings);
   int in_time = 0;
-  for (int i = 0; i < 60 && in_time < 5; ++i) {
+  for (int i = 0; i < kRounds; ++i) {
     bench_.releaser->release_now();
     ASSERT_TRUE(eventually([&] { return bench_.memory->physical().device == 0; }));
-    const std::uint64_t before = prefetched(), tick = bench_.memory->tick();
-    ASSERT_TRUE(step_until({3}, [&] { return prefetched() != before; }));
-    in_time = bench_.memory->tick() <= tick + 2 ? in_time + 1 : 0;
+    const std::uint64_t before = prefetched();
+    std::uint64_t chosen = 0;
+    ASSERT_TRUE(step_until({3}, [&] {
+      if (chosen == 0 && bench_.memory->bytes_on_their_way(MoveTo::kGpu) != 0) {
+        chosen = bench_.memory->tick();
+      }
+      return prefetched() != before;
+    }));
+    if (bench_.memory->tick() - chosen <= 1) ++in_time;
   }
-  EXPECT_EQ(in_time, 5) << "in a row";
+  EXPECT_GE(in_time, kInTime);
   bench_.expect_contents();
 }
 
