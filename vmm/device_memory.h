@@ -347,7 +347,6 @@ class DeviceMemory {
   };
   struct Pending {
     Pool* pool;
-    std::uint32_t offset;
     ExtentName extent;
     PreparedPart part;
   };
@@ -451,7 +450,9 @@ class DeviceMemory {
                  PreparedPart* part);
   void give_back_slabs(const PreparedPark& prepared);
   void give_back_return(const PreparedPark& prepared);
-  bool swap_block(const Block& block, const PreparedPark& prepared);
+  bool make_staged(Staging& staging, std::uint8_t order, PreparedPart* part);
+  void give_back_staged(Staging& staging, const PreparedPart& part);
+  bool swap_block(const Block& block, const ExtentName& name, std::span<const PreparedPart> parts);
   void replace_block(const Block& block, const PreparedPark& by, Extent extent);
   bool map_as_recorded(Pool& pool, std::uint32_t offset, const Extent& extent);
   void make_piece_absent(Pool& pool, const Piece& piece, std::uint64_t* forgotten);

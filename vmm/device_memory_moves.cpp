@@ -158,7 +158,7 @@ bool DeviceMemory::may_begin(const ExtentName& name, MoveTo to, Block* block) {
          std::none_of(block->first, block->last, [&](const auto& entry) {
            return entry.second.move != 0 ||
                   std::any_of(pending_.begin(), pending_.end(), [&](const Pending& p) {
-                    return p.pool == block->pool && p.offset == entry.first;
+                    return p.pool == block->pool && p.extent.offset == entry.first;
                   });
          });
 }
@@ -259,10 +259,8 @@ std::vector<AbiCopy> DeviceMemory::move_copies() {
     move.is_void = !is_still_itself(move, &block);
     if (move.is_void) continue;
     move.stage = MoveStage::kCopying;
-    move.block.copy_parts([&](CUdeviceptr from, CUdeviceptr to, std::uint64_t bytes) {
-      copies.push_back({from, to, bytes});
-      return true;
-    });
+    const std::vector<AbiCopy> parts = move.block.copies();
+    copies.insert(copies.end(), parts.begin(), parts.end());
   }
   return copies;
 }

@@ -173,13 +173,13 @@ bool DeviceMemory::find_block(const ExtentName& name, ExtentState state, Block* 
 }
 
 // One unmap takes any number of mappings, whole ones.
-bool DeviceMemory::swap_block(const Block& block, const PreparedPark& prepared) {
-  const ExtentName& name = prepared.extent;
+bool DeviceMemory::swap_block(const Block& block, const ExtentName& name,
+                              std::span<const PreparedPart> parts) {
   CUdeviceptr at = name.address;
   mapper_.begin_swap();
   bool ok = mapper_.unmap(name.address, name.bytes()) == CUDA_SUCCESS;
   if (ok) {
-    for (const PreparedPart& part : prepared.parts) {
+    for (const PreparedPart& part : parts) {
       ok = mapper_.map(at, part.order, part.handle, true) == CUDA_SUCCESS;
       if (!ok) break;
       at += order_bytes(part.order);
@@ -255,20 +255,21 @@ Preparation DeviceMemory::prepare_park(const ExtentName& name, PreparedPark* pre
   const bool single = block.first->second.order == name.order;
   const std::uint8_t order = std::min(name.order, parked_order(groups_[block.pool->group]));
   *prepared = {name, {}};
+  const auto give_up = [&](Preparation why) {
+    give_back_slabs(*prepared);
+    prepared->parts.clear();
+    return why;
+  };
   for (std::uint32_t at = 0; at < order_granules(name.order); at += order_granules(order)) {
     PreparedPart part;
     if (!take_slab(lock, order, !single, &part)) {
-      give_back_slabs(*prepared);
-      prepared->parts.clear();
-      return single ? Preparation::kNoRoom : Preparation::kSplit;
+      return give_up(single ? Preparation::kNoRoom : Preparation::kSplit);
     }
     prepared->parts.push_back(part);
   }
   // The lock may have been let go.
-  if (find_block(name, ExtentState::kResident, &block)) return Preparation::kDone;
-  give_back_slabs(*prepared);
-  prepared->parts.clear();
-  return Preparation::kChanged;
+  const bool same = find_block(name, ExtentState::kResident, &block);
+  return same ? Preparation::kDone : give_up(Preparation::kChanged);
 }
 
 void DeviceMemory::cancel_park(const PreparedPark& prepared) {
@@ -290,7 +291,7 @@ bool DeviceMemory::swap_to_parked(const PreparedPark& prepared, std::uint64_t ti
 
 bool DeviceMemory::swap_out(const Block& block, const PreparedPark& prepared, std::uint64_t tick,
                             bool cold) {
-  if (!swap_block(block, prepared)) return false;
+  if (!swap_block(block, prepared.extent, prepared.parts)) return false;
   replace_block(block, prepared,
                 {.state = ExtentState::kParked, .parked_tick = tick, .cold = cold});
   statistics_.parked_bytes_total.fetch_add(prepared.extent.bytes(), std::memory_order_relaxed);
@@ -311,27 +312,34 @@ Preparation DeviceMemory::prepare_return(const ExtentName& name, std::uint64_t h
     room_.give_back(name.bytes());
     return Preparation::kNoRoom;
   }
-  const std::optional<CUdeviceptr> staging = return_staging_.take();
-  if (!staging) return Preparation::kNoRoom;
-  PreparedPart part{name.order, 0, *staging};
-  if (mapper_.create_device(part.order, &part.handle) == CUDA_SUCCESS) {
-    if (mapper_.map(part.staging, part.order, part.handle, true) == CUDA_SUCCESS) {
-      preparing_device_ += name.bytes();
-      *prepared = {name, {part}};
-      return Preparation::kDone;
-    }
-    mapper_.release_device(part.order, part.handle);
+  PreparedPart part;
+  if (!make_staged(return_staging_, name.order, &part)) return Preparation::kNoRoom;
+  preparing_device_ += name.bytes();
+  *prepared = {name, {part}};
+  return Preparation::kDone;
+}
+
+// GPU memory that lies in a slot of the staging until it replaces an extent.
+bool DeviceMemory::make_staged(Staging& staging, std::uint8_t order, PreparedPart* part) {
+  const std::optional<CUdeviceptr> slot = staging.take();
+  if (!slot) return false;
+  *part = {order, 0, *slot};
+  if (mapper_.create_device(order, &part->handle) == CUDA_SUCCESS) {
+    if (mapper_.map(*slot, order, part->handle, true) == CUDA_SUCCESS) return true;
+    mapper_.release_device(order, part->handle);
   }
-  return_staging_.give_back(part.staging);
-  return Preparation::kNoRoom;
+  staging.give_back(*slot);
+  return false;
+}
+
+void DeviceMemory::give_back_staged(Staging& staging, const PreparedPart& part) {
+  leave_staging(staging, part.staging, order_bytes(part.order));
+  mapper_.release_device(part.order, part.handle);
 }
 
 void DeviceMemory::give_back_return(const PreparedPark& prepared) {
-  for (const PreparedPart& part : prepared.parts) {
-    leave_staging(return_staging_, part.staging, order_bytes(part.order));
-    mapper_.release_device(part.order, part.handle);
-    preparing_device_ -= order_bytes(part.order);
-  }
+  for (const PreparedPart& part : prepared.parts) give_back_staged(return_staging_, part);
+  preparing_device_ -= prepared.extent.bytes();
 }
 
 void DeviceMemory::cancel_return(const PreparedPark& prepared) {
@@ -351,7 +359,7 @@ bool DeviceMemory::swap_to_resident(const PreparedPark& prepared) {
 
 bool DeviceMemory::swap_in(const Block& block, const PreparedPark& prepared) {
   const std::uint64_t bytes = prepared.extent.bytes();
-  if (!swap_block(block, prepared)) return false;
+  if (!swap_block(block, prepared.extent, prepared.parts)) return false;
   for (const PreparedPart& part : prepared.parts) {
     retired_staging_.push_back({part.staging, part.order});
   }
@@ -375,8 +383,9 @@ std::array<std::size_t, kOrders> DeviceMemory::slabs_wanted() const {
     }
     blocks.clear();
     add_blocks(*pool, resident, Direction::kToHost, &blocks);
+    const std::uint8_t largest = parked_order(groups_[pool->group]);
     for (const ExtentName& block : blocks) {
-      const std::uint8_t order = std::min(block.order, parked_order(groups_[pool->group]));
+      const std::uint8_t order = std::min(block.order, largest);
       wanted[order] += order_granules(block.order) / order_granules(order);
     }
   }

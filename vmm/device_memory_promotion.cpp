@@ -14,7 +14,7 @@ void DeviceMemory::want_promotion(Pool& pool, std::uint32_t offset) {
   if (extent.state != ExtentState::kParked || pending_.size() == kMaxCopies) return;
   if (moves_.is_being_copied(extent.move)) return;  // served in place
   const bool already = std::any_of(pending_.begin(), pending_.end(), [&](const Pending& p) {
-    return p.pool == &pool && p.offset == it->first;
+    return p.pool == &pool && p.extent.offset == it->first;
   });
   // The guard copies with one block, tens of GB/s: what would take it longer than
   // a few milliseconds is served in place until the next release and restore.
@@ -25,22 +25,12 @@ void DeviceMemory::want_promotion(Pool& pool, std::uint32_t offset) {
       !room_.take(order_bytes(extent.order))) {
     return;
   }
-  const std::optional<CUdeviceptr> staging = fault_staging_.take();
-  if (!staging) return;
-  PreparedPart part{extent.order, 0, *staging};
-  if (mapper_.create_device(part.order, &part.handle) == CUDA_SUCCESS) {
-    if (mapper_.map(part.staging, part.order, part.handle, true) == CUDA_SUCCESS) {
-      moves_.make_void(extent.move);
-      extent.move = 0;
-      pending_.push_back({&pool,
-                          it->first,
-                          {pool.id, it->first, extent.order, address_of(pool, it->first)},
-                          part});
-      return;
-    }
-    mapper_.release_device(part.order, part.handle);
-  }
-  fault_staging_.give_back(part.staging);
+  PreparedPart part;
+  if (!make_staged(fault_staging_, extent.order, &part)) return;
+  moves_.make_void(extent.move);
+  extent.move = 0;
+  pending_.push_back(
+      {&pool, {pool.id, it->first, extent.order, address_of(pool, it->first)}, part});
 }
 
 // Nothing else brings back what is pinned (an escaped pool), so none of it is answered in
@@ -51,8 +41,9 @@ bool DeviceMemory::moves_later(const AbiRun& granule) {
   const std::uint32_t offset = granule.first - pool->first;
   const auto it = pool->extent_at(offset);
   return it->second.state == ExtentState::kParked && pool->pinned(offset, 1) &&
-         std::none_of(pending_.begin(), pending_.end(),
-                      [&](const Pending& p) { return p.pool == pool && p.offset == it->first; });
+         std::none_of(pending_.begin(), pending_.end(), [&](const Pending& p) {
+           return p.pool == pool && p.extent.offset == it->first;
+         });
 }
 
 void DeviceMemory::finish_pending(std::vector<AbiRun>* runs) {
@@ -68,14 +59,8 @@ void DeviceMemory::finish_pending(std::vector<AbiRun>* runs) {
       continue;
     }
     Extent& extent = *parked;
-    mapper_.begin_swap();
-    bool ok = mapper_.unmap(name.address, name.bytes()) == CUDA_SUCCESS;
-    if (ok) {
-      ok = mapper_.map(name.address, name.order, p.part.handle, true) == CUDA_SUCCESS;
-      if (!ok) map_as_recorded(*p.pool, p.offset, extent);
-    }
-    mapper_.end_swap();
-    if (!ok) {
+    const auto it = pool->extents.find(name.offset);
+    if (!swap_block({pool, it, std::next(it)}, name, std::span(&p.part, 1))) {
       mapper_.release_device(name.order, p.part.handle);
       continue;
     }
@@ -85,7 +70,7 @@ void DeviceMemory::finish_pending(std::vector<AbiRun>* runs) {
     note_written(extent);
     statistics_.promotions.fetch_add(1, std::memory_order_relaxed);
     statistics_.promoted_bytes.fetch_add(name.bytes(), std::memory_order_relaxed);
-    add_run(runs, p.pool->first + p.offset, order_granules(name.order));
+    add_run(runs, pool->first + name.offset, order_granules(name.order));
   }
   pending_.clear();
 }
@@ -106,10 +91,7 @@ bool DeviceMemory::parked_may_move(std::optional<std::uint64_t> finished_epoch) 
 
 // A guard gave up between its copies, or they may have missed a write: they are void.
 void DeviceMemory::drop_pending() {
-  for (const Pending& p : pending_) {
-    leave_staging(fault_staging_, p.part.staging, p.extent.bytes());
-    mapper_.release_device(p.extent.order, p.part.handle);
-  }
+  for (const Pending& p : pending_) give_back_staged(fault_staging_, p.part);
   pending_.clear();
 }
 

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "vmm/guard_abi.h"
 #include "vmm/units.h"
 
 namespace kvshim::vmm {
@@ -40,15 +41,15 @@ struct PreparedPart {
 struct PreparedPark {
   ExtentName extent;
   std::vector<PreparedPart> parts;  // by address, all of the block; one when it comes back
-  /// copy(from, to, bytes) for each part until one fails.
-  template <class Copy>
-  bool copy_parts(const Copy& copy) const {
+  /// What is to be copied, a part each.
+  std::vector<AbiCopy> copies() const {
+    std::vector<AbiCopy> all;
     CUdeviceptr from = extent.address;
     for (const PreparedPart& part : parts) {
-      if (!copy(from, part.staging, order_bytes(part.order))) return false;
+      all.push_back({from, part.staging, order_bytes(part.order)});
       from += order_bytes(part.order);
     }
-    return true;
+    return all;
   }
 };
 

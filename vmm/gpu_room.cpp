@@ -32,14 +32,10 @@ bool GpuRoom::within_limit(std::uint64_t bytes) const {
          limit;
 }
 
-bool GpuRoom::has(std::uint64_t bytes) {
+bool GpuRoom::take(std::uint64_t bytes) {
   if (!within_limit(bytes)) return false;
   read(bytes);
-  return leaves(bytes);
-}
-
-bool GpuRoom::take(std::uint64_t bytes) {
-  if (!has(bytes)) return false;
+  if (!leaves(bytes)) return false;
   free_ -= bytes;
   return true;
 }

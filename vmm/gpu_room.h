@@ -12,7 +12,7 @@ namespace kvshim::vmm {
 
 /// What is free above the floor, and within the process's limit. All figures are bytes. Not
 /// thread-safe: under the owning DeviceMemory's mutex. The device's context must be current
-/// where the driver may be asked: in take(), has() and lacks().
+/// where the driver may be asked: in take() and lacks().
 class GpuRoom {
  public:
   GpuRoom(const DriverApi& driver, const Mapper& mapper, const Limits& limits,
@@ -31,8 +31,6 @@ class GpuRoom {
   bool take(std::uint64_t bytes);
   /// take() was for nothing.
   void give_back(std::uint64_t bytes) { free_ += bytes; }
-  /// Whether take() would succeed.
-  bool has(std::uint64_t bytes);
   /// After take(): whether so much is left for others.
   bool leaves(std::uint64_t bytes) const { return free_ >= floor_ + bytes; }
   /// Whether the GPU has no room for `bytes` (> 0) besides what is `set_apart`. False when the

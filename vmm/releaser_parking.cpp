@@ -112,9 +112,10 @@ bool Releaser::clear_next(const std::deque<ExtentName>& blocks, std::uint64_t* c
 }
 
 bool Releaser::copy_parts(const PreparedPark& one) {
-  return one.copy_parts([this](CUdeviceptr from, CUdeviceptr to, std::size_t bytes) {
-    return driver_.cuMemcpyDtoDAsync_v2(to, from, bytes, memory_.kernels().stream()) ==
-           CUDA_SUCCESS;
+  const std::vector<AbiCopy> copies = one.copies();
+  return std::all_of(copies.begin(), copies.end(), [this](const AbiCopy& copy) {
+    return driver_.cuMemcpyDtoDAsync_v2(copy.destination, copy.source, copy.bytes,
+                                        memory_.kernels().stream()) == CUDA_SUCCESS;
   });
 }
 

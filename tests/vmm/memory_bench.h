@@ -145,10 +145,7 @@ class MemoryBench {
   /// Parks in blocks, as a release does.
   std::size_t park_merged() { return park(memory->blocks_to_park(resident())); }
   void copy(const PreparedPark& prepared) const {
-    prepared.copy_parts([this](CUdeviceptr from, CUdeviceptr to, std::uint64_t bytes) {
-      copy(AbiCopy{from, to, bytes});
-      return true;
-    });
+    for (const AbiCopy& part : prepared.copies()) copy(part);
   }
   void copy(const AbiCopy& copy) const {
     const auto piece = [&](std::uint64_t from, std::uint64_t bytes) {

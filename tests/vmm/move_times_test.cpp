@@ -8,11 +8,9 @@ namespace {
 // were copied at ticks only, it would come a tick later mostly.
 TEST_F(MovesBesideWork, ItComesHomeBetweenTicks) {
   constexpr int kRounds = 25, kInTime = 21;  // 25 beside a load of 3; without: 9, 14 beside it
-  ReleaseSettings settings = soon_idle();
-  settings.idle_timeout = 1h;  // ticks of 20 ms
   bench_.write_rows(0, kRows, 1);
   bench_.write_rows(kBusyRow, kBusyRow + 1, 1);
-  bench_.release_when_idle(settings);
+  bench_.release_when_idle(idle_in_an_hour());  // ticks of 20 ms
   int in_time = 0;
   for (int i = 0; i < kRounds; ++i) {
     bench_.releaser->release_now();

@@ -14,15 +14,6 @@
 
 namespace kvshim::vmm::testing {
 
-inline ReleaseSettings soon_idle() {
-  ReleaseSettings settings;
-  settings.idle_timeout = 150ms;
-  settings.restore_time = 0ms;  // nothing comes back before the first work
-  settings.prefetch = true;
-  settings.short_spell = 0ms;
-  return settings;
-}
-
 class MovesBesideWork : public ::testing::Test {
  protected:
   static constexpr std::uint32_t kRows = 24, kBusyRow = 30;

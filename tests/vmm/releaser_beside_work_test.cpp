@@ -7,15 +7,6 @@
 namespace kvshim::vmm::testing {
 namespace {
 
-ReleaseSettings never_idle() {
-  ReleaseSettings settings;
-  settings.idle_timeout = 1h;
-  settings.restore_time = 0ms;  // nothing comes back before the first work
-  settings.prefetch = true;
-  settings.short_spell = 0ms;
-  return settings;
-}
-
 class BesideWork : public ::testing::Test {
  protected:
   static constexpr std::uint32_t kRows = 24, kBusyRow = 30;
@@ -33,7 +24,7 @@ class BesideWork : public ::testing::Test {
     return sum;
   }
   /// All rows are given to a neighbour in need.
-  void give_all(ReleaseSettings settings = never_idle()) {
+  void give_all(ReleaseSettings settings = idle_in_an_hour()) {
     bench_.write_rows(0, kRows, 1);
     bench_.release_when_idle(settings);
     neighbours_.wanted.store(2 * kAll);
@@ -125,7 +116,7 @@ TEST_F(BesideWork, NothingWaitsForAnOwnStreamThatDoesNotGetOn) {
 
 // It would only go again.
 TEST_F(BesideWork, WhatAnIdleReleaseHasParkedStaysThere) {
-  ReleaseSettings settings = never_idle();
+  ReleaseSettings settings = idle_in_an_hour();
   settings.idle_timeout = 100ms;
   bench_.write_rows(0, kRows, 1);
   bench_.release_when_idle(settings);
@@ -136,7 +127,7 @@ TEST_F(BesideWork, WhatAnIdleReleaseHasParkedStaysThere) {
 
 // What it has parked until then is idle, as if it had come to its end.
 TEST_F(BesideWork, WhatAnInterruptedReleaseHasParkedStaysThere) {
-  ReleaseSettings settings = never_idle();
+  ReleaseSettings settings = idle_in_an_hour();
   settings.idle_timeout = 100ms;
   settings.slice = 1us;  // a block in each
   bench_.write_rows(0, kRows, 1);
@@ -151,7 +142,7 @@ TEST_F(BesideWork, WhatAnInterruptedReleaseHasParkedStaysThere) {
 }
 
 TEST_F(BesideWork, WithoutPrefetchNothingComesHome) {
-  ReleaseSettings settings = never_idle();
+  ReleaseSettings settings = idle_in_an_hour();
   settings.prefetch = false;
   give_all(settings);
   expect_stays();
@@ -181,7 +172,7 @@ TEST_F(BesideWork, ASecondGiftComesHomeToo) {
 // As idle as what a timeout has parked.
 TEST_F(BesideWork, WhatWasReleasedByHandStaysThere) {
   bench_.write_rows(0, kRows, 1);
-  bench_.release_when_idle(never_idle());
+  bench_.release_when_idle(idle_in_an_hour());
   bench_.releaser->release_now();
   ASSERT_TRUE(eventually([&] { return bench_.memory->physical().device == 0; }));
   expect_stays();

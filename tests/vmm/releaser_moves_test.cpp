@@ -75,12 +75,6 @@ TEST_F(MovesBesideWork, WhatLacksRoomToComeHomeAsksForIt) {
 
 // --- away -----------------------------------------------------------------------------------
 
-ReleaseSettings idle_in_an_hour() {
-  ReleaseSettings settings = soon_idle();
-  settings.idle_timeout = 1h;
-  return settings;
-}
-
 TEST_F(MovesBesideWork, WhatIsColdGoesWithoutAPause) {
   ReleaseSettings settings = idle_in_an_hour();
   settings.cold_after = 600ms;
@@ -169,9 +163,7 @@ class MuchIsParked : public ::testing::Test {
                8) {
     bench_.write_rows(0, kRows, 1);
     bench_.write_rows(kBusyRow, kBusyRow + 1, 1);
-    ReleaseSettings settings = soon_idle();
-    settings.idle_timeout = 1h;
-    bench_.release_when_idle(settings);
+    bench_.release_when_idle(idle_in_an_hour());
     for (std::uint32_t row = 0; row < kRows; ++row) blocks_.push_back(static_cast<int>(row));
     table_ = ColdBench::table_of(bench_.layers[0], blocks_);
   }

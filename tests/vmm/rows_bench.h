@@ -49,4 +49,19 @@ class RowsBench : public EngineBench {
   std::map<std::uint32_t, std::uint64_t> rounds;
 };
 
+/// Nothing comes back before the first work; beside work it comes however short that is.
+inline ReleaseSettings soon_idle() {
+  ReleaseSettings settings;
+  settings.idle_timeout = 150ms;
+  settings.restore_time = 0ms;
+  settings.prefetch = true;
+  settings.short_spell = 0ms;
+  return settings;
+}
+inline ReleaseSettings idle_in_an_hour() {
+  ReleaseSettings settings = soon_idle();
+  settings.idle_timeout = 1h;
+  return settings;
+}
+
 }  // namespace kvshim::vmm::testing
