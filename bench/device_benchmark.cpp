@@ -2,10 +2,8 @@
 // each scenario in a process of its own under the preload. Prints one line of
 // JSON a scenario, and a table at the end.
 //
-//   kvshim_bench_device [SCENARIO ...]      setup faults rows parking parking_sequence
-//   parking_large;
-//                                           all when
-//                                      none is named
+//   kvshim_bench_device [SCENARIO ...]      setup faults rows guard guard_copies parking
+//                                           parking_sequence parking_large; all when none is named
 //
 // Times are what the host sees: the first write of a granule until it is done,
 // less the median of the same call on a granule that is present.
@@ -139,6 +137,53 @@ void rows() {
   std::vector<Figure> figures = first_writes(rows_measured, write);
   figures.push_back({"granules_present", status_figure("granules")});
   print("rows", session, figures);
+}
+
+// --- guards -------------------------------------------------------------------------
+
+// A graph of decode writes to what is present. Less what it takes without the shim, that is what a
+// guard that finds everything there costs on the GPU.
+void guard(bool plain) {
+  Session session;
+  const int writes = session.on_simulator() ? 16 : 512;
+  constexpr int kLaunches = 50;
+  const std::size_t bytes = 8 * kGranuleBytes;
+  const CUdeviceptr pool = session.allocate(1, bytes)[0];
+  session.write_token(pool, bytes, 4096);
+  session.wait();
+  CUgraph graph = nullptr;
+  CUgraphExec executable = nullptr;
+  KVSHIM_BENCH_CHECK(cuStreamBeginCapture(session.stream(), CU_STREAM_CAPTURE_MODE_GLOBAL));
+  for (int i = 0; i < writes; ++i) session.write_there_again(pool, bytes);
+  KVSHIM_BENCH_CHECK(cuStreamEndCapture(session.stream(), &graph));
+  KVSHIM_BENCH_CHECK(cuGraphInstantiate(&executable, graph, 0));
+  std::vector<double> nanoseconds;
+  for (int i = 0; i < kLaunches; ++i) {
+    const Timer timer;
+    KVSHIM_BENCH_CHECK(cuGraphLaunch(executable, session.stream()));
+    session.wait();
+    nanoseconds.push_back(1000 * timer.microseconds() / writes);
+  }
+  print(plain ? "guard_plain" : "guard", session, {{"write_ns", median(nanoseconds)}});
+}
+
+// A decode's guard brings back what is parked where its token goes, with the rows of its siblings.
+void guard_copies() {
+  Session session;
+  constexpr std::size_t kPools = 24;
+  const std::size_t bytes = (session.on_simulator() ? 8 : 32) * kGranuleBytes;
+  const std::vector<CUdeviceptr> pools = session.allocate(kPools, bytes);
+  for (const CUdeviceptr pool : pools) {
+    KVSHIM_BENCH_CHECK(cuMemsetD8Async(pool, 7, bytes, session.stream()));
+  }
+  session.wait();
+  std::this_thread::sleep_for(std::chrono::seconds(3));  // idle for idle_timeout: all is parked
+  session.write_token(pools[0], bytes, 4096);
+  session.wait();
+  const double mib = status_figure("promoted_bytes") / kMebibyte;
+  const double us = status_figure("guard_copies_us");
+  print("guard_copies", session,
+        {{"mib", mib}, {"us", us}, {"gb_s", us > 0 ? mib * kMebibyte / us / 1000 : 0}});
 }
 
 // --- parking and coming back -------------------------------------------------------
@@ -283,6 +328,8 @@ const std::map<std::string, std::string>& shim_options() {
       // Exactly the granules that are asked for, and no release in between.
       {"faults", "read_ahead_max = \"2MiB\"\nidle_timeout = \"60s\"\n"},
       {"rows", "read_ahead_max = \"2MiB\"\nidle_timeout = \"60s\"\n"},
+      {"guard", ""},
+      {"guard_copies", "idle_timeout = \"1s\"\nrestore_time = \"0s\"\nread_ahead_max = \"8MiB\"\n"},
       {"parking",
        "idle_timeout = \"5s\"\nrestore_time = \"5s\"\nlog_level = \"debug\"\n"
        "read_ahead_max = \"2MiB\"\n"},
@@ -297,6 +344,9 @@ int run_child(const char* scenario) {
   if (std::strcmp(scenario, "setup") == 0) setup(false);
   if (std::strcmp(scenario, "faults") == 0) faults();
   if (std::strcmp(scenario, "rows") == 0) rows();
+  if (std::strcmp(scenario, "guard_plain") == 0) guard(true);
+  if (std::strcmp(scenario, "guard") == 0) guard(false);
+  if (std::strcmp(scenario, "guard_copies") == 0) guard_copies();
   if (std::strcmp(scenario, "parking") == 0) parking(scenario, true);
   if (std::strcmp(scenario, "parking_sequence") == 0) parking(scenario, false);
   if (std::strcmp(scenario, "parking_large") == 0) parking_large();
@@ -312,12 +362,13 @@ int main(int argc, char** argv) {
   work_folder();
   std::vector<std::string> scenarios(argv + 1, argv + argc);
   if (scenarios.empty()) {
-    scenarios = {"setup_plain",      "setup",        "faults", "rows", "parking",
+    scenarios = {"setup_plain",      "setup",        "faults",       "rows",
+                 "guard_plain",      "guard",        "guard_copies", "parking",
                  "parking_sequence", "parking_large"};
   }
   int failures = 0;
   for (const std::string& scenario : scenarios) {
-    const bool plain = scenario == "setup_plain";
+    const bool plain = scenario == "setup_plain" || scenario == "guard_plain";
     if (!plain && shim_options().count(scenario) == 0) {
       std::fprintf(stderr, "no scenario is called %s\n", scenario.c_str());
       return 2;

@@ -56,6 +56,10 @@ std::vector<CUdeviceptr> Session::allocate(std::size_t count, std::size_t bytes)
 void Session::write_token(CUdeviceptr pool, std::size_t pool_bytes, std::size_t offset) {
   const std::int64_t slot = static_cast<std::int64_t>(offset / 2) / kSlotElements;
   KVSHIM_BENCH_CHECK(cuMemcpyHtoDAsync(slots_, &slot, sizeof slot, stream_));
+  write_there_again(pool, pool_bytes);
+}
+
+void Session::write_there_again(CUdeviceptr pool, std::size_t pool_bytes) {
   CUdeviceptr key = rows_, value = rows_ + 2048, none = 0;
   CUdeviceptr key_cache = pool, value_cache = pool + pool_bytes / 2;
   std::int64_t block_stride = kSlotElements * kBlockSlots, page_stride = kSlotElements;

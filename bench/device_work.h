@@ -47,6 +47,8 @@ class Session {
   /// half of a pool, as vLLM 0.22 lays keys and values out. Offsets are multiples
   /// of 1 KiB.
   void write_token(CUdeviceptr pool, std::size_t pool_bytes, std::size_t offset);
+  /// The same again, to where the last token went in `pool`: the launch alone.
+  void write_there_again(CUdeviceptr pool, std::size_t pool_bytes);
 
  private:
   CUcontext context_ = nullptr;

@@ -145,8 +145,9 @@ CUresult DeviceKernels::launch(CUkernel kernel, unsigned grid_x, unsigned grid_y
 CUresult DeviceKernels::launch_linear_guard(CUstream stream, const LinearWrite& write,
                                             GuardPlace place) const {
   LinearGuardParams params{context_, write, behind(place), 0};
-  // Few slots need few threads; a whole block waits at each barrier.
-  const unsigned threads = write.count <= 32 ? 32 : write.count <= 128 ? 128 : kGuardThreads;
+  // Few slots need few threads, and a whole block waits at each barrier; but what is parked is
+  // copied by them, over a bus that answers in 1.3 us (docs/results/parking.md).
+  const unsigned threads = write.count <= 128 ? 128 : kGuardThreads;
   return launch(linear_, 1, 1, threads, stream, &params);
 }
 

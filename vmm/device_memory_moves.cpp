@@ -27,9 +27,10 @@
 namespace kvshim::vmm {
 namespace {
 
-// For one question: its guard and the stream wait 1 to 3 ms. A block costs a mapping and about as
-// much for each one that is taken away (docs/results/parking.md).
-constexpr std::size_t kMappingsAtOnce = 32;
+// For one question: its guard and the stream wait 2 to 4 ms. A block costs a mapping and about as
+// much for each one that is taken away (docs/results/parking.md). Enough for what is copied at
+// once: a block of 32 MiB that was parked in parts of 8 MiB has five.
+constexpr std::size_t kMappingsAtOnce = 48;
 
 ExtentState state_before(MoveTo to) {
   return to == MoveTo::kGpu ? ExtentState::kParked : ExtentState::kResident;

@@ -22,7 +22,7 @@ constexpr nanoseconds kLook = milliseconds(50);
 constexpr nanoseconds kQuiet = milliseconds(20);
 constexpr nanoseconds kLookAtFree = milliseconds(500);
 // What comes home waits for a step of the engine, then for its copy, then for a step again.
-constexpr nanoseconds kMoveStep = milliseconds(2);
+constexpr nanoseconds kMoveStep = milliseconds(1);
 constexpr std::chrono::microseconds kSpinFirst{100};
 constexpr std::chrono::seconds kQueryPatience{1};  // for a driver that refuses to say
 

@@ -15,8 +15,10 @@ namespace {
 
 using std::chrono::milliseconds;
 
-// On their way at a time: 5 ms of the copy engine's time, ...
-constexpr std::uint64_t kHomeAtOnce = std::uint64_t{256} << 20;
+// Chosen at a time: 5 ms of the copy engine's time, ...
+constexpr std::uint64_t kChosenAtOnce = std::uint64_t{256} << 20;
+// ... three times as much on its way: waiting for a question, being copied, waiting for a swap, ...
+constexpr std::uint64_t kHomeAtOnce = 3 * kChosenAtOnce;
 // ... and less to the host: no mapping is opened meanwhile (docs/results/parking.md), so that a
 // fault waits for all of it.
 constexpr std::uint64_t kAwayAtOnce = std::uint64_t{32} << 20;
@@ -25,7 +27,7 @@ constexpr std::uint64_t kHeadroom = std::uint64_t{512} << 20;
 // The engine's own copies get in between.
 constexpr std::uint64_t kPiece = kGranuleBytes;
 // A lone short request is left alone: the swaps would come in front of its first token.
-constexpr std::chrono::nanoseconds kWorkLasts = milliseconds(50);
+constexpr std::chrono::nanoseconds kWorkLasts = milliseconds(30);
 // Readers are asked so often while something is parked, ...
 constexpr std::chrono::nanoseconds kAskForHome = milliseconds(40);
 // ... while there may be a reason to park, ...
@@ -119,7 +121,8 @@ Releaser::Away Releaser::wants_away() {
 // What an idle release has parked, before this work, stays until it is read: it would only go
 // again. So does what is cold where there is a clock for that.
 std::vector<ExtentName> Releaser::begin_to_bring_home() {
-  if (memory_.bytes_on_their_way(MoveTo::kGpu) >= kHomeAtOnce / 2) return {};
+  const std::uint64_t on_their_way = memory_.bytes_on_their_way(MoveTo::kGpu);
+  if (on_their_way > kHomeAtOnce - kChosenAtOnce) return {};
   std::vector<ExtentName> wanted;
   if (some_is_read_) {
     wanted = memory_.read_while_parked(tick_before(kReadLately));
@@ -133,11 +136,12 @@ std::vector<ExtentName> Releaser::begin_to_bring_home() {
     const std::vector<ExtentName> given = memory_.parked_since(released_serial_, cold_too);
     wanted.insert(wanted.end(), given.begin(), given.end());
   }
-  std::vector<ExtentName> begun = memory_.begin_to_bring_home(wanted, kHomeAtOnce, kHeadroom);
+  std::vector<ExtentName> begun =
+      memory_.begin_to_bring_home(wanted, on_their_way + kChosenAtOnce, kHeadroom);
   if (looks_for_given && begun.empty()) next_home_ = ticks_ + in_ticks(kLookForGiven);
   if (!wanted.empty() && begun.empty() &&
       memory_.lacking(wanted.front().bytes() + kHeadroom, 0) != 0) {
-    ask_for_a_return(kHomeAtOnce);
+    ask_for_a_return(kChosenAtOnce);
   }
   return begun;
 }
@@ -192,7 +196,6 @@ void Releaser::move_beside_work(Moment moment) {
   if (!working) return;
   // What stands in the own stream may wait for the program, and frees wait for working_.
   if (driver_.cuStreamQuery(memory_.kernels().stream()) != CUDA_SUCCESS) return;
-  copy_moves();
   memory_.end_moves(home ? DeviceMemory::MoveEnd::kVoid : DeviceMemory::MoveEnd::kToGpu);
   if (memory_.read_marks().answers() != answers_seen_) {
     answers_seen_ = memory_.read_marks().answers();
@@ -219,6 +222,9 @@ void Releaser::move_beside_work(Moment moment) {
       if (begun) memory_.end_moves(DeviceMemory::MoveEnd::kAll);
     }
   }
+  // Last, for questions come meanwhile: what was chosen just now is proven, what was copied before
+  // is swapped.
+  copy_moves();
   comes_home_ = home && memory_.bytes_on_their_way(MoveTo::kGpu) != 0;
   tell_moves();
 }

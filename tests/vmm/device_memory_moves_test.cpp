@@ -29,6 +29,32 @@ TEST_F(MovesTest, WhatIsReadComesBackInTwoQuestions) {
   EXPECT_EQ(begin(), 0u);
 }
 
+TEST_F(MovesTest, WhileSomeIsCopiedTheNextIsProvenAndTheLastIsSwapped) {
+  const auto choose = [&](std::uint32_t row) {
+    read({row});
+    EXPECT_EQ(begin(), 2u) << row;
+    bench_.memory->move_bits_cleared();
+  };
+  choose(0);
+  ask();
+  choose(1);
+  EXPECT_EQ(copy(), 2u);
+  ask();
+  EXPECT_EQ(resident(), 2 * kGranuleBytes) << "row 0";
+  choose(2);
+  const std::vector<AbiCopy> copies = bench_.memory->move_copies();
+  ASSERT_EQ(copies.size(), 2u) << "of row 1 alone: row 2 is not proven yet";
+  bench_.copy(copies[0]);
+  ask();
+  EXPECT_EQ(resident(), 2 * kGranuleBytes) << "row 1 is being copied";
+  bench_.copy(copies[1]);
+  bench_.memory->moves_copied(true);
+  EXPECT_EQ(copy(), 2u) << "row 2 was proven meanwhile";
+  ask();
+  EXPECT_EQ(resident(), 6 * kGranuleBytes);
+  expect_contents();
+}
+
 TEST_F(MovesTest, TheCopyIsOfTheContentsAndComesHome) {
   read({2});
   ASSERT_EQ(begin(), 2u);

@@ -161,9 +161,8 @@ struct alignas(16) CopyWord {
   std::uint32_t a, b, c, d;
 };
 
-// One thread's loads that are under way at once. A read over PCIe takes 1.3 us, and a decode's
-// guard has 32 threads: with 8 words each they copied 3 to 4 GB/s (measured:
-// docs/results/parking.md).
+// One thread's loads that are under way at once. A read over PCIe takes 1.3 us: 32 threads with 8
+// words each copied 3 to 4 GB/s, with 32 words 11.6 (measured: docs/results/parking.md).
 constexpr int kWordsAtOnce = 32;
 
 KVSHIM_DEVICE void copy_block(const AbiCopy& copy) {
