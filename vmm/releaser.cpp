@@ -164,7 +164,12 @@ bool Releaser::all_finished(std::uint64_t epoch) {
   if (!finished_) return false;
   // A pause has ways of its own, which read and copy what a question must not swap meanwhile.
   memory_.end_moves(DeviceMemory::MoveEnd::kAll);
-  if (readers_asked_every() != UINT64_MAX) memory_.read_marks().pause_begins(ticks_);
+  if (readers_asked_every() != UINT64_MAX) {
+    // Marks that were not taken yet are of this time. Later they would bring home what the next
+    // work doesn't read.
+    if (std::unique_lock working(working_, std::try_to_lock); working) look_at_reads();
+    memory_.read_marks().pause_begins(ticks_);
+  }
   return true;
 }
 

@@ -22,6 +22,24 @@ TEST_F(MovesBesideWork, WhatStepsReadComesBackWithoutAPause) {
   bench_.expect_contents();
 }
 
+// Marks that nobody has taken when work ends are of that time, not of the next work's.
+TEST_F(MovesBesideWork, WhatWasReadBeforeThePauseStaysWhereItIs) {
+  ReleaseSettings settings = soon_idle();
+  settings.idle_timeout = 300ms;  // what was read before is not read lately
+  bench_.write_rows(0, kRows, 1);
+  bench_.release_when_idle(settings);
+  for (int burst = 0; burst < 5; ++burst) {
+    // It ends at another point between two askings each time.
+    step_until(
+        {20}, [] { return false; }, std::chrono::milliseconds(20 + 9 * burst));
+    ASSERT_TRUE(eventually([&] { return bench_.memory->physical().device == 0; }));
+    ASSERT_TRUE(step_until({3}, [&] { return are_resident({3}); }));
+    EXPECT_FALSE(are_resident({20})) << burst;
+    ASSERT_TRUE(eventually([&] { return bench_.memory->physical().device == 0; }));
+  }
+  bench_.expect_contents();
+}
+
 TEST_F(MovesBesideWork, ItGoesAgainWhenWorkEnds) {
   park_all();
   ASSERT_TRUE(step_until({5}, [&] { return are_resident({5}); }));
