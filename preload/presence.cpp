@@ -2,10 +2,10 @@
 //
 // Measured (docs/results/driver_semantics.md): it refuses, with INVALID_VALUE and
 // without effect, a copy or a fill whose destination is a hole or read-only at the
-// time of the call. So the calling thread makes the destination present itself where
-// nothing unfinished may look at it meanwhile. Else it becomes present when the guard
-// in front has run, which the call then has to wait for. A swap takes 60 to 300 us, a
-// row of them some milliseconds.
+// time of the call, and crashes when the mapping changes while it looks (MappingLook). So
+// the calling thread makes the destination present itself where nothing unfinished may
+// look at it meanwhile. Else it becomes present when the guard in front has run, which the
+// call then has to wait for. A swap takes 60 to 300 us, a row of them some milliseconds.
 #include <algorithm>
 #include <chrono>
 #include <thread>
@@ -73,13 +73,31 @@ void tell_that_the_stream_is_stuck(const CurrentWork& now) {
   }
 }
 
-// Waits until the written ranges are there; false when the stream doesn't get on.
-bool wait_for_presence(const CurrentWork& now, Clock::time_point end) {
+enum class Presence { kThere, kNoMemory, kStuck };
+
+// The driver is not asked before: it would refuse, and must not look at mappings that a fault
+// swaps.
+Presence wait_for_presence(const CurrentWork& now, std::uint64_t failed_before,
+                           Clock::time_point end) {
   while (!all_written_present(now)) {
-    if (Clock::now() > end) return false;
+    if (failed_faults(now) != failed_before) return Presence::kNoMemory;
+    if (Clock::now() > end) return Presence::kStuck;
     std::this_thread::sleep_for(kPoll);
   }
-  return true;
+  return Presence::kThere;
+}
+
+std::vector<vmm::AddressRange> addresses_of(const CurrentWork& now) {
+  std::vector<vmm::AddressRange> all;
+  for (const Touched& t : now.touched) {
+    const vmm::Arena& arena = t.device->memory.arena();
+    for (const std::vector<vmm::AbiRun>* runs : {&t.written, &t.read_anywhere}) {
+      for (const vmm::AbiRun& run : *runs) {
+        all.push_back({arena.address(run.first), arena.address(run.first + run.count)});
+      }
+    }
+  }
+  return all;
 }
 
 }  // namespace
@@ -87,27 +105,36 @@ bool wait_for_presence(const CurrentWork& now, Clock::time_point end) {
 CUresult retry_over_holes(SubmitRef call) {
   CurrentWork* const work = CurrentWork::get();
   const auto end = Clock::now() + kLongestWait;
-  if (work != nullptr && !work->pinned && work->stream && is_capturing(*work->stream)) {
-    const CUresult pinned = pin_for_capture(*work);
-    if (pinned != CUDA_SUCCESS) return pinned;
-    // The pin stays: what is not there when it is captured may be at instantiation.
-    wait_for_presence(*work, end);
-  } else if (work != nullptr) {
-    for (const Touched& t : work->touched) make_present_now(t);
+  std::uint64_t failed_before = 0;
+  std::vector<vmm::AddressRange> looked_at;  // empty: nobody knows
+  if (work != nullptr) {
+    failed_before = failed_faults(*work);
+    looked_at = addresses_of(*work);
+    if (!work->pinned && work->stream && is_capturing(*work->stream)) {
+      // The pin stays: what is not there when it is captured may be at instantiation.
+      const CUresult pinned = pin_for_capture(*work);
+      if (pinned != CUDA_SUCCESS) return pinned;
+    } else {
+      for (const Touched& t : work->touched) make_present_now(t);
+      failed_before = failed_faults(*work);  // the guard asks again
+    }
   }
-  const std::uint64_t failed_before = work != nullptr ? failed_faults(*work) : 0;
   for (;;) {
+    if (work != nullptr && wait_for_presence(*work, failed_before, end) == Presence::kNoMemory) {
+      return CUDA_ERROR_OUT_OF_MEMORY;
+    }
     const vmm::SwapWatch watch = vmm::SwapWatch::start();
-    const CUresult result = call();
+    const CUresult result = [&] {
+      const vmm::MappingLook look(looked_at);
+      return call();
+    }();
     if (result != CUDA_ERROR_INVALID_VALUE) return result;
     const bool absent = work != nullptr && !all_written_present(*work);
-    if (absent && failed_faults(*work) != failed_before) return CUDA_ERROR_OUT_OF_MEMORY;
     if (!watch.overlapped() && !absent) return result;
     if (Clock::now() > end) {
       if (absent) tell_that_the_stream_is_stuck(*work);
       return result;
     }
-    if (absent) std::this_thread::sleep_for(kPoll);
   }
 }
 

@@ -226,7 +226,7 @@ bool DeviceMemory::split_absent(Pool& pool, std::uint32_t offset) {
   const Piece single = aligned_piece(pool.first, offset, 0);
   std::vector<Piece> pieces = buddies_around(whole, single, pool.first);
   pieces.push_back(single);
-  mapper_.begin_swap();
+  mapper_.begin_swap(address_of(pool, whole.offset), order_bytes(whole.order));
   bool ok = mapper_.unmap(address_of(pool, whole.offset), order_bytes(whole.order)) == CUDA_SUCCESS;
   if (ok) {
     ok = mapper_.map_zero(address_of(pool, 0), pieces) == CUDA_SUCCESS;

@@ -66,7 +66,7 @@ bool DeviceMemory::swap_piece(Pool& pool, const Piece& whole, const Piece& taken
   const std::vector<Piece> rest = buddies_around(whole, taken, pool.first);
   const CUdeviceptr base = address_of(pool, 0);
   const CUdeviceptr place = address_of(pool, taken.offset);
-  mapper_.begin_swap();
+  mapper_.begin_swap(address_of(pool, whole.offset), order_bytes(whole.order));
   CUresult result = mapper_.unmap(address_of(pool, whole.offset), order_bytes(whole.order));
   bool ok = false;
   if (result == CUDA_SUCCESS) {

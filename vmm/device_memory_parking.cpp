@@ -176,7 +176,7 @@ bool DeviceMemory::find_block(const ExtentName& name, ExtentState state, Block* 
 bool DeviceMemory::swap_block(const Block& block, const ExtentName& name,
                               std::span<const PreparedPart> parts) {
   CUdeviceptr at = name.address;
-  mapper_.begin_swap();
+  mapper_.begin_swap(name.address, name.bytes());
   bool ok = mapper_.unmap(name.address, name.bytes()) == CUDA_SUCCESS;
   if (ok) {
     for (const PreparedPart& part : parts) {

@@ -75,7 +75,7 @@ void DeviceMemory::make_piece_absent(Pool& pool, const Piece& piece, std::uint64
   const std::uint32_t end = piece.offset + order_granules(piece.order);
   const auto first = pool.extents.find(piece.offset);
   const auto last = pool.extents.lower_bound(end);
-  mapper_.begin_swap();
+  mapper_.begin_swap(address_of(pool, piece.offset), order_bytes(piece.order));
   bool ok = mapper_.unmap(address_of(pool, piece.offset), order_bytes(piece.order)) == CUDA_SUCCESS;
   if (ok) {
     ok = mapper_.map_zero(address_of(pool, 0), std::span(&piece, 1)) == CUDA_SUCCESS;

@@ -29,8 +29,15 @@ Mapper::Mapper(const DriverApi& driver, CUdevice device, int host_numa_node)
       device_location_{CU_MEM_LOCATION_TYPE_DEVICE, device},
       host_location_{CU_MEM_LOCATION_TYPE_HOST_NUMA, host_numa_node} {}
 
-void Mapper::begin_swap() { swaps_begun.fetch_add(1); }
-void Mapper::end_swap() { swaps_ended.fetch_add(1); }
+void Mapper::begin_swap(CUdeviceptr address, std::size_t bytes) {
+  swap_.emplace(AddressRange{address, address + bytes});
+  swaps_begun.fetch_add(1);
+}
+
+void Mapper::end_swap() {
+  swaps_ended.fetch_add(1);
+  swap_.reset();
+}
 
 CUresult Mapper::create(unsigned order, CUmemLocationType type, int id,
                         CUmemGenericAllocationHandle* handle) const {

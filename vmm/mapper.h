@@ -5,12 +5,14 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 
 #include "vmm/arena.h"
 #include "vmm/driver.h"
 #include "vmm/extent.h"
+#include "vmm/mapping_look.h"
 #include "vmm/pool.h"
 #include "vmm/units.h"
 
@@ -59,8 +61,9 @@ class Mapper {
   CUresult map_zero(CUdeviceptr pool_address, std::span<const Piece> pieces);
 
   const PhysicalBytes& physical() const { return physical_; }
-  /// Around each swap: between the two, addresses of a pool may be a hole.
-  void begin_swap();
+  /// Around each swap of these mappings: between the two, addresses of a pool may be a hole. The
+  /// first waits for calls that look at them (MappingSwap), 20 ms at most for each.
+  void begin_swap(CUdeviceptr address, std::size_t bytes);
   void end_swap();
   /// Releases the zero handles; only when no pool is left.
   void release_zero_handles();
@@ -74,6 +77,7 @@ class Mapper {
   CUmemLocation host_location_;
   std::array<CUmemGenericAllocationHandle, kOrders> zero_handles_{};
   PhysicalBytes physical_;
+  std::optional<MappingSwap> swap_;  // the one that is under way
 };
 
 /// Tells whether any pool address of the process may have been a hole since

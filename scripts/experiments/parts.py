@@ -46,7 +46,8 @@ class PartRun:
         self.content["after_load_mib"] = self.idle.pop()
         for server in self.servers:
             self.content["servers"][server.name] = {
-                "ready_seconds": server.ready_seconds, "utilization": server.utilization}
+                "ready_seconds": server.ready_seconds, "utilization": server.utilization,
+                "compiled": server.compiled()}
             self.faults_in_host[server.name] = server.faults_in_host()
 
     def pause(self, what, seconds):

@@ -67,6 +67,10 @@ class Server:
         """A digest of what one request alone answers, or None where bursts have digests."""
         return None
 
+    def compiled(self):
+        """Whether it compiled its model while it started; None where it can't be told."""
+        return None
+
     def start(self):
         environment = {**plain_environment(), **self.environment(), **self.contestant.environment}
         command = [*self.contestant.wrapper, *self.command()]

@@ -87,6 +87,19 @@ def floors(parts):
     return found
 
 
+def compiled_otherwise(parts, both):
+    """An engine that compiled its model while it started stays larger than one that found it in
+    the compile cache."""
+    for part in parts.values():
+        if part["contestant"] != "static" or len(part["servers"]) != 1:
+            continue
+        (server,) = part["servers"]
+        here, there = (facts["servers"].get(server, {}).get("compiled") for facts in (both, part))
+        if None not in (here, there) and here != there:
+            yield (f"{server} {'compiled its model' if here else 'found its model compiled'}, and "
+                   f"{'found it compiled' if here else 'compiled it'} without kvshim")
+
+
 def together(parts):
     """How two idle servers compare with their engines without pools, and how each one under load
     compares with itself alone on the GPU."""
@@ -100,6 +113,8 @@ def together(parts):
                f"{least:.0f} MiB with the {both['base_mib']:.0f} MiB in use before "
                f"({', '.join(f'{server} {known[server]:.0f}' for server in both['servers'])}): "
                f"{both['idle_mib'] - least:.0f} MiB over.")
+    for difference in compiled_otherwise(parts, both):
+        yield f"- Not the same start, so that memory differs by some 100 MiB: {difference}."
     for server, name in (("A", "single.elastic"), ("B", "second.elastic")):
         alone = parts.get(name, {})
         if server in both["servers"] and alone.get("bursts"):

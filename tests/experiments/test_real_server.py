@@ -44,16 +44,16 @@ class RealServer(Case):
     def test_each_contestant_gets_its_servers(self):
         (self.site / "kvcached").mkdir()
         (self.site / "kvcached" / "__init__.py").touch()
-        names = ("single.static", "single.elastic", "alternating.elastic", "oversized.elastic",
-                 "single.kvcached")
+        names = ("single.static", "second.static", "single.elastic", "alternating.elastic",
+                 "oversized.elastic", "single.kvcached")
         self.run_all(*self.options("--parts", ",".join(names), "--deadline", "900", "--pack"),
                      **self.surroundings())
         results = self.results()
         parts = results["parts"]
         # One server A serves all elastic parts.
         self.assertEqual(self.runs(), sorted([
-            ("/m/a", False, False, 0.9), ("/m/a", True, False, 0.9), ("/m/b", True, False, 0.9),
-            ("/m/a", False, True, 0.9)]))
+            ("/m/a", False, False, 0.9), ("/m/b", False, False, 0.9), ("/m/a", True, False, 0.9),
+            ("/m/b", True, False, 0.9), ("/m/a", False, True, 0.9)]))
         self.assertEqual(parts["single.static"]["idle_mib"], 478 + 4100)
         self.assertEqual(parts["single.elastic"]["idle_mib"], 478 + 100)
         self.assertEqual(parts["single.elastic"]["peak_mib"], 478 + 400)
@@ -73,13 +73,17 @@ class RealServer(Case):
                          {"answers": 16, "same": 16, "probes": 2, "same_probes": 2})
         # The fake NVML does not see the ballast; the simulated driver does, and says what is left.
         self.assertEqual(parts["oversized.elastic"]["usable_mib"], 600)
+        self.assertIs(parts["single.static"]["servers"]["A"]["compiled"], True)
+        self.assertIs(parts["alternating.elastic"]["servers"]["A"]["compiled"], False)
+        self.assertIn("A found its model compiled, and compiled it without kvshim.",
+                      (self.out / "summary.md").read_text())
         # Packed: few files, and the parts among them.
         self.assertFalse((self.out / "parts").exists())
         with tarfile.open(self.out / "details.tar.xz") as packed:
             inside = packed.getnames()
         for name in names:
             self.assertIn(f"./parts/{name}.json", inside)
-        self.assertIn("./servers/2.A.elastic/log", inside)
+        self.assertIn("./servers/3.A.elastic/log", inside)
         # What is packed is still known as finished.
         self.assertIn("single.elastic: finished before, skipped",
                       self.run_all(*self.options("--parts", "single.elastic", "--resume"),

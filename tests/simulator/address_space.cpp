@@ -1,8 +1,14 @@
 #include "tests/simulator/address_space.h"
 
+#include <chrono>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
 #include <map>
 #include <mutex>
 #include <shared_mutex>
+#include <thread>
+#include <vector>
 
 namespace kvshim::simulator {
 namespace {
@@ -81,6 +87,46 @@ bool is_covered(std::uint64_t address, std::uint64_t bytes, AccessKind kind) {
     ++found;
   }
   return false;
+}
+
+namespace {
+
+// Each mapping has its own number; opening it changes its access.
+std::vector<std::uint64_t> mappings_in(std::uint64_t address, std::uint64_t bytes) {
+  Table& all = table();
+  const std::shared_lock lock(all.mutex);
+  std::vector<std::uint64_t> found;
+  auto next = all.holding(address);
+  if (next == all.ranges.end()) next = all.ranges.lower_bound(address);
+  for (; next != all.ranges.end() && next->second.base < address + bytes; ++next) {
+    if (next->second.kind != RangeKind::kMapping) continue;
+    found.push_back(next->second.buffer_id);
+    found.push_back(next->second.access);
+  }
+  return found;
+}
+
+std::chrono::microseconds looks_take() {
+  static const std::chrono::microseconds time = [] {
+    const char* text = std::getenv("KVSHIM_SIM_LOOKS_TAKE");
+    return std::chrono::microseconds(text == nullptr ? 0 : std::strtol(text, nullptr, 10));
+  }();
+  return time;
+}
+
+}  // namespace
+
+bool is_covered_at_a_look(std::uint64_t address, std::uint64_t bytes, AccessKind kind) {
+  const auto time = looks_take();
+  if (time.count() == 0) return is_covered(address, bytes, kind);
+  const std::vector<std::uint64_t> before = mappings_in(address, bytes);
+  const bool covered = is_covered(address, bytes, kind);
+  std::this_thread::sleep_for(time);
+  if (mappings_in(address, bytes) != before) {
+    std::fputs("simulator: a mapping changed while the driver looked at it\n", stderr);
+    std::raise(SIGSEGV);
+  }
+  return covered;
 }
 
 bool is_known(std::uint64_t address) {

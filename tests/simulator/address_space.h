@@ -59,6 +59,11 @@ bool change_range(std::uint64_t base, void (*change)(Range&, std::uint64_t), std
 /// every mapping in it has been given the access asked for. 0 bytes: always.
 enum class AccessKind : std::uint8_t { kRead, kWrite };
 bool is_covered(std::uint64_t address, std::uint64_t bytes, AccessKind kind = AccessKind::kRead);
+/// The same, as a driver's call looks at the mappings of a copy or fill: with
+/// KVSHIM_SIM_LOOKS_TAKE it takes that long, and crashes when one of them changes meanwhile
+/// (measured: docs/results/driver_semantics.md).
+bool is_covered_at_a_look(std::uint64_t address, std::uint64_t bytes,
+                          AccessKind kind = AccessKind::kRead);
 /// Whether `address` belongs to anything in the table.
 bool is_known(std::uint64_t address);
 Tally live_ranges(RangeKind kind);

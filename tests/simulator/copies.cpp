@@ -73,7 +73,7 @@ CUresult describe_end(CUmemorytype type, const void* host, CUdeviceptr device, C
       ((given.Depth - 1) * height + given.Height - 1) * pitch + given.WidthInBytes;
   // The driver looks at the mapping when it is called, not when it copies: a
   // destination that is read-only now is refused (docs/results/driver_semantics.md).
-  const bool covered = is_covered(end->base, extent, kind);
+  const bool covered = is_covered_at_a_look(end->base, extent, kind);
   if (must_be_device && !covered) return CUDA_ERROR_INVALID_VALUE;
   if (!covered && is_covered(end->base, extent)) return CUDA_ERROR_INVALID_VALUE;
   // And a pitched one in more than one mapping.

@@ -50,7 +50,8 @@ CUresult check_fill_shape(const CUDA_MEMSET_NODE_PARAMS& fill) {
 CUresult check_fill(const CUDA_MEMSET_NODE_PARAMS& fill) {
   if (const CUresult bad = check_fill_shape(fill); bad != CUDA_SUCCESS) return bad;
   const std::size_t extent = (fill.height - 1) * fill.pitch + fill.width * fill.elementSize;
-  return is_covered(fill.dst, extent, AccessKind::kWrite) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
+  return is_covered_at_a_look(fill.dst, extent, AccessKind::kWrite) ? CUDA_SUCCESS
+                                                                    : CUDA_ERROR_INVALID_VALUE;
 }
 
 void perform(const CUDA_MEMSET_NODE_PARAMS& fill) {

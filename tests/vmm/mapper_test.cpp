@@ -90,7 +90,7 @@ TEST_F(MapperTest, MapZeroUnmapsWhatItMappedWhenALaterPieceFails) {
 TEST_F(MapperTest, ASwapWatchSeesASwapThatOverlapsIt) {
   SwapWatch before = SwapWatch::start();
   EXPECT_FALSE(before.overlapped());
-  mapper_.begin_swap();
+  mapper_.begin_swap(0, kGranuleBytes);
   EXPECT_TRUE(before.overlapped());
   const SwapWatch during = SwapWatch::start();
   mapper_.end_swap();

@@ -1,0 +1,95 @@
+// Calls that look at mappings and swaps of them wait for each other, and for nothing else.
+#include "vmm/mapping_look.h"
+
+#include <gtest/gtest.h>
+
+#include <array>
+#include <atomic>
+#include <optional>
+#include <thread>
+
+namespace kvshim::vmm {
+namespace {
+
+using namespace std::chrono_literals;
+using Clock = std::chrono::steady_clock;
+
+constexpr AddressRange kHere{0x1000, 0x3000}, kBeside{0x3000, 0x4000}, kAcross{0x2000, 0x9000};
+constexpr std::array kLookedAt = {AddressRange{0x800, 0x900}, kHere};
+// Less than a swap waits for a look that never ends.
+constexpr auto kNoWait = 10ms;
+
+std::chrono::nanoseconds time_of(const auto& action) {
+  const auto begin = Clock::now();
+  action();
+  return Clock::now() - begin;
+}
+
+TEST(MappingLookTest, ASwapWaitsForTheLooksAtItsMappings) {
+  std::optional<MappingLook> look(kLookedAt);
+  EXPECT_LT(time_of([] { MappingSwap elsewhere(kBeside); }), kNoWait);
+  std::atomic<bool> returned{false};
+  std::thread call([&] {
+    std::this_thread::sleep_for(5ms);
+    returned.store(true);
+    look.reset();
+  });
+  MappingSwap swap(kAcross);
+  EXPECT_TRUE(returned.load());
+  call.join();
+}
+
+TEST(MappingLookTest, ALookWaitsForTheSwapOfItsMappings) {
+  std::optional<MappingSwap> swap(kAcross);
+  const std::array elsewhere = {AddressRange{0x100, 0x2000}};
+  EXPECT_LT(time_of([&] { MappingLook look(elsewhere); }), kNoWait);
+  std::atomic<bool> ended{false};
+  std::thread server([&] {
+    std::this_thread::sleep_for(30ms);
+    ended.store(true);
+    swap.reset();
+  });
+  MappingLook look(kLookedAt);
+  EXPECT_TRUE(ended.load());
+  server.join();
+}
+
+TEST(MappingLookTest, NobodyKnowsWhereItLooks) {
+  std::optional<MappingSwap> swap(kBeside);
+  std::thread server([&] {
+    std::this_thread::sleep_for(30ms);
+    swap.reset();
+  });
+  EXPECT_GE(time_of([] { MappingLook look({}); }), 20ms);
+  server.join();
+}
+
+// It waits for the GPU, and the GPU for the swap.
+TEST(MappingLookTest, ACallThatSleepsOnIsWaitedForOnce) {
+  MappingLook look(kLookedAt);
+  std::chrono::nanoseconds first{}, second{};
+  std::thread server([&] {  // else the look's thread would be the one that polls
+    first = time_of([] { MappingSwap swap(kHere); });
+    second = time_of([] { MappingSwap swap(kHere); });
+  });
+  server.join();
+  EXPECT_GE(first, 15ms);
+  EXPECT_LT(first, 1s);
+  EXPECT_LT(second, kNoWait);
+}
+
+TEST(MappingLookTest, ACallThatSpinsIsPastItsLook) {
+  std::atomic<bool> looking{false}, end{false};
+  std::thread call([&] {
+    MappingLook look(kLookedAt);
+    looking.store(true);
+    while (!end.load()) continue;
+  });
+  while (!looking.load()) std::this_thread::yield();
+  EXPECT_LT(time_of([] { MappingSwap swap(kHere); }), 100ms);
+  end.store(true);
+  call.join();
+}
+
+}  // namespace
+}  // namespace kvshim::vmm

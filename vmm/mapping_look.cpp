@@ -1,0 +1,110 @@
+#include "vmm/mapping_look.h"
+
+#include <pthread.h>
+
+#include <algorithm>
+#include <mutex>
+#include <thread>
+
+namespace kvshim::vmm {
+namespace {
+
+using std::chrono::microseconds;
+using std::chrono::milliseconds;
+
+// A look takes microseconds of its thread's own time (a whole call some ten); what has used so
+// much is past it and waits for the GPU, spinning.
+constexpr milliseconds kLooked{1};
+// One that sleeps uses nothing. Longer than a thread that was preempted in the middle waits for
+// its next turn.
+constexpr milliseconds kLooksAtMost{20};
+// A swap takes some 100 us, and waits itself for each look.
+constexpr milliseconds kSwapsAtMost{500};
+constexpr microseconds kPoll{10};
+
+struct UnderWay {
+  std::mutex mutex;  // a leaf
+  std::vector<const MappingLook*> looks;
+  std::vector<const MappingSwap*> swaps;
+};
+
+// Leaked: hooks run until the process has ended.
+UnderWay& under_way() {
+  static auto* const instance = new UnderWay;
+  return *instance;
+}
+
+std::chrono::nanoseconds time_of(clockid_t clock) {
+  timespec now{};
+  if (clock_gettime(clock, &now) != 0) return {};
+  return std::chrono::seconds(now.tv_sec) + std::chrono::nanoseconds(now.tv_nsec);
+}
+
+}  // namespace
+
+MappingLook::MappingLook(std::span<const AddressRange> ranges)
+    : ranges_(ranges.begin(), ranges.end()) {
+  has_cpu_clock_ = pthread_getcpuclockid(pthread_self(), &cpu_clock_) == 0;
+  UnderWay& all = under_way();
+  const auto end = Clock::now() + kSwapsAtMost;
+  for (;;) {
+    {
+      std::lock_guard lock(all.mutex);
+      const bool in_the_way =
+          std::any_of(all.swaps.begin(), all.swaps.end(),
+                      [&](const MappingSwap* swap) { return meets(swap->range_); });
+      begin_ = Clock::now();
+      if (!in_the_way || begin_ >= end) {
+        if (has_cpu_clock_) cpu_begin_ = time_of(cpu_clock_);
+        all.looks.push_back(this);
+        return;
+      }
+    }
+    std::this_thread::sleep_for(kPoll);
+  }
+}
+
+MappingLook::~MappingLook() {
+  UnderWay& all = under_way();
+  std::lock_guard lock(all.mutex);
+  all.looks.erase(std::find(all.looks.begin(), all.looks.end(), this));
+}
+
+bool MappingLook::meets(const AddressRange& range) const {
+  return ranges_.empty() || std::any_of(ranges_.begin(), ranges_.end(),
+                                        [&](const AddressRange& own) { return own.meets(range); });
+}
+
+// Under the mutex: the thread of a look that is there has not ended. Once past, for good.
+bool MappingLook::is_past() const {
+  past_ = past_ || Clock::now() - begin_ >= kLooksAtMost ||
+          (!ranges_.empty() && has_cpu_clock_ && time_of(cpu_clock_) - cpu_begin_ >= kLooked);
+  return past_;
+}
+
+MappingSwap::MappingSwap(const AddressRange& range) : range_(range) {
+  UnderWay& all = under_way();
+  {
+    std::lock_guard lock(all.mutex);
+    all.swaps.push_back(this);
+  }
+  for (;;) {
+    {
+      std::lock_guard lock(all.mutex);
+      if (std::none_of(all.looks.begin(), all.looks.end(), [&](const MappingLook* look) {
+            return look->meets(range_) && !look->is_past();
+          })) {
+        return;
+      }
+    }
+    std::this_thread::sleep_for(kPoll);
+  }
+}
+
+MappingSwap::~MappingSwap() {
+  UnderWay& all = under_way();
+  std::lock_guard lock(all.mutex);
+  all.swaps.erase(std::find(all.swaps.begin(), all.swaps.end(), this));
+}
+
+}  // namespace kvshim::vmm
