@@ -25,16 +25,21 @@ std::chrono::nanoseconds time_of(const auto& action) {
   return Clock::now() - begin;
 }
 
+// The look's thread is not the one that polls: its own time would say that it is past.
 TEST(MappingLookTest, ASwapWaitsForTheLooksAtItsMappings) {
-  std::optional<MappingLook> look(kLookedAt);
-  EXPECT_LT(time_of([] { MappingSwap elsewhere(kBeside); }), kNoWait);
-  std::atomic<bool> returned{false};
+  std::atomic<bool> looking{false}, swapped_elsewhere{false}, returned{false};
   std::thread call([&] {
-    std::this_thread::sleep_for(5ms);
+    const MappingLook look(kLookedAt);
+    looking.store(true);
+    for (int i = 0; i < 15 && !swapped_elsewhere.load(); ++i) std::this_thread::sleep_for(1ms);
+    EXPECT_TRUE(swapped_elsewhere.load());
+    std::this_thread::sleep_for(2ms);
     returned.store(true);
-    look.reset();
   });
-  MappingSwap swap(kAcross);
+  while (!looking.load()) std::this_thread::yield();
+  { const MappingSwap elsewhere(kBeside); }
+  swapped_elsewhere.store(true);
+  const MappingSwap swap(kAcross);
   EXPECT_TRUE(returned.load());
   call.join();
 }
