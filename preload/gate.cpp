@@ -76,7 +76,7 @@ CUresult run_work(StreamRef stream, std::span<const Access> accesses,
   if (runtime == nullptr) return submit();
   const std::vector<Touched> touched = by_device(*runtime, accesses);
   if (touched.empty()) return submit();
-  CurrentWork now{touched, stream, false};
+  CurrentWork now(touched, stream);
   CurrentWorkScope scope(now);
   return submit_to(*runtime, touched, 0, stream, linear, read, submit);
 }
@@ -101,7 +101,7 @@ CUresult run_fill(StreamRef stream, CUdeviceptr address, std::size_t bytes, bool
     quiet = submission.alone() && !device.streams.capturing(stream, &capture) &&
             device.streams.finished();
   }
-  CurrentWork now{touched, stream, false};
+  CurrentWork now(touched, stream);
   CurrentWorkScope scope(now);
   StreamOrder::Place place;
   if (!quiet) {

@@ -146,16 +146,21 @@ void comes_in_no_order(std::span<const Access> accesses);
 CUresult run_fill(StreamRef stream, CUdeviceptr address, std::size_t bytes, bool zero,
                   SubmitRef submit);
 
+/// What the driver makes of a call that writes pages that are absent, and so read-only.
+enum class WhileAbsent : std::uint8_t {
+  kRefused,  // copies and fills: INVALID_VALUE, so it is not called before they are there
+  kPerhaps,  // what names them otherwise: it is asked first
+};
+
 /// Calls a driver function that looks at the mappings of pool addresses at the
-/// time of the call (copies, fills, stream memory operations): repeats it while
-/// it answers INVALID_VALUE because a swap is under way or because the written
-/// ranges of the surrounding submission are still absent (the driver refuses
-/// read-only destinations, too): the call then waits until the guard in front
+/// time of the call (copies, fills, stream memory operations, nodes of graphs). No swap of what
+/// it touches is under way meanwhile (vmm/mapping_look.h). What the surrounding submission
+/// writes has to be there for copies and fills: the call waits until the guard in front
 /// has run, for at most 5 s: a stream that waits for the calling thread never
-/// gets there, and the driver's error is returned then (presence.cpp). In a
+/// gets there, and the driver is called for its error then (presence.cpp). In a
 /// capture the written ranges are made present first and stay so for good. Use
-/// inside the `submit` of copies and fills.
-CUresult retry_over_holes(SubmitRef call);
+/// inside the `submit` of copies and fills; outside of any it is not known what is looked at.
+CUresult retry_over_holes(SubmitRef call, WhileAbsent absent = WhileAbsent::kRefused);
 
 /// The same for a call that checks ranges of which pin() has begun to make them
 /// present (the instantiation of graphs). For use outside `submit`.

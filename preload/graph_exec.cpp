@@ -133,7 +133,10 @@ CUresult add_pins(ExecState* state, const Accesses& wanted) {
 /// whose destination is still read-only.
 CUresult submit_pinned(const ExecState& state, SubmitRef submit) {
   Accesses ranges;
-  for (const PinnedRange& pinned : state.pinned) ranges.push_back(pinned.range);
+  for (const PinnedRange& pinned : state.pinned) {
+    // Another pool at these addresses is nobody's to make present.
+    if (pool_of(pinned.range) == pinned.pool) ranges.push_back(pinned.range);
+  }
   for (Access& range : ranges) range.writes = true;
   return retry_while_absent(ranges, submit);
 }

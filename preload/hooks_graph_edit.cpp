@@ -3,8 +3,10 @@
 #include <span>
 
 #include "preload/graph_capture.h"
+#include "preload/hook_boundary.h"
 #include "preload/hooks.h"
 #include "preload/real_driver.h"
+#include "preload/root_scan.h"
 
 namespace kvshim::preload {
 
@@ -13,14 +15,20 @@ namespace {
 // The note comes first: too early is only careful, too late could be missed by
 // an instantiation in another thread.
 
+// The driver looks at what nodes copy and fill.
+CUresult look(SubmitRef submit) noexcept {
+  if (!any_pool_ever()) return submit();
+  return at_boundary([&] { return retry_over_holes(submit); });
+}
+
 CUresult edit_graph(CUgraph graph, SubmitRef submit) noexcept {
   graph_edited(graph);
-  return submit();
+  return look(submit);
 }
 
 CUresult edit_node(SubmitRef submit) noexcept {
   node_edited();
-  return submit();
+  return look(submit);
 }
 
 CUresult note_new_node(CUgraphNode* node, const CUgraphNodeParams* params, CUresult result) {

@@ -27,7 +27,8 @@ CUresult write_word(StreamRef stream, CUdeviceptr address, std::size_t bytes, Ca
   if (!meets_arena(address, bytes)) return call();
   return at_boundary([&] {
     const Access access{address, bytes, true};
-    return run_work(stream, {&access, 1}, nullptr, [&] { return retry_over_holes(call); });
+    return run_work(stream, {&access, 1}, nullptr,
+                    [&] { return retry_over_holes(call, WhileAbsent::kPerhaps); });
   });
 }
 
@@ -71,7 +72,8 @@ CUresult batch_work(StreamRef stream, unsigned int count,
     }
     if (waits) return wait_work(stream, accesses, call);
     if (accesses.empty()) return call();
-    return run_work(stream, accesses, nullptr, [&] { return retry_over_holes(call); });
+    return run_work(stream, accesses, nullptr,
+                    [&] { return retry_over_holes(call, WhileAbsent::kPerhaps); });
   });
 }
 

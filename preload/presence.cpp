@@ -31,9 +31,9 @@ bool all_written_present(const CurrentWork& now) {
                      [](const Touched& t) { return t.device->memory.all_present(t.written); });
 }
 
-std::uint64_t failed_faults(const CurrentWork& now) {
+std::uint64_t failed_faults(std::span<const Touched> touched) {
   std::uint64_t sum = 0;
-  for (const Touched& t : now.touched) sum += t.device->memory.statistics().failed_faults.load();
+  for (const Touched& t : touched) sum += t.device->memory.statistics().failed_faults.load();
   return sum;
 }
 
@@ -75,66 +75,78 @@ void tell_that_the_stream_is_stuck(const CurrentWork& now) {
 
 enum class Presence { kThere, kNoMemory, kStuck };
 
-// The driver is not asked before: it would refuse, and must not look at mappings that a fault
-// swaps.
+// The driver is not asked before: it would refuse, and look at mappings that a fault swaps.
 Presence wait_for_presence(const CurrentWork& now, std::uint64_t failed_before,
                            Clock::time_point end) {
   while (!all_written_present(now)) {
-    if (failed_faults(now) != failed_before) return Presence::kNoMemory;
+    if (failed_faults(now.touched) != failed_before) return Presence::kNoMemory;
     if (Clock::now() > end) return Presence::kStuck;
     std::this_thread::sleep_for(kPoll);
   }
   return Presence::kThere;
 }
 
-std::vector<vmm::AddressRange> addresses_of(const CurrentWork& now) {
-  std::vector<vmm::AddressRange> all;
-  for (const Touched& t : now.touched) {
-    const vmm::Arena& arena = t.device->memory.arena();
-    for (const std::vector<vmm::AbiRun>* runs : {&t.written, &t.read_anywhere}) {
-      for (const vmm::AbiRun& run : *runs) {
-        all.push_back({arena.address(run.first), arena.address(run.first + run.count)});
-      }
-    }
+// What could be done at once, or is to be for good. `failed`: faults of these tries, behind which
+// a guard may still have more luck.
+CUresult begin_presence(CurrentWork& now, std::uint64_t* failed) {
+  const std::uint64_t before = failed_faults(now.touched);
+  CUresult result = CUDA_SUCCESS;
+  if (!now.pinned && now.stream && is_capturing(*now.stream)) {
+    // The pin stays: what is not there when it is captured may be at instantiation.
+    result = pin_for_capture(now);
+  } else {
+    for (const Touched& t : now.touched) make_present_now(t);
   }
-  return all;
+  *failed = failed_faults(now.touched) - before;
+  return result;
 }
 
 }  // namespace
 
-CUresult retry_over_holes(SubmitRef call) {
+CurrentWork::CurrentWork(std::span<const Touched> ranges, std::optional<StreamRef> on)
+    : touched(ranges), stream(on), failed_faults(preload::failed_faults(ranges)) {}
+
+std::span<const vmm::AddressRange> CurrentWork::addresses() {
+  if (!addresses_.empty()) return addresses_;
+  for (const Touched& t : touched) {
+    const vmm::Arena& arena = t.device->memory.arena();
+    for (const std::vector<vmm::AbiRun>* runs : {&t.written, &t.read_anywhere}) {
+      for (const vmm::AbiRun& run : *runs) {
+        addresses_.push_back({arena.address(run.first), arena.address(run.first + run.count)});
+      }
+    }
+  }
+  return addresses_;
+}
+
+CUresult retry_over_holes(SubmitRef call, WhileAbsent absent) {
   CurrentWork* const work = CurrentWork::get();
   const auto end = Clock::now() + kLongestWait;
   std::uint64_t failed_before = 0;
-  std::vector<vmm::AddressRange> looked_at;  // empty: nobody knows
+  std::span<const vmm::AddressRange> looked_at;  // empty: nobody knows
+  bool waits = work != nullptr && absent == WhileAbsent::kRefused;
   if (work != nullptr) {
-    failed_before = failed_faults(*work);
-    looked_at = addresses_of(*work);
-    if (!work->pinned && work->stream && is_capturing(*work->stream)) {
-      // The pin stays: what is not there when it is captured may be at instantiation.
-      const CUresult pinned = pin_for_capture(*work);
-      if (pinned != CUDA_SUCCESS) return pinned;
-    } else {
-      for (const Touched& t : work->touched) make_present_now(t);
-      failed_before = failed_faults(*work);  // the guard asks again
+    std::uint64_t failed_here = 0;
+    if (const CUresult result = begin_presence(*work, &failed_here); result != CUDA_SUCCESS) {
+      return result;
     }
+    failed_before = work->failed_faults + failed_here;
+    looked_at = work->addresses();
   }
   for (;;) {
-    if (work != nullptr && wait_for_presence(*work, failed_before, end) == Presence::kNoMemory) {
-      return CUDA_ERROR_OUT_OF_MEMORY;
-    }
+    Presence presence = Presence::kThere;
+    if (waits) presence = wait_for_presence(*work, failed_before, end);
+    if (presence == Presence::kNoMemory) return CUDA_ERROR_OUT_OF_MEMORY;
+    if (presence == Presence::kStuck) tell_that_the_stream_is_stuck(*work);
     const vmm::SwapWatch watch = vmm::SwapWatch::start();
     const CUresult result = [&] {
       const vmm::MappingLook look(looked_at);
       return call();
     }();
-    if (result != CUDA_ERROR_INVALID_VALUE) return result;
-    const bool absent = work != nullptr && !all_written_present(*work);
-    if (!watch.overlapped() && !absent) return result;
-    if (Clock::now() > end) {
-      if (absent) tell_that_the_stream_is_stuck(*work);
-      return result;
-    }
+    if (result != CUDA_ERROR_INVALID_VALUE || presence == Presence::kStuck) return result;
+    waits = work != nullptr && !all_written_present(*work);
+    if (!waits && !watch.overlapped()) return result;
+    if (Clock::now() > end) return result;
   }
 }
 
@@ -144,9 +156,9 @@ CUresult retry_while_absent(std::span<const Access> ranges, SubmitRef call) {
   // A guarded graph's copies may read pools: a hole is an obstacle to them as well.
   if (ranges.empty()) return retry_over_holes(call);
   const std::vector<Touched> touched = by_device(*runtime, ranges);
-  CurrentWork now{touched, std::nullopt, false};
+  CurrentWork now(touched, std::nullopt);
   CurrentWorkScope scope(now);
-  return retry_over_holes(call);
+  return retry_over_holes(call, WhileAbsent::kPerhaps);
 }
 
 }  // namespace kvshim::preload

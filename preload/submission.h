@@ -11,6 +11,7 @@
 
 #include "preload/gate.h"
 #include "preload/runtime.h"
+#include "vmm/mapping_look.h"
 
 namespace kvshim::preload {
 
@@ -64,14 +65,22 @@ CUresult guard_on_own_stream(DeviceRuntime& device, std::span<const vmm::AbiRun>
                              vmm::GuardPlace guard);
 
 /// The submission that this thread is making, for retry_over_holes(): which
-/// ranges its work writes, and on which stream.
+/// ranges its work writes, and on which stream. Made before its guards are put in front.
 struct CurrentWork {
+  CurrentWork(std::span<const Touched> ranges, std::optional<StreamRef> on);
+  /// All that it touches; made at the first question.
+  std::span<const vmm::AddressRange> addresses();
+
   std::span<const Touched> touched;
   std::optional<StreamRef> stream;  // asked whether it captures only where that matters
   bool pinned = false;
+  std::uint64_t failed_faults = 0;  // before it, of its devices
 
   /// Null when the thread is in no submission.
   static CurrentWork* get() noexcept;
+
+ private:
+  std::vector<vmm::AddressRange> addresses_;
 };
 
 class CurrentWorkScope {

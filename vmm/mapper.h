@@ -62,7 +62,7 @@ class Mapper {
 
   const PhysicalBytes& physical() const { return physical_; }
   /// Around each swap of these mappings: between the two, addresses of a pool may be a hole. The
-  /// first waits for calls that look at them (MappingSwap), 20 ms at most for each.
+  /// first waits for calls that look at them (MappingSwap).
   void begin_swap(CUdeviceptr address, std::size_t bytes);
   void end_swap();
   /// Releases the zero handles; only when no pool is left.

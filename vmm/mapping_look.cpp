@@ -5,6 +5,9 @@
 #include <algorithm>
 #include <mutex>
 #include <thread>
+#include <vector>
+
+#include "vmm/units.h"
 
 namespace kvshim::vmm {
 namespace {
@@ -12,19 +15,21 @@ namespace {
 using std::chrono::microseconds;
 using std::chrono::milliseconds;
 
-// A look takes microseconds of its thread's own time (a whole call some ten); what has used so
-// much is past it and waits for the GPU, spinning.
+// A look takes microseconds of its thread's own time, some more with the mappings it looks at; what
+// has used so much is past it and waits for the GPU, spinning.
 constexpr milliseconds kLooked{1};
-// One that sleeps uses nothing. Longer than a thread that was preempted in the middle waits for
-// its next turn.
-constexpr milliseconds kLooksAtMost{20};
+constexpr microseconds kLookedEach{1};  // granule
+// One that sleeps uses nothing. 20 ms and more, longer than a thread that was preempted in the
+// middle waits for its next turn; counted, because a process that was stopped goes on in the
+// middle.
+constexpr unsigned kAskedAtMost = 1000;
 // A swap takes some 100 us, and waits itself for each look.
 constexpr milliseconds kSwapsAtMost{500};
-constexpr microseconds kPoll{10};
+constexpr microseconds kPoll{20};
 
 struct UnderWay {
   std::mutex mutex;  // a leaf
-  std::vector<const MappingLook*> looks;
+  std::vector<MappingLook*> looks;
   std::vector<const MappingSwap*> swaps;
 };
 
@@ -42,19 +47,20 @@ std::chrono::nanoseconds time_of(clockid_t clock) {
 
 }  // namespace
 
-MappingLook::MappingLook(std::span<const AddressRange> ranges)
-    : ranges_(ranges.begin(), ranges.end()) {
+MappingLook::MappingLook(std::span<const AddressRange> ranges) : ranges_(ranges), needs_(kLooked) {
+  for (const AddressRange& range : ranges_) {
+    needs_ += kLookedEach * static_cast<std::int64_t>((range.end - range.begin) >> kGranuleShift);
+  }
   has_cpu_clock_ = pthread_getcpuclockid(pthread_self(), &cpu_clock_) == 0;
   UnderWay& all = under_way();
-  const auto end = Clock::now() + kSwapsAtMost;
+  const auto end = std::chrono::steady_clock::now() + kSwapsAtMost;
   for (;;) {
     {
       std::lock_guard lock(all.mutex);
       const bool in_the_way =
           std::any_of(all.swaps.begin(), all.swaps.end(),
                       [&](const MappingSwap* swap) { return meets(swap->range_); });
-      begin_ = Clock::now();
-      if (!in_the_way || begin_ >= end) {
+      if (!in_the_way || std::chrono::steady_clock::now() >= end) {
         if (has_cpu_clock_) cpu_begin_ = time_of(cpu_clock_);
         all.looks.push_back(this);
         return;
@@ -76,9 +82,9 @@ bool MappingLook::meets(const AddressRange& range) const {
 }
 
 // Under the mutex: the thread of a look that is there has not ended. Once past, for good.
-bool MappingLook::is_past() const {
-  past_ = past_ || Clock::now() - begin_ >= kLooksAtMost ||
-          (!ranges_.empty() && has_cpu_clock_ && time_of(cpu_clock_) - cpu_begin_ >= kLooked);
+bool MappingLook::gets_past() {
+  past_ = past_ || ++asked_ > kAskedAtMost ||
+          (!ranges_.empty() && has_cpu_clock_ && time_of(cpu_clock_) - cpu_begin_ >= needs_);
   return past_;
 }
 
@@ -91,8 +97,8 @@ MappingSwap::MappingSwap(const AddressRange& range) : range_(range) {
   for (;;) {
     {
       std::lock_guard lock(all.mutex);
-      if (std::none_of(all.looks.begin(), all.looks.end(), [&](const MappingLook* look) {
-            return look->meets(range_) && !look->is_past();
+      if (std::none_of(all.looks.begin(), all.looks.end(), [&](MappingLook* look) {
+            return look->meets(range_) && !look->gets_past();
           })) {
         return;
       }

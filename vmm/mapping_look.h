@@ -7,9 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <ctime>
-#include <list>
 #include <span>
-#include <vector>
 
 namespace kvshim::vmm {
 
@@ -28,7 +26,7 @@ struct AddressRange {
 /// for the swap. No lock is held meanwhile.
 class MappingLook {
  public:
-  /// Empty `ranges`: nobody knows at which it looks.
+  /// Empty `ranges`: nobody knows at which it looks. They outlive this.
   explicit MappingLook(std::span<const AddressRange> ranges);
   ~MappingLook();
   MappingLook(const MappingLook&) = delete;
@@ -36,16 +34,17 @@ class MappingLook {
 
  private:
   friend class MappingSwap;
-  using Clock = std::chrono::steady_clock;
   bool meets(const AddressRange& range) const;
-  bool is_past() const;
+  /// Asked by a swap that waits, again and again.
+  bool gets_past();
 
-  const std::vector<AddressRange> ranges_;
+  const std::span<const AddressRange> ranges_;
+  std::chrono::nanoseconds needs_{0};  // of its thread's own time
   clockid_t cpu_clock_ = CLOCK_MONOTONIC;
   bool has_cpu_clock_ = false;
   std::chrono::nanoseconds cpu_begin_{0};
-  Clock::time_point begin_;
-  mutable bool past_ = false;
+  unsigned asked_ = 0;
+  bool past_ = false;
 };
 
 /// Lives around the swap of some mappings. Any thread; several swaps may be under way.

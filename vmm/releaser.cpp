@@ -167,7 +167,11 @@ bool Releaser::all_finished(std::uint64_t epoch) {
   if (readers_asked_every() != UINT64_MAX) {
     // Marks that were not taken yet are of this time. Later they would bring home what the next
     // work doesn't read.
-    if (std::unique_lock working(working_, std::try_to_lock); working) look_at_reads();
+    std::unique_lock working(working_, std::try_to_lock);
+    // What new work has put there meanwhile may wait for the program.
+    if (working && driver_.cuStreamQuery(memory_.kernels().stream()) == CUDA_SUCCESS) {
+      look_at_reads();
+    }
     memory_.read_marks().pause_begins(ticks_);
   }
   return true;

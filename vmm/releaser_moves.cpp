@@ -223,8 +223,8 @@ void Releaser::move_beside_work(Moment moment) {
     }
   }
   // Last, for questions come meanwhile: what was chosen just now is proven, what was copied before
-  // is swapped.
-  copy_moves();
+  // is swapped. Again only when nothing stands in the own stream.
+  if (driver_.cuStreamQuery(memory_.kernels().stream()) == CUDA_SUCCESS) copy_moves();
   comes_home_ = home && memory_.bytes_on_their_way(MoveTo::kGpu) != 0;
   tell_moves();
 }

@@ -124,6 +124,7 @@ bool is_covered_at_a_look(std::uint64_t address, std::uint64_t bytes, AccessKind
   std::this_thread::sleep_for(time);
   if (mappings_in(address, bytes) != before) {
     std::fputs("simulator: a mapping changed while the driver looked at it\n", stderr);
+    std::signal(SIGSEGV, SIG_DFL);  // the simulator's handler is for kernels and copies
     std::raise(SIGSEGV);
   }
   return covered;

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <optional>
@@ -87,17 +88,22 @@ TEST(MappingLookTest, ACallThatSleepsOnIsWaitedForOnce) {
   EXPECT_LT(more, kMore * 15ms);
 }
 
+// Asked no more often than a look that sleeps is for 20 ms.
 TEST(MappingLookTest, ACallThatSpinsIsPastItsLook) {
-  std::atomic<bool> looking{false}, end{false};
-  std::thread call([&] {
-    MappingLook look(kLookedAt);
-    looking.store(true);
-    while (!end.load()) continue;
-  });
-  while (!looking.load()) std::this_thread::yield();
-  EXPECT_LT(time_of([] { MappingSwap swap(kHere); }), 100ms);
-  end.store(true);
-  call.join();
+  std::chrono::nanoseconds least = 1h;
+  for (int i = 0; i < 10; ++i) {
+    std::atomic<bool> looking{false}, end{false};
+    std::thread call([&] {
+      MappingLook look(kLookedAt);
+      looking.store(true);
+      while (!end.load()) continue;
+    });
+    while (!looking.load()) std::this_thread::yield();
+    least = std::min(least, time_of([] { MappingSwap swap(kHere); }));
+    end.store(true);
+    call.join();
+  }
+  EXPECT_LT(least, 15ms);
 }
 
 }  // namespace

@@ -173,7 +173,7 @@ CUresult run_fill(StreamRef stream, CUdeviceptr address, std::size_t bytes, bool
   return submit();
 }
 
-CUresult retry_over_holes(SubmitRef call) {
+CUresult retry_over_holes(SubmitRef call, WhileAbsent) {
   const fakes::Inside inside(&fakes::retries);
   return call();
 }

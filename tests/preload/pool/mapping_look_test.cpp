@@ -71,5 +71,82 @@ TEST_F(MappingLook, ACopyFromAbsentMemoryLooksBetweenTheSwapsBesideIt) {
   }
 }
 
+// No submission keeps it apart: an edit of a graph is none.
+TEST_F(MappingLook, ANodeThatCopiesFromAbsentMemoryIsLookedAtBetweenTheSwaps) {
+  CUcontext context = nullptr;
+  ASSERT_EQ(cuCtxGetCurrent(&context), CUDA_SUCCESS);
+  CUdeviceptr pool = 0;
+  ASSERT_EQ(cuMemAlloc_v2(&pool, kPoolBytes), CUDA_SUCCESS);
+  CUgraph graph = nullptr;
+  ASSERT_EQ(cuGraphCreate(&graph, 0), CUDA_SUCCESS);
+  std::atomic<bool> done{false};
+  std::thread builder([&] {
+    ASSERT_EQ(cuCtxSetCurrent(context), CUDA_SUCCESS);
+    for (std::size_t i = 1; !done.load() || i < 8; ++i) {
+      CUDA_MEMCPY3D copy{};
+      copy.srcMemoryType = copy.dstMemoryType = CU_MEMORYTYPE_DEVICE;
+      copy.srcDevice = pool + i % 16 * 2 * kGranule + kGranule;
+      copy.dstDevice = plain_;
+      copy.WidthInBytes = 4096;
+      copy.Height = copy.Depth = 1;
+      CUgraphNode node = nullptr;
+      ASSERT_EQ(cuGraphAddMemcpyNode(&node, graph, nullptr, 0, &copy, context), CUDA_SUCCESS);
+    }
+  });
+  for (std::size_t granule = 0; granule < 32; granule += 2) {
+    EXPECT_EQ(cuMemsetD8Async(pool + granule * kGranule, 7, kGranule, stream_), CUDA_SUCCESS);
+  }
+  done.store(true);
+  builder.join();
+  EXPECT_EQ(cuStreamSynchronize(stream_), CUDA_SUCCESS);
+  EXPECT_EQ(cuGraphDestroy(graph), CUDA_SUCCESS);
+  EXPECT_EQ(cuMemFree_v2(pool), CUDA_SUCCESS);
+}
+
+// What was pinned went with its pool: another one at the same addresses is not waited for.
+TEST_F(MappingLook, APinOfAPoolThatIsGoneIsNotWaitedFor) {
+  CUcontext context = nullptr;
+  ASSERT_EQ(cuCtxGetCurrent(&context), CUDA_SUCCESS);
+  CUdeviceptr pool = 0;
+  ASSERT_EQ(cuMemAlloc_v2(&pool, kPoolBytes), CUDA_SUCCESS);
+  CUgraph graph = nullptr;
+  CUgraphExec executable = nullptr;
+  ASSERT_EQ(cuStreamBeginCapture_v2(stream_, CU_STREAM_CAPTURE_MODE_RELAXED), CUDA_SUCCESS);
+  ASSERT_EQ(cuMemsetD8Async(pool, 7, kGranule, stream_), CUDA_SUCCESS);
+  ASSERT_EQ(cuStreamEndCapture(stream_, &graph), CUDA_SUCCESS);
+  ASSERT_EQ(cuGraphInstantiateWithFlags(&executable, graph, 0), CUDA_SUCCESS);
+  std::vector<CUgraphNode> nodes(8);  // a guard's, too
+  std::size_t count = nodes.size();
+  ASSERT_EQ(cuGraphGetNodes(graph, nodes.data(), &count), CUDA_SUCCESS);
+  CUgraphNode node = nullptr;
+  for (std::size_t i = 0; i < count && i < nodes.size(); ++i) {
+    CUgraphNodeType type{};
+    ASSERT_EQ(cuGraphNodeGetType(nodes[i], &type), CUDA_SUCCESS);
+    if (type == CU_GRAPH_NODE_TYPE_MEMSET) node = nodes[i];
+  }
+  ASSERT_NE(node, nullptr);
+  ASSERT_EQ(cuMemFree_v2(pool), CUDA_SUCCESS);
+  CUdeviceptr again = 0;
+  ASSERT_EQ(cuMemAlloc_v2(&again, kPoolBytes), CUDA_SUCCESS);
+  EXPECT_EQ(again, pool) << "else this shows nothing";
+  std::atomic<bool> open{false};
+  ASSERT_EQ(cuMemcpyDtoDAsync_v2(plain_, again, kGranule, other_), CUDA_SUCCESS);
+  ASSERT_EQ(cuLaunchHostFunc(other_, until_open, &open), CUDA_SUCCESS);
+  ASSERT_EQ(cuMemcpyDtoDAsync_v2(plain_, again, kGranule, other_), CUDA_SUCCESS);  // unfinished
+  CUDA_MEMSET_NODE_PARAMS fill{};
+  fill.dst = plain_;
+  fill.elementSize = 1;
+  fill.width = 4096;
+  fill.height = 1;
+  const auto begin = std::chrono::steady_clock::now();
+  EXPECT_EQ(cuGraphExecMemsetNodeSetParams(executable, node, &fill, context), CUDA_SUCCESS);
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(3));
+  open.store(true);
+  EXPECT_EQ(cuCtxSynchronize(), CUDA_SUCCESS);
+  EXPECT_EQ(cuGraphExecDestroy(executable), CUDA_SUCCESS);
+  EXPECT_EQ(cuGraphDestroy(graph), CUDA_SUCCESS);
+  EXPECT_EQ(cuMemFree_v2(again), CUDA_SUCCESS);
+}
+
 }  // namespace
 }  // namespace kvshim::preload
