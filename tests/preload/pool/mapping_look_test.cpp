@@ -103,50 +103,5 @@ TEST_F(MappingLook, ANodeThatCopiesFromAbsentMemoryIsLookedAtBetweenTheSwaps) {
   EXPECT_EQ(cuMemFree_v2(pool), CUDA_SUCCESS);
 }
 
-// What was pinned went with its pool: another one at the same addresses is not waited for.
-TEST_F(MappingLook, APinOfAPoolThatIsGoneIsNotWaitedFor) {
-  CUcontext context = nullptr;
-  ASSERT_EQ(cuCtxGetCurrent(&context), CUDA_SUCCESS);
-  CUdeviceptr pool = 0;
-  ASSERT_EQ(cuMemAlloc_v2(&pool, kPoolBytes), CUDA_SUCCESS);
-  CUgraph graph = nullptr;
-  CUgraphExec executable = nullptr;
-  ASSERT_EQ(cuStreamBeginCapture_v2(stream_, CU_STREAM_CAPTURE_MODE_RELAXED), CUDA_SUCCESS);
-  ASSERT_EQ(cuMemsetD8Async(pool, 7, kGranule, stream_), CUDA_SUCCESS);
-  ASSERT_EQ(cuStreamEndCapture(stream_, &graph), CUDA_SUCCESS);
-  ASSERT_EQ(cuGraphInstantiateWithFlags(&executable, graph, 0), CUDA_SUCCESS);
-  std::vector<CUgraphNode> nodes(8);  // a guard's, too
-  std::size_t count = nodes.size();
-  ASSERT_EQ(cuGraphGetNodes(graph, nodes.data(), &count), CUDA_SUCCESS);
-  CUgraphNode node = nullptr;
-  for (std::size_t i = 0; i < count && i < nodes.size(); ++i) {
-    CUgraphNodeType type{};
-    ASSERT_EQ(cuGraphNodeGetType(nodes[i], &type), CUDA_SUCCESS);
-    if (type == CU_GRAPH_NODE_TYPE_MEMSET) node = nodes[i];
-  }
-  ASSERT_NE(node, nullptr);
-  ASSERT_EQ(cuMemFree_v2(pool), CUDA_SUCCESS);
-  CUdeviceptr again = 0;
-  ASSERT_EQ(cuMemAlloc_v2(&again, kPoolBytes), CUDA_SUCCESS);
-  EXPECT_EQ(again, pool) << "else this shows nothing";
-  std::atomic<bool> open{false};
-  ASSERT_EQ(cuMemcpyDtoDAsync_v2(plain_, again, kGranule, other_), CUDA_SUCCESS);
-  ASSERT_EQ(cuLaunchHostFunc(other_, until_open, &open), CUDA_SUCCESS);
-  ASSERT_EQ(cuMemcpyDtoDAsync_v2(plain_, again, kGranule, other_), CUDA_SUCCESS);  // unfinished
-  CUDA_MEMSET_NODE_PARAMS fill{};
-  fill.dst = plain_;
-  fill.elementSize = 1;
-  fill.width = 4096;
-  fill.height = 1;
-  const auto begin = std::chrono::steady_clock::now();
-  EXPECT_EQ(cuGraphExecMemsetNodeSetParams(executable, node, &fill, context), CUDA_SUCCESS);
-  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(3));
-  open.store(true);
-  EXPECT_EQ(cuCtxSynchronize(), CUDA_SUCCESS);
-  EXPECT_EQ(cuGraphExecDestroy(executable), CUDA_SUCCESS);
-  EXPECT_EQ(cuGraphDestroy(graph), CUDA_SUCCESS);
-  EXPECT_EQ(cuMemFree_v2(again), CUDA_SUCCESS);
-}
-
 }  // namespace
 }  // namespace kvshim::preload
