@@ -76,19 +76,18 @@ void tell_that_the_stream_is_stuck(const CurrentWork& now) {
 enum class Presence { kThere, kNoMemory, kStuck };
 
 // The driver is not asked before: it would refuse, and look at mappings that a fault swaps.
-Presence wait_for_presence(const CurrentWork& now, std::uint64_t failed_before,
-                           Clock::time_point end) {
+Presence wait_for_presence(const CurrentWork& now, Clock::time_point end) {
   while (!all_written_present(now)) {
-    if (failed_faults(now.touched) != failed_before) return Presence::kNoMemory;
+    if (failed_faults(now.touched) != now.failed_faults) return Presence::kNoMemory;
     if (Clock::now() > end) return Presence::kStuck;
     std::this_thread::sleep_for(kPoll);
   }
   return Presence::kThere;
 }
 
-// What could be done at once, or is to be for good. `failed`: faults of these tries, behind which
-// a guard may still have more luck.
-CUresult begin_presence(CurrentWork& now, std::uint64_t* failed) {
+// What could be done at once, or is to be for good. Faults that fail in these tries don't count: a
+// guard may still have more luck.
+CUresult begin_presence(CurrentWork& now) {
   const std::uint64_t before = failed_faults(now.touched);
   CUresult result = CUDA_SUCCESS;
   if (!now.pinned && now.stream && is_capturing(*now.stream)) {
@@ -97,7 +96,7 @@ CUresult begin_presence(CurrentWork& now, std::uint64_t* failed) {
   } else {
     for (const Touched& t : now.touched) make_present_now(t);
   }
-  *failed = failed_faults(now.touched) - before;
+  now.failed_faults += failed_faults(now.touched) - before;
   return result;
 }
 
@@ -122,20 +121,15 @@ std::span<const vmm::AddressRange> CurrentWork::addresses() {
 CUresult retry_over_holes(SubmitRef call, WhileAbsent absent) {
   CurrentWork* const work = CurrentWork::get();
   const auto end = Clock::now() + kLongestWait;
-  std::uint64_t failed_before = 0;
   std::span<const vmm::AddressRange> looked_at;  // empty: nobody knows
   bool waits = work != nullptr && absent == WhileAbsent::kRefused;
   if (work != nullptr) {
-    std::uint64_t failed_here = 0;
-    if (const CUresult result = begin_presence(*work, &failed_here); result != CUDA_SUCCESS) {
-      return result;
-    }
-    failed_before = work->failed_faults + failed_here;
+    if (const CUresult result = begin_presence(*work); result != CUDA_SUCCESS) return result;
     looked_at = work->addresses();
   }
   for (;;) {
     Presence presence = Presence::kThere;
-    if (waits) presence = wait_for_presence(*work, failed_before, end);
+    if (waits) presence = wait_for_presence(*work, end);
     if (presence == Presence::kNoMemory) return CUDA_ERROR_OUT_OF_MEMORY;
     if (presence == Presence::kStuck) tell_that_the_stream_is_stuck(*work);
     const vmm::SwapWatch watch = vmm::SwapWatch::start();
