@@ -19,6 +19,7 @@ CUresult submit_to(Runtime& runtime, std::span<const Touched> touched, std::size
   if (next == touched.size()) return submit();
   DeviceRuntime& device = *touched[next].device;
   Submission submission(device);
+  if (CurrentWork* const work = CurrentWork::get(); next == 0 && work != nullptr) work->begins();
   if (!touched[next].read_anywhere.empty()) {
     device.memory.reads_anywhere(touched[next].read_anywhere, device.gate.epoch());
   }

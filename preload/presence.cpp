@@ -103,7 +103,11 @@ CUresult begin_presence(CurrentWork& now) {
 }  // namespace
 
 CurrentWork::CurrentWork(std::span<const Touched> ranges, std::optional<StreamRef> on)
-    : touched(ranges), stream(on), failed_faults(preload::failed_faults(ranges)) {}
+    : touched(ranges), stream(on) {
+  begins();
+}
+
+void CurrentWork::begins() noexcept { failed_faults = preload::failed_faults(touched); }
 
 std::span<const vmm::AddressRange> CurrentWork::addresses() {
   if (!addresses_.empty()) return addresses_;
@@ -125,7 +129,9 @@ CUresult retry_over_holes(SubmitRef call, WhileAbsent absent) {
   bool waits = work != nullptr && absent == WhileAbsent::kRefused;
   if (work != nullptr) {
     if (const CUresult result = begin_presence(*work); result != CUDA_SUCCESS) return result;
-    looked_at = work->addresses();
+    // A graph's other copies are looked at as well, for longer than a look's time of its own.
+    if (work->stream) looked_at = work->addresses();
+    waits = waits || work->pinned;
   }
   for (;;) {
     Presence presence = Presence::kThere;
@@ -134,7 +140,7 @@ CUresult retry_over_holes(SubmitRef call, WhileAbsent absent) {
     if (presence == Presence::kStuck) tell_that_the_stream_is_stuck(*work);
     const vmm::SwapWatch watch = vmm::SwapWatch::start();
     const CUresult result = [&] {
-      const vmm::MappingLook look(looked_at);
+      vmm::MappingLook look(looked_at);
       return call();
     }();
     if (result != CUDA_ERROR_INVALID_VALUE || presence == Presence::kStuck) return result;

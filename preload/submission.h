@@ -65,16 +65,18 @@ CUresult guard_on_own_stream(DeviceRuntime& device, std::span<const vmm::AbiRun>
                              vmm::GuardPlace guard);
 
 /// The submission that this thread is making, for retry_over_holes(): which
-/// ranges its work writes, and on which stream. Made before its guards are put in front.
+/// ranges its work writes, and on which stream.
 struct CurrentWork {
   CurrentWork(std::span<const Touched> ranges, std::optional<StreamRef> on);
+  /// Before its guards are put in front: faults that failed until now are not theirs.
+  void begins() noexcept;
   /// All that it touches; made at the first question.
   std::span<const vmm::AddressRange> addresses();
 
   std::span<const Touched> touched;
   std::optional<StreamRef> stream;  // asked whether it captures only where that matters
   bool pinned = false;
-  std::uint64_t failed_faults = 0;  // before it, of its devices
+  std::uint64_t failed_faults = 0;  // of its devices, before it
 
   /// Null when the thread is in no submission.
   static CurrentWork* get() noexcept;

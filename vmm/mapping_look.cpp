@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "vmm/units.h"
@@ -19,13 +20,18 @@ using std::chrono::milliseconds;
 // has used so much is past it and waits for the GPU, spinning.
 constexpr milliseconds kLooked{1};
 constexpr microseconds kLookedEach{1};  // granule
-// One that sleeps uses nothing. 20 ms and more, longer than a thread that was preempted in the
-// middle waits for its next turn; counted, because a process that was stopped goes on in the
-// middle.
-constexpr unsigned kAskedAtMost = 1000;
+// One that sleeps uses nothing. Longer than a thread that was preempted in the middle waits for
+// its next turn.
+constexpr milliseconds kLooksAtMost{20};
 // A swap takes some 100 us, and waits itself for each look.
 constexpr milliseconds kSwapsAtMost{500};
 constexpr microseconds kPoll{20};
+// What counts of the time between two polls: a process that was stopped goes on in the middle.
+constexpr microseconds kPollsAtMost{200};
+
+std::chrono::nanoseconds counted(std::chrono::nanoseconds between_polls) {
+  return std::min<std::chrono::nanoseconds>(between_polls, kPollsAtMost);
+}
 
 struct UnderWay {
   std::mutex mutex;  // a leaf
@@ -53,14 +59,17 @@ MappingLook::MappingLook(std::span<const AddressRange> ranges) : ranges_(ranges)
   }
   has_cpu_clock_ = pthread_getcpuclockid(pthread_self(), &cpu_clock_) == 0;
   UnderWay& all = under_way();
-  const auto end = std::chrono::steady_clock::now() + kSwapsAtMost;
+  std::chrono::nanoseconds waited{0};
+  asked_ = std::chrono::steady_clock::now();
   for (;;) {
     {
       std::lock_guard lock(all.mutex);
       const bool in_the_way =
           std::any_of(all.swaps.begin(), all.swaps.end(),
                       [&](const MappingSwap* swap) { return meets(swap->range_); });
-      if (!in_the_way || std::chrono::steady_clock::now() >= end) {
+      const auto now = std::chrono::steady_clock::now();
+      waited += counted(now - std::exchange(asked_, now));
+      if (!in_the_way || waited >= kSwapsAtMost) {
         if (has_cpu_clock_) cpu_begin_ = time_of(cpu_clock_);
         all.looks.push_back(this);
         return;
@@ -83,7 +92,9 @@ bool MappingLook::meets(const AddressRange& range) const {
 
 // Under the mutex: the thread of a look that is there has not ended. Once past, for good.
 bool MappingLook::gets_past() {
-  past_ = past_ || ++asked_ > kAskedAtMost ||
+  const auto now = std::chrono::steady_clock::now();
+  waited_for_ += counted(now - std::exchange(asked_, now));
+  past_ = past_ || waited_for_ >= kLooksAtMost ||
           (!ranges_.empty() && has_cpu_clock_ && time_of(cpu_clock_) - cpu_begin_ >= needs_);
   return past_;
 }

@@ -43,7 +43,8 @@ class MappingLook {
   clockid_t cpu_clock_ = CLOCK_MONOTONIC;
   bool has_cpu_clock_ = false;
   std::chrono::nanoseconds cpu_begin_{0};
-  unsigned asked_ = 0;
+  std::chrono::steady_clock::time_point asked_;  // when a swap asked last
+  std::chrono::nanoseconds waited_for_{0};
   bool past_ = false;
 };
 

@@ -30,7 +30,7 @@ std::chrono::nanoseconds time_of(const auto& action) {
 TEST(MappingLookTest, ASwapWaitsForTheLooksAtItsMappings) {
   std::atomic<bool> looking{false}, swapped_elsewhere{false}, returned{false};
   std::thread call([&] {
-    const MappingLook look(kLookedAt);
+    MappingLook look(kLookedAt);
     looking.store(true);
     for (int i = 0; i < 15 && !swapped_elsewhere.load(); ++i) std::this_thread::sleep_for(1ms);
     EXPECT_TRUE(swapped_elsewhere.load());
