@@ -45,6 +45,18 @@ UnderWay& under_way() {
   return *instance;
 }
 
+// Asks `done`, under the mutex, until it says so.
+template <class Done>
+void wait_until(UnderWay& all, const Done& done) {
+  for (;;) {
+    {
+      std::lock_guard lock(all.mutex);
+      if (done()) return;
+    }
+    std::this_thread::sleep_for(kPoll);
+  }
+}
+
 std::chrono::nanoseconds time_of(clockid_t clock) {
   timespec now{};
   if (clock_gettime(clock, &now) != 0) return {};
@@ -61,28 +73,23 @@ MappingLook::MappingLook(std::span<const AddressRange> ranges) : ranges_(ranges)
   UnderWay& all = under_way();
   std::chrono::nanoseconds waited{0};
   asked_ = std::chrono::steady_clock::now();
-  for (;;) {
-    {
-      std::lock_guard lock(all.mutex);
-      const bool in_the_way =
-          std::any_of(all.swaps.begin(), all.swaps.end(),
-                      [&](const MappingSwap* swap) { return meets(swap->range_); });
-      const auto now = std::chrono::steady_clock::now();
-      waited += counted(now - std::exchange(asked_, now));
-      if (!in_the_way || waited >= kSwapsAtMost) {
-        if (has_cpu_clock_) cpu_begin_ = time_of(cpu_clock_);
-        all.looks.push_back(this);
-        return;
-      }
-    }
-    std::this_thread::sleep_for(kPoll);
-  }
+  wait_until(all, [&] {
+    const bool in_the_way =
+        std::any_of(all.swaps.begin(), all.swaps.end(),
+                    [&](const MappingSwap* swap) { return meets(swap->range_); });
+    const auto now = std::chrono::steady_clock::now();
+    waited += counted(now - std::exchange(asked_, now));
+    if (in_the_way && waited < kSwapsAtMost) return false;
+    if (has_cpu_clock_) cpu_begin_ = time_of(cpu_clock_);
+    all.looks.push_back(this);
+    return true;
+  });
 }
 
 MappingLook::~MappingLook() {
   UnderWay& all = under_way();
   std::lock_guard lock(all.mutex);
-  all.looks.erase(std::find(all.looks.begin(), all.looks.end(), this));
+  std::erase(all.looks, this);
 }
 
 bool MappingLook::meets(const AddressRange& range) const {
@@ -105,23 +112,17 @@ MappingSwap::MappingSwap(const AddressRange& range) : range_(range) {
     std::lock_guard lock(all.mutex);
     all.swaps.push_back(this);
   }
-  for (;;) {
-    {
-      std::lock_guard lock(all.mutex);
-      if (std::none_of(all.looks.begin(), all.looks.end(), [&](MappingLook* look) {
-            return look->meets(range_) && !look->gets_past();
-          })) {
-        return;
-      }
-    }
-    std::this_thread::sleep_for(kPoll);
-  }
+  wait_until(all, [&] {
+    return std::none_of(all.looks.begin(), all.looks.end(), [&](MappingLook* look) {
+      return look->meets(range_) && !look->gets_past();
+    });
+  });
 }
 
 MappingSwap::~MappingSwap() {
   UnderWay& all = under_way();
   std::lock_guard lock(all.mutex);
-  all.swaps.erase(std::find(all.swaps.begin(), all.swaps.end(), this));
+  std::erase(all.swaps, this);
 }
 
 }  // namespace kvshim::vmm

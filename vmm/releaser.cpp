@@ -168,10 +168,8 @@ bool Releaser::all_finished(std::uint64_t epoch) {
     // Marks that were not taken yet are of this time. Later they would bring home what the next
     // work doesn't read.
     std::unique_lock working(working_, std::try_to_lock);
-    // What new work has put there meanwhile may wait for the program.
-    if (working && driver_.cuStreamQuery(memory_.kernels().stream()) == CUDA_SUCCESS) {
-      look_at_reads();
-    }
+    // New work may have put something there meanwhile.
+    if (working && own_stream_is_empty()) look_at_reads();
     memory_.read_marks().pause_begins(ticks_);
   }
   return true;
@@ -192,6 +190,10 @@ void Releaser::split_at_first_slots(std::uint64_t epoch) {
     SubmissionGate::OpenAtEnd open(gate_);
     if (!memory_.split_at_first_slots()) return;
   }
+}
+
+bool Releaser::own_stream_is_empty() const {
+  return driver_.cuStreamQuery(memory_.kernels().stream()) == CUDA_SUCCESS;
 }
 
 // Polls: the calling thread must not be stuck in the driver. Not ended by a

@@ -153,6 +153,8 @@ class Releaser {
     kSpin,
   };
   bool wait_for_stream(Poll poll = Poll::kSleep);
+  /// Nothing stands in the own stream: what does may wait for the program.
+  bool own_stream_is_empty() const;
   void make_slabs(std::uint64_t epoch);
   void split_at_first_slots(std::uint64_t epoch);
   void retire(std::uint64_t epoch);

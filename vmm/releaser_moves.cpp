@@ -194,8 +194,8 @@ void Releaser::move_beside_work(Moment moment) {
   if (!home && away.bytes == 0) return memory_.end_moves(DeviceMemory::MoveEnd::kAll);
   std::unique_lock working(working_, std::try_to_lock);
   if (!working) return;
-  // What stands in the own stream may wait for the program, and frees wait for working_.
-  if (driver_.cuStreamQuery(memory_.kernels().stream()) != CUDA_SUCCESS) return;
+  // Frees wait for working_.
+  if (!own_stream_is_empty()) return;
   memory_.end_moves(home ? DeviceMemory::MoveEnd::kVoid : DeviceMemory::MoveEnd::kToGpu);
   if (memory_.read_marks().answers() != answers_seen_) {
     answers_seen_ = memory_.read_marks().answers();
@@ -213,8 +213,7 @@ void Releaser::move_beside_work(Moment moment) {
     const std::vector<ExtentName> askers = memory_.watch_written_last(kAskers);
     ask.insert(ask.end(), askers.begin(), askers.end());
     // With the gate open, as everywhere. Pinning takes its time: the own stream is asked again.
-    const bool cleared = driver_.cuStreamQuery(memory_.kernels().stream()) == CUDA_SUCCESS &&
-                         launch_clear(ask) && wait_for_stream();
+    const bool cleared = own_stream_is_empty() && launch_clear(ask) && wait_for_stream();
     if (cleared) {
       memory_.move_bits_cleared();
     } else {
@@ -223,8 +222,8 @@ void Releaser::move_beside_work(Moment moment) {
     }
   }
   // Last, for questions come meanwhile: what was chosen just now is proven, what was copied before
-  // is swapped. Again only when nothing stands in the own stream.
-  if (driver_.cuStreamQuery(memory_.kernels().stream()) == CUDA_SUCCESS) copy_moves();
+  // is swapped.
+  if (own_stream_is_empty()) copy_moves();
   comes_home_ = home && memory_.bytes_on_their_way(MoveTo::kGpu) != 0;
   tell_moves();
 }

@@ -74,26 +74,29 @@ def pools_mib(parts, server):
     return None
 
 
+def alone_without(parts):
+    """(server, part) of the static runs of one server."""
+    for part in parts.values():
+        if part["contestant"] == "static" and len(part["servers"]) == 1:
+            (server,) = part["servers"]
+            yield server, part
+
+
 def floors(parts):
     """{server: MiB that its engine takes without its pools, and without what the GPU had in use
     before}; of static runs of one server."""
     found = {}
-    for part in parts.values():
-        if part["contestant"] == "static" and len(part["servers"]) == 1 and "base_mib" in part:
-            (server,) = part["servers"]
-            pools = pools_mib(parts, server)
-            if pools and "after_load_mib" in part:
-                found[server] = part["after_load_mib"] - part["base_mib"] - pools
+    for server, part in alone_without(parts):
+        pools = pools_mib(parts, server)
+        if pools and "base_mib" in part and "after_load_mib" in part:
+            found[server] = part["after_load_mib"] - part["base_mib"] - pools
     return found
 
 
 def compiled_otherwise(parts, both):
     """An engine that compiled its model while it started stays larger than one that found it in
     the compile cache."""
-    for part in parts.values():
-        if part["contestant"] != "static" or len(part["servers"]) != 1:
-            continue
-        (server,) = part["servers"]
+    for server, part in alone_without(parts):
         here, there = (facts["servers"].get(server, {}).get("compiled") for facts in (both, part))
         if None not in (here, there) and here != there:
             yield (f"{server} {'compiled its model' if here else 'found its model compiled'}, and "
