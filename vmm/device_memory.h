@@ -460,6 +460,7 @@ class DeviceMemory {
                              const std::vector<std::uint32_t>& changed, bool merge,
                              std::vector<Piece>* pieces);
   bool near_front(const Pool& pool, const Piece& block) const;
+  bool next_writes_come(const Pool& pool, const Piece& block) const;
   std::uint64_t newest_kept(std::uint64_t keep) const;
   void note_reads_of(Pool& pool, const std::vector<bool>& rows, std::uint64_t tick);
   // ahead of the faults

@@ -241,8 +241,12 @@ bool DeviceMemory::split_absent(Pool& pool, std::uint32_t offset) {
   return true;
 }
 
+bool DeviceMemory::next_writes_come(const Pool& pool, const Piece& block) const {
+  return groups_[pool.group].fronts.near_newest(block);
+}
+
 bool DeviceMemory::near_front(const Pool& pool, const Piece& block) const {
-  return groups_[pool.group].fronts.near_newest(block) || holds_first_slot(pool, block);
+  return next_writes_come(pool, block) || holds_first_slot(pool, block);
 }
 
 }  // namespace kvshim::vmm

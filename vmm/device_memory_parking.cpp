@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "vmm/device_memory.h"
+#include "vmm/park_parts.h"
 
 namespace kvshim::vmm {
 namespace {
@@ -38,16 +39,16 @@ std::uint8_t DeviceMemory::parked_order(const Group& group) const {
 
 ExtentName DeviceMemory::name_of(const Pool& pool, Extents::const_iterator extent) const {
   const auto& [offset, state] = *extent;
-  return {pool.id,
-          offset,
-          state.order,
-          address_of(pool, offset),
-          offset + order_granules(state.order) == pool.granules,
-          state.written_serial,
-          near_front(pool, {offset, state.order}),
-          false,
-          state.parked_tick,
-          state.used_tick};
+  return {.pool = pool.id,
+          .offset = offset,
+          .order = state.order,
+          .address = address_of(pool, offset),
+          .tail = offset + order_granules(state.order) == pool.granules,
+          .written = state.written_serial,
+          .front = near_front(pool, {offset, state.order}),
+          .next_write = next_writes_come(pool, {offset, state.order}),
+          .touched = state.parked_tick,
+          .used = state.used_tick};
 }
 
 // `extents`: of the pool, by address; not all of those between need be there.
@@ -75,6 +76,7 @@ void DeviceMemory::add_blocks(const Pool& pool, std::span<const Extents::const_i
       }
       if (reached != end) continue;
       block.order = order;
+      block.next_write = next_writes_come(pool, {block.offset, order});
       block.written = written;
       block.used = used;
       next = last;
@@ -84,6 +86,22 @@ void DeviceMemory::add_blocks(const Pool& pool, std::span<const Extents::const_i
     i = next;
   }
 }
+
+namespace {
+
+// Both by address.
+void keep_what_is_zero(std::span<const ExtentName> extents, std::vector<ExtentName>* blocks) {
+  auto extent = extents.begin();
+  for (ExtentName& block : *blocks) {
+    while (extent != extents.end() && extent->address < block.address) ++extent;
+    if (extent == extents.end()) break;
+    if (extent->address != block.address || extent->order != block.order) continue;
+    block.by_granule = extent->by_granule;
+    block.zero_granules = extent->zero_granules;
+  }
+}
+
+}  // namespace
 
 std::vector<ExtentName> DeviceMemory::blocks_to_park(std::span<const ExtentName> extents) const {
   std::vector<ExtentName> sorted(extents.begin(), extents.end()), blocks;
@@ -103,6 +121,7 @@ std::vector<ExtentName> DeviceMemory::blocks_to_park(std::span<const ExtentName>
       if (!found.empty()) add_blocks(*pool, found, Direction::kToHost, &blocks);
     }
   }
+  keep_what_is_zero(sorted, &blocks);
   std::stable_sort(blocks.begin(), blocks.end(), newer);
   return blocks;
 }
@@ -151,6 +170,8 @@ std::vector<ExtentName> DeviceMemory::parked_since(std::uint64_t written_after,
 std::array<ExtentName, 2> DeviceMemory::halves(const ExtentName& block) {
   ExtentName low = block, high = block;
   low.order = high.order = static_cast<std::uint8_t>(block.order - 1);
+  low.by_granule = high.by_granule = false;
+  low.zero_granules = high.zero_granules = 0;
   high.offset += order_granules(low.order);
   high.address += low.bytes();
   return {low, high};
@@ -180,7 +201,12 @@ bool DeviceMemory::swap_block(const Block& block, const ExtentName& name,
   bool ok = mapper_.unmap(name.address, name.bytes()) == CUDA_SUCCESS;
   if (ok) {
     for (const PreparedPart& part : parts) {
-      ok = mapper_.map(at, part.order, part.handle, true) == CUDA_SUCCESS;
+      if (part.handle != 0) {
+        ok = mapper_.map(at, part.order, part.handle, true) == CUDA_SUCCESS;
+      } else {
+        const Piece zero{0, part.order};
+        ok = mapper_.map_zero(at, std::span(&zero, 1)) == CUDA_SUCCESS;
+      }
       if (!ok) break;
       at += order_bytes(part.order);
     }
@@ -209,7 +235,7 @@ void DeviceMemory::replace_block(const Block& block, const PreparedPark& by, Ext
   for (const PreparedPart& part : by.parts) {
     extent.order = part.order;
     extent.handle = part.handle;
-    block.pool->extents.emplace(offset, extent);
+    block.pool->extents.emplace(offset, part.handle != 0 ? extent : Extent{.order = part.order});
     offset += order_granules(part.order);
   }
 }
@@ -244,7 +270,9 @@ bool DeviceMemory::take_slab(std::unique_lock<std::mutex>& lock, std::uint8_t or
 // After a mapping was lost for good a pool may still be mapped to one of them: kept for ever.
 void DeviceMemory::give_back_slabs(const PreparedPark& prepared) {
   if (!broken_.empty()) return;
-  for (const PreparedPart& part : prepared.parts) host_.give_back(part.order, part.handle);
+  for (const PreparedPart& part : prepared.parts) {
+    if (part.handle != 0) host_.give_back(part.order, part.handle);
+  }
   if (pools_.empty()) host_.trim(0);
 }
 
@@ -254,15 +282,19 @@ Preparation DeviceMemory::prepare_park(const ExtentName& name, PreparedPark* pre
   if (!find_block(name, ExtentState::kResident, &block)) return Preparation::kChanged;
   const bool single = block.first->second.order == name.order;
   const std::uint8_t order = std::min(name.order, parked_order(groups_[block.pool->group]));
+  const std::vector<ParkPart> plan =
+      single && name.by_granule
+          ? parts_of(name, order)
+          : std::vector<ParkPart>(order_granules(name.order) / order_granules(order), {order});
   *prepared = {name, {}};
   const auto give_up = [&](Preparation why) {
     give_back_slabs(*prepared);
     prepared->parts.clear();
     return why;
   };
-  for (std::uint32_t at = 0; at < order_granules(name.order); at += order_granules(order)) {
-    PreparedPart part;
-    if (!take_slab(lock, order, !single, &part)) {
+  for (const ParkPart& each : plan) {
+    PreparedPart part{.order = each.order};
+    if (!each.zero && !take_slab(lock, each.order, !single, &part)) {
       return give_up(single ? Preparation::kNoRoom : Preparation::kSplit);
     }
     prepared->parts.push_back(part);
@@ -294,7 +326,15 @@ bool DeviceMemory::swap_out(const Block& block, const PreparedPark& prepared, st
   if (!swap_block(block, prepared.extent, prepared.parts)) return false;
   replace_block(block, prepared,
                 {.state = ExtentState::kParked, .parked_tick = tick, .cold = cold});
-  statistics_.parked_bytes_total.fetch_add(prepared.extent.bytes(), std::memory_order_relaxed);
+  const std::uint64_t zero = prepared.zero_bytes();
+  statistics_.parked_bytes_total.fetch_add(prepared.extent.bytes() - zero,
+                                           std::memory_order_relaxed);
+  statistics_.released_zero_bytes.fetch_add(zero, std::memory_order_relaxed);
+  if (zero != 0) {
+    const Piece piece{prepared.extent.offset, prepared.extent.order};
+    groups_[block.pool->group].fronts.step_back(piece,
+                                                piece.offset + written_granules(prepared.extent));
+  }
   return true;
 }
 
@@ -385,6 +425,11 @@ std::array<std::size_t, kOrders> DeviceMemory::slabs_wanted() const {
     add_blocks(*pool, resident, Direction::kToHost, &blocks);
     const std::uint8_t largest = parked_order(groups_[pool->group]);
     for (const ExtentName& block : blocks) {
+      // With all of it written it takes the most of each order.
+      if (block.next_write) {
+        for (const ParkPart& part : parts_of(block, largest)) ++wanted[part.order];
+        continue;
+      }
       const std::uint8_t order = std::min(block.order, largest);
       wanted[order] += order_granules(block.order) / order_granules(order);
     }

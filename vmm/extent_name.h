@@ -23,13 +23,19 @@ struct ExtentName {
   bool tail = false;
   std::uint64_t written = 0;  // Extent::written_serial; the newest of a block
   bool front = false;         // the next writes come here, or a writer's first slot lies here
+  bool next_write = false;    // the next writes come here
+  /// A scan looked at each granule by itself: it is parked in parts. And those (bit 0: the first
+  /// one) of which it found all bytes zero. True until new work comes.
+  bool by_granule = false;
+  std::uint16_t zero_granules = 0;
   bool cold = false;          // to be parked as cold (Extent::cold)
   std::uint64_t touched = 0;  // Extent::parked_tick
   std::uint64_t used = 0;     // Extent::used_tick; the newest of a block
   std::uint64_t bytes() const { return order_bytes(order); }
 };
 
-/// Memory for a part of a block, with what its contents are copied to.
+/// Memory for a part of a block, with what its contents are copied to. Without a handle: it
+/// was found zero, and becomes absent.
 struct PreparedPart {
   std::uint8_t order = 0;
   CUmemGenericAllocationHandle handle = 0;
@@ -41,12 +47,18 @@ struct PreparedPart {
 struct PreparedPark {
   ExtentName extent;
   std::vector<PreparedPart> parts;  // by address, all of the block; one when it comes back
+  /// Of what becomes absent.
+  std::uint64_t zero_bytes() const {
+    std::uint64_t sum = 0;
+    for (const PreparedPart& part : parts) sum += part.handle == 0 ? order_bytes(part.order) : 0;
+    return sum;
+  }
   /// What is to be copied, a part each.
   std::vector<AbiCopy> copies() const {
     std::vector<AbiCopy> all;
     CUdeviceptr from = extent.address;
     for (const PreparedPart& part : parts) {
-      all.push_back({from, part.staging, order_bytes(part.order)});
+      if (part.handle != 0) all.push_back({from, part.staging, order_bytes(part.order)});
       from += order_bytes(part.order);
     }
     return all;

@@ -75,6 +75,17 @@ void Fronts::reset_sequences() {
   for (Front& front : fronts_) front = Front{front.end, 0, false, false, false, std::nullopt};
 }
 
+void Fronts::step_back(const Piece& piece, std::uint32_t end) {
+  const std::uint32_t passed = piece.offset + order_granules(piece.order);
+  const auto front =
+      std::find_if(fronts_.begin(), fronts_.end(), [&](const Front& f) { return f.end == passed; });
+  if (front == fronts_.end() || end == passed) return;
+  *front = Front{end, 0, false, false, false, std::nullopt};
+  const auto other = std::find_if(fronts_.begin(), fronts_.end(),
+                                  [&](const Front& f) { return f.end == end && &f != &*front; });
+  if (other != fronts_.end()) fronts_.erase(other);
+}
+
 bool Fronts::near_newest(const Piece& block) const {
   const std::uint32_t end = block.offset + order_granules(block.order);
   const std::size_t first = fronts_.size() > kNewest ? fronts_.size() - kNewest : 0;

@@ -41,6 +41,8 @@ class Fronts {
   /// Idleness: the fronts stay, but nothing is taken ahead until faults come in
   /// sequence again.
   void reset_sequences();
+  /// Of `piece`, which a front had passed as a whole, only what lies before `end` was written.
+  void step_back(const Piece& piece, std::uint32_t end);
   /// Whether a block holds or touches one of the two newest fronts (K and V).
   bool near_newest(const Piece& block) const;
 

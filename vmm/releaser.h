@@ -133,9 +133,10 @@ class Releaser {
     std::optional<PreparedPark> block;
     bool copying = true;  // it could be enqueued
   };
-  /// Where the time of a release went.
-  struct ParkTimes {
+  /// Where the time of a release went, and what of the parked blocks' bytes was zero.
+  struct ParkFigures {
     Clock::duration scan{}, prepare{}, copy{}, swap{}, retire{};
+    std::uint64_t zero = 0;
   };
 
   void run();
@@ -181,7 +182,7 @@ class Releaser {
   struct Round {
     Clock::time_point begin = Clock::now();
     Clock::duration scan{}, zeros{};
-    ParkTimes parking;
+    ParkFigures parking;
   };
   bool give_some(std::uint64_t epoch, const Wanted& wanted, std::uint64_t* freed, Round* round);
   void tell_round(const Wanted& wanted, std::uint64_t freed, bool undisturbed, const Round& round);
@@ -207,13 +208,14 @@ class Releaser {
   bool make_absent(std::uint64_t epoch, std::span<const ExtentName> extents, ProofOfAbsence proof,
                    std::uint64_t* freed);
   bool park(std::uint64_t epoch, std::span<const ExtentName> extents, std::uint64_t* parked,
-            std::vector<ExtentName>* no_room, ParkTimes* times);
+            std::vector<ExtentName>* no_room, ParkFigures* times);
   bool park_blocks(std::uint64_t epoch, std::deque<ExtentName> blocks, std::uint64_t* parked,
-                   std::vector<ExtentName>* no_room, ParkTimes* times);
+                   std::vector<ExtentName>* no_room, ParkFigures* times);
   ParkCopy start_copy(std::uint64_t epoch, std::deque<ExtentName>* blocks, std::uint64_t* cleared,
                       std::vector<ExtentName>* no_room);
   bool clear_next(const std::deque<ExtentName>& blocks, std::uint64_t* cleared);
-  bool swap_copied(std::uint64_t epoch, const PreparedPark& block, std::uint64_t* parked);
+  bool swap_copied(std::uint64_t epoch, const PreparedPark& block, std::uint64_t* parked,
+                   ParkFigures* figures);
   bool drop_parked_for(std::uint64_t epoch, std::uint64_t bytes);
   void drop_expired(std::uint64_t epoch);
   void warn_no_room(std::span<const ExtentName> stays);

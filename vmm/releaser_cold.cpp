@@ -96,7 +96,7 @@ void Releaser::release_cold(std::uint64_t epoch) {
   if (ticks_ < next_cold_ || !look_at_reads()) return;
   const std::vector<ExtentName> cold = next_cold(age);
   std::vector<ExtentName> zero, nonzero, no_room;
-  ParkTimes times;
+  ParkFigures figures;
   std::uint64_t zero_bytes = 0, parked = 0;
   bool undisturbed = find_nonzero(epoch, cold, &zero, &nonzero) &&
                      make_absent(epoch, zero, ProofOfAbsence::kZero, &zero_bytes);
@@ -106,7 +106,7 @@ void Releaser::release_cold(std::uint64_t epoch) {
     // Nothing is dropped for want of room, whatever `contents` says: it may be read by a
     // request that goes on.
     undisturbed = park_blocks(epoch, std::deque<ExtentName>(plan.begin(), plan.end()), &parked,
-                              &no_room, &times);
+                              &no_room, &figures);
   }
   memory_.statistics().cold_bytes.fetch_add(zero_bytes + parked, std::memory_order_relaxed);
   cold_untold_ += zero_bytes + parked;

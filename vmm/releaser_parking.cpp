@@ -1,5 +1,6 @@
 // A release: what is zero becomes absent, the rest goes to host memory.
 #include <algorithm>
+#include <bit>
 #include <string>
 #include <thread>
 
@@ -20,20 +21,38 @@ std::uint64_t total_bytes(std::span<const ExtentName> extents) {
 
 }  // namespace
 
+// Where writing goes on an extent may be mostly unwritten, whose copy would have to come back
+// before the next work: each of its granules is looked at by itself.
 bool Releaser::find_nonzero(std::uint64_t epoch, std::span<const ExtentName> extents,
                             std::vector<ExtentName>* zero, std::vector<ExtentName>* nonzero) {
-  for (std::size_t at = 0; at < extents.size(); at += DeviceKernels::kScanCapacity) {
-    const auto part = extents.subspan(
-        at, std::min<std::size_t>(DeviceKernels::kScanCapacity, extents.size() - at));
-    DeviceKernels& kernels = memory_.kernels();
-    for (std::size_t i = 0; i < part.size(); ++i) {
-      kernels.scan_ranges()[i] = {part[i].address, 0, part[i].bytes()};
+  DeviceKernels& kernels = memory_.kernels();
+  const auto ranges_of = [](const ExtentName& extent) {
+    return extent.next_write ? order_granules(extent.order) : 1;
+  };
+  for (std::size_t at = 0, end = 0; at < extents.size(); at = end) {
+    std::uint32_t ranges = 0;
+    for (; end < extents.size() && ranges + ranges_of(extents[end]) <= DeviceKernels::kScanCapacity;
+         ++end) {
+      const std::uint32_t count = ranges_of(extents[end]);
+      const std::uint64_t bytes = extents[end].bytes() / count;
+      for (std::uint32_t i = 0; i < count; ++i) {
+        kernels.scan_ranges()[ranges++] = {extents[end].address + i * bytes, 0, bytes};
+      }
     }
-    const bool launched =
-        kernels.launch_scan(static_cast<std::uint32_t>(part.size())) == CUDA_SUCCESS;
+    const bool launched = kernels.launch_scan(ranges) == CUDA_SUCCESS;
     if (!wait_for_stream() || !launched || interrupted(epoch)) return false;
-    for (std::size_t i = 0; i < part.size(); ++i) {
-      (kernels.scan_results()[i] == 0 ? zero : nonzero)->push_back(part[i]);
+    const auto* result = kernels.scan_results();
+    for (const ExtentName& extent : extents.subspan(at, end - at)) {
+      ExtentName found = extent;
+      const std::uint32_t count = ranges_of(extent);
+      std::uint32_t zeros = 0;
+      for (std::uint32_t i = 0; i < count; ++i) {
+        if (*result++ != 0) continue;
+        ++zeros;
+        found.zero_granules = static_cast<std::uint16_t>(found.zero_granules | 1u << i);
+      }
+      found.by_granule = count > 1;
+      (zeros == count ? zero : nonzero)->push_back(found);
     }
   }
   return true;
@@ -149,7 +168,8 @@ Releaser::ParkCopy Releaser::start_copy(std::uint64_t epoch, std::deque<ExtentNa
   return {};
 }
 
-bool Releaser::swap_copied(std::uint64_t epoch, const PreparedPark& block, std::uint64_t* parked) {
+bool Releaser::swap_copied(std::uint64_t epoch, const PreparedPark& block, std::uint64_t* parked,
+                           ParkFigures* figures) {
   bool swapped = false;
   const bool undisturbed =
       in_slices(epoch, 1, [&](std::size_t) { swapped = memory_.swap_to_parked(block, ticks_); });
@@ -158,15 +178,16 @@ bool Releaser::swap_copied(std::uint64_t epoch, const PreparedPark& block, std::
     return undisturbed;
   }
   *parked += block.extent.bytes();
+  figures->zero += block.zero_bytes();
   if (!block.extent.cold) restorable_.store(true);
   return undisturbed;
 }
 
 bool Releaser::park(std::uint64_t epoch, std::span<const ExtentName> extents, std::uint64_t* parked,
-                    std::vector<ExtentName>* no_room, ParkTimes* times) {
+                    std::vector<ExtentName>* no_room, ParkFigures* figures) {
   const std::vector<ExtentName> plan = memory_.blocks_to_park(extents);
   return park_blocks(epoch, std::deque<ExtentName>(plan.begin(), plan.end()), parked, no_room,
-                     times);
+                     figures);
 }
 
 // While a block is copied, what the swap before took out is released, and the block before
@@ -178,20 +199,20 @@ bool Releaser::park(std::uint64_t epoch, std::span<const ExtentName> extents, st
 // and the others then ran beside nothing.
 bool Releaser::park_blocks(std::uint64_t epoch, std::deque<ExtentName> blocks,
                            std::uint64_t* parked, std::vector<ExtentName>* no_room,
-                           ParkTimes* times) {
+                           ParkFigures* figures) {
   ParkCopy copied;
   std::uint64_t cleared = 0;
   bool undisturbed = true;
   Stopwatch watch;
   while (undisturbed && (!blocks.empty() || copied.block)) {
     const ParkCopy next = start_copy(epoch, &blocks, &cleared, no_room);
-    watch.lap_into(&times->prepare);
+    watch.lap_into(&figures->prepare);
     retire(epoch);
     tell_needy(*parked);
     if (!blocks.empty() && neighbours_want_no_more(*parked)) blocks.clear();
-    watch.lap_into(&times->retire);
-    if (copied.block) undisturbed = swap_copied(epoch, *copied.block, parked);
-    watch.lap_into(&times->swap);
+    watch.lap_into(&figures->retire);
+    if (copied.block) undisturbed = swap_copied(epoch, *copied.block, parked, figures);
+    watch.lap_into(&figures->swap);
     if (!next.block) {  // what came after the last swap disturbs nothing
       undisturbed = undisturbed && blocks.empty();
     } else {
@@ -199,14 +220,14 @@ bool Releaser::park_blocks(std::uint64_t epoch, std::deque<ExtentName> blocks,
       const Poll poll = copied.block ? Poll::kSpinFirst : Poll::kSleep;
       undisturbed = wait_for_stream(poll) && next.copying && undisturbed && !interrupted(epoch);
     }
-    watch.lap_into(&times->copy);
+    watch.lap_into(&figures->copy);
     copied = next;
   }
   // What was copied before new work came may be older than what it is a copy of.
   if (copied.block) memory_.cancel_park(*copied.block);
   if (undisturbed) retire(epoch);
   tell_needy(*parked);
-  watch.lap_into(&times->retire);
+  watch.lap_into(&figures->retire);
   return undisturbed;
 }
 
@@ -252,9 +273,9 @@ bool Releaser::release(std::uint64_t epoch) {
   const std::vector<ExtentName> resident = memory_.extents_in(ExtentState::kResident);
   const auto begin = Clock::now();
   std::vector<ExtentName> zero, nonzero, no_room;
-  ParkTimes times;
+  ParkFigures figures;
   if (!find_nonzero(epoch, resident, &zero, &nonzero)) return false;
-  times.scan = Clock::now() - begin;
+  figures.scan = Clock::now() - begin;
   std::uint64_t zero_bytes = 0, parked = 0, dropped = 0;
   bool complete = make_absent(epoch, zero, ProofOfAbsence::kZero, &zero_bytes);
   if (complete) retire(epoch);
@@ -262,12 +283,17 @@ bool Releaser::release(std::uint64_t epoch) {
   // dropped then.
   const bool may_drop = settings_.disposable && idle_ >= settings_.idle_timeout;
   if (complete && may_drop) {
-    const std::uint64_t need = total_bytes(nonzero);
+    std::uint64_t need = 0;
+    for (const ExtentName& extent : nonzero) {
+      need += extent.bytes() - kGranuleBytes * std::popcount(extent.zero_granules);
+    }
     const std::uint64_t room =
         memory_.host_budget() - std::min(memory_.host_budget(), memory_.host_in_use());
     if (need > room) complete = drop_parked_for(epoch, need - room);
   }
-  complete = complete && park(epoch, nonzero, &parked, &no_room, &times);
+  complete = complete && park(epoch, nonzero, &parked, &no_room, &figures);
+  parked -= figures.zero;
+  zero_bytes += figures.zero;
   if (complete && may_drop && !no_room.empty()) {
     const auto tails = std::stable_partition(no_room.begin(), no_room.end(),
                                              [](const ExtentName& e) { return !e.tail; });
@@ -287,11 +313,11 @@ bool Releaser::release(std::uint64_t epoch) {
                               " dropped" + (complete ? "" : " (interrupted by new work)"));
     if (parked != 0) {
       memory_.events().push(EventLevel::kDebug,
-                            "of that release: scan " + in_milliseconds(times.scan) +
-                                ", preparing copies " + in_milliseconds(times.prepare) +
-                                ", swaps " + in_milliseconds(times.swap) + ", releasing handles " +
-                                in_milliseconds(times.retire) + ", waiting for copies " +
-                                in_milliseconds(times.copy));
+                            "of that release: scan " + in_milliseconds(figures.scan) +
+                                ", preparing copies " + in_milliseconds(figures.prepare) +
+                                ", swaps " + in_milliseconds(figures.swap) +
+                                ", releasing handles " + in_milliseconds(figures.retire) +
+                                ", waiting for copies " + in_milliseconds(figures.copy));
     }
   }
   // Also what was made in host memory for want of GPU memory comes back when it can.

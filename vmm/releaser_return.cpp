@@ -154,7 +154,9 @@ void Releaser::restore() {
   restorable_.store(false);
   if (!quiescence_.finished()) return;
   ContextScope current(driver_, memory_.context());
-  const std::vector<ExtentName> plan = memory_.blocks_to_return();
+  std::vector<ExtentName> plan = memory_.blocks_to_return();
+  // Whatever work comes writes there.
+  std::stable_partition(plan.begin(), plan.end(), [](const ExtentName& e) { return e.next_write; });
   std::span<const ExtentName> blocks(plan);
   ReturnTimes times;
   const std::uint64_t bytes = bring_back(&blocks, {.end = end}, &times);

@@ -49,6 +49,29 @@ TEST(FrontsTest, IdlenessEndsSequencesAndKeepsPlaces) {
   EXPECT_TRUE(fronts.near_newest({16, 0}));
 }
 
+TEST(FrontsTest, APieceThatWasNotWrittenToItsEndTakesTheFrontBack) {
+  Fronts fronts;
+  fronts.advance({7, 0});
+  fronts.advance({8, 3});
+  fronts.step_back({8, 3}, 11);
+  EXPECT_TRUE(fronts.near_newest({10, 0}));
+  EXPECT_TRUE(fronts.near_newest({11, 0}));
+  EXPECT_FALSE(fronts.near_newest({15, 0}));
+  fronts.step_back({8, 3}, 13);
+  EXPECT_FALSE(fronts.near_newest({13, 0})) << "no front is at its end any more";
+  EXPECT_FALSE(fronts.advance_if_expected({16, 0}));
+  EXPECT_TRUE(fronts.advance_if_expected({11, 0}));
+}
+
+TEST(FrontsTest, TwoFrontsThatMeetAreOne) {
+  Fronts fronts;
+  fronts.advance({10, 0});
+  fronts.advance({8, 3});
+  fronts.step_back({8, 3}, 11);
+  EXPECT_TRUE(fronts.advance_if_expected({11, 0}));
+  EXPECT_FALSE(fronts.advance_if_expected({11, 0}));
+}
+
 TEST(FrontsTest, OnlyTheNewestFrontsAreNear) {
   Fronts fronts;
   for (std::uint32_t offset : {10u, 20u, 30u}) fronts.advance({offset, 0});
