@@ -7,6 +7,7 @@
 #include <chrono>
 #include <optional>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "preload/gifts.h"
@@ -47,6 +48,18 @@ class Neighbours final : public vmm::Pressure {
     return runtime != nullptr && !sees_physical(*runtime)
                ? preload::elastic_elsewhere(*runtime, device_)
                : 0;
+  }
+
+  void holds_more(std::int64_t bytes) noexcept override {
+    held_.fetch_add(bytes);
+    if (segment::Owner* const owner = membership_of(device_)) tell_held(*owner);
+  }
+  /// Of two threads that tell, the last one says what holds now.
+  void tell_held(segment::Owner& owner) noexcept {
+    for (std::int64_t told = held_.load();;) {
+      owner.holds(static_cast<std::uint64_t>(std::max<std::int64_t>(told, 0)));
+      if (const std::int64_t now = held_.load(); std::exchange(told, now) == now) return;
+    }
   }
 
   bool ask(Lack lack, std::uint64_t bytes) noexcept override {
@@ -205,6 +218,7 @@ class Neighbours final : public vmm::Pressure {
   std::atomic<bool> started_{false}, asks_{false}, giving_{false};
   std::atomic<std::size_t> others_{0};
   std::atomic<std::int64_t> priority_{0};
+  std::atomic<std::int64_t> held_{0};
   Needs needs_;
   Gifts gifts_;
   // The listening thread's:
@@ -246,6 +260,10 @@ void update_neighbours(Runtime& runtime) noexcept {
   }
 }
 
+void tell_held(CUdevice device, segment::Owner& owner) noexcept {
+  if (Neighbours* const known = neighbours(device)) known->tell_held(owner);
+}
+
 void end_neighbours() noexcept { Neighbours::ended_.store(true); }
 
 void abandon_neighbours_after_fork() noexcept {
@@ -259,16 +277,14 @@ std::uint64_t elastic_elsewhere(const Runtime& runtime, CUdevice device) noexcep
   std::uint64_t bytes = 0;
   try {
     if (const segment::Owner* owner = membership_of(device)) {
-      for (const segment::NeighbourState& state : owner->states()) {
-        bytes += state.figures.resident + state.figures.device_cached;
-      }
+      for (const segment::NeighbourState& state : owner->states()) bytes += state.held;
       return bytes;
     }
     const std::string uuid = uuid_of(device);
     for (const segment::GpuSnapshot& gpu : segment::read_all(options.segment_dir)) {
       if (gpu.uuid != uuid) continue;
       for (const segment::RecordSnapshot& record : gpu.records) {
-        if (record.live) bytes += record.figures.resident + record.figures.device_cached;
+        if (record.live) bytes += record.held;
       }
     }
   } catch (...) {

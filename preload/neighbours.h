@@ -10,6 +10,10 @@
 #include "preload/gate.h"
 #include "vmm/pressure.h"
 
+namespace kvshim::segment {
+class Owner;
+}
+
 namespace kvshim::preload {
 
 class Runtime;
@@ -23,6 +27,10 @@ void update_neighbours(Runtime& runtime) noexcept;
 /// At exit: nobody listens any more. In a forked child: nobody does yet.
 void end_neighbours() noexcept;
 void abandon_neighbours_after_fork() noexcept;
+
+/// What this process's pools and caches hold on the device, told anew to a segment that it has
+/// just joined.
+void tell_held(CUdevice device, segment::Owner& owner) noexcept;
 
 /// Bytes that neighbours' pools and caches hold on the device, also for a process that
 /// is no member (yet). Below a millisecond.

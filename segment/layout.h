@@ -6,7 +6,7 @@
 //                 before anybody else has mapped it; constant afterwards.
 //   record[i]     the process that holds the kernel lock of record i (an open
 //                 file description lock, F_OFD_SETLK): claim, identity, figures,
-//                 settings, need, quota. Whoever gets the lock of a record whose claim
+//                 settings, need, quota, held. Whoever gets the lock of a record whose claim
 //                 is not 0 has found a dead process's and clears it.
 //   record[i].control, group[j]
 //                 anybody, holding the kernel lock of that cell for the moment of
@@ -63,7 +63,7 @@
 namespace kvshim::segment {
 
 inline constexpr std::uint64_t kMagic = 0x4745534d4853564b;  // "KVSHMSEG" in memory
-inline constexpr std::uint32_t kLayoutVersion = 3;
+inline constexpr std::uint32_t kLayoutVersion = 4;
 inline constexpr std::size_t kRecords = 64;
 inline constexpr std::size_t kGroups = 16;
 
@@ -112,6 +112,9 @@ struct alignas(64) Record {
   /// Raised under the quota lock only.
   alignas(64) Word quota;
   Word quota_wanted;  // bytes it would like to hold; 0: no wish
+  /// GPU memory of its pools and their caches, bytes: at any moment no less than the driver has
+  /// for them, and more only while some is made or released.
+  Word held;
   alignas(64) Seqlock<Need> need;
   alignas(64) Committed<Control> control;
   alignas(64) Seqlock<Settings> settings;

@@ -104,6 +104,7 @@ bool Owner::take_record(Segment& segment, int file, std::size_t index, std::uint
     record.answered_bytes.store(0, std::memory_order_relaxed);
     record.quota.store(0, std::memory_order_relaxed);
     record.quota_wanted.store(0, std::memory_order_relaxed);
+    record.held.store(held_, std::memory_order_relaxed);
     identity_.attached_ns = monotonic_ns();
     record.identity.write(identity_);
     record.control.commit(control_, record_place(index, claim));
@@ -186,6 +187,12 @@ void Owner::publish(const Figures& figures, const Settings& settings) noexcept {
     record->settings.write(settings_);
     record->figures.write(figures_);
   }
+}
+
+void Owner::holds(std::uint64_t bytes) noexcept {
+  std::lock_guard lock(mutex_);
+  held_ = bytes;
+  if (Record* record = own()) record->held.store(bytes, std::memory_order_release);
 }
 
 // Why the segment must be joined anew; empty: all is well.

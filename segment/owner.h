@@ -35,6 +35,7 @@ struct NeighbourState {
   Settings settings;
   Text<48> group;  // of its control
   std::uint64_t quota_wanted = 0;
+  std::uint64_t held = 0;  // now: GPU memory of its pools and their caches, bytes
 };
 
 /// A limit that the members of a group ("*": everybody) have together.
@@ -80,6 +81,10 @@ class Owner {
 
   /// Some microseconds. Does nothing while detached.
   void publish(const Figures& figures, const Settings& settings) noexcept;
+
+  /// Says at once that pools and their caches hold so many bytes of GPU memory: before some is
+  /// made, and after some was released. A microsecond or two. Kept while detached.
+  void holds(std::uint64_t bytes) noexcept;
 
   /// Checks the file and the descriptor, attaches anew if need be, clears the
   /// records of dead neighbours (at most once a second). About 2 us when
@@ -190,6 +195,7 @@ class Owner {
   Control control_;
   std::uint64_t control_generation_ = 0;
   Figures figures_;
+  std::uint64_t held_ = 0;
   Settings settings_;
   Need need_;
 

@@ -149,6 +149,7 @@ std::vector<NeighbourState> Owner::states() const {
       state.group = control.group;
     }
     state.quota_wanted = record.quota_wanted.load(std::memory_order_acquire);
+    state.held = record.held.load(std::memory_order_acquire);
     if (!locked_by_other(descriptor_.load(), record_lock(i)) ||
         record.claim.load(std::memory_order_acquire) != state.claim) {
       continue;

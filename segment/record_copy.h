@@ -26,6 +26,7 @@ class RecordCopy {
   std::uint64_t answers() const noexcept { return first_.record.answers.load(); }
   std::uint64_t answered_bytes() const noexcept { return first_.record.answered_bytes.load(); }
   std::uint64_t quota() const noexcept { return first_.record.quota.load(); }
+  std::uint64_t held() const noexcept { return first_.record.held.load(); }
   bool need(Need* value) const noexcept { return take(&Record::need, value); }
   bool settings(Settings* value) const noexcept { return take(&Record::settings, value); }
   bool figures(Figures* value) const noexcept { return take(&Record::figures, value); }

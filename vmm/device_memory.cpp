@@ -27,7 +27,7 @@ DeviceMemory::DeviceMemory(const DriverApi& driver, Arena& arena, PoolTable& tab
       settings_(settings),
       kernels_(std::move(kernels)),
       read_marks_(settings.follow_reads, kernels_->mark_channel()),
-      mapper_(driver, device, settings.host_numa_node),
+      mapper_(driver, device, settings.host_numa_node, settings.pressure),
       room_(driver, mapper_, limits_, settings.pressure),
       host_(driver, mapper_, settings.host_budget),
       fault_staging_(driver, kStagingSlots),
@@ -71,8 +71,11 @@ CUresult DeviceMemory::allocate(std::size_t bytes, const std::string& group, CUc
 
   const std::optional<GranuleIndex> first = arena_.take(granules);
   if (!first) {
-    events_.push(EventLevel::kError,
-                 "the arena is full: set arena_size to more than the sum of all pools");
+    static std::atomic<bool> said{false};  // once: an engine may try each of many tensors
+    if (!said.exchange(true)) {
+      events_.push(EventLevel::kError,
+                   "the arena is full: set arena_size to more than the sum of all pools");
+    }
     return CUDA_ERROR_NOT_SUPPORTED;
   }
   {

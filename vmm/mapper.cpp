@@ -24,8 +24,9 @@ bool SwapWatch::overlapped() const noexcept {
   return begun_ != ended_ || swaps_begun.load() != begun_;
 }
 
-Mapper::Mapper(const DriverApi& driver, CUdevice device, int host_numa_node)
+Mapper::Mapper(const DriverApi& driver, CUdevice device, int host_numa_node, Pressure* pressure)
     : driver_(driver),
+      pressure_(pressure),
       device_location_{CU_MEM_LOCATION_TYPE_DEVICE, device},
       host_location_{CU_MEM_LOCATION_TYPE_HOST_NUMA, host_numa_node} {}
 
@@ -48,8 +49,23 @@ CUresult Mapper::create(unsigned order, CUmemLocationType type, int id,
   return driver_.cuMemCreate(handle, order_bytes(order), &properties, 0);
 }
 
-CUresult Mapper::create_device(unsigned order, CUmemGenericAllocationHandle* handle) {
+// Neighbours subtract from what the driver says is used what others' pools hold: told too late,
+// memory would be short for a moment, and an engine that starts would say so.
+CUresult Mapper::create_on_device(unsigned order, CUmemGenericAllocationHandle* handle) const {
+  const auto bytes = static_cast<std::int64_t>(order_bytes(order));
+  if (pressure_ != nullptr) pressure_->holds_more(bytes);
   const CUresult result = create(order, device_location_.type, device_location_.id, handle);
+  if (result != CUDA_SUCCESS && pressure_ != nullptr) pressure_->holds_more(-bytes);
+  return result;
+}
+
+void Mapper::release_on_device(unsigned order, CUmemGenericAllocationHandle handle) const {
+  driver_.cuMemRelease(handle);
+  if (pressure_ != nullptr) pressure_->holds_more(-static_cast<std::int64_t>(order_bytes(order)));
+}
+
+CUresult Mapper::create_device(unsigned order, CUmemGenericAllocationHandle* handle) {
+  const CUresult result = create_on_device(order, handle);
   if (result == CUDA_SUCCESS) physical_.device += order_bytes(order);
   return result;
 }
@@ -67,7 +83,7 @@ CUresult Mapper::create_host_uncounted(unsigned order, CUmemGenericAllocationHan
 // A release can fail only when the driver is shutting down: the memory is gone
 // all the same.
 void Mapper::release_device(unsigned order, CUmemGenericAllocationHandle handle) {
-  driver_.cuMemRelease(handle);
+  release_on_device(order, handle);
   physical_.device -= order_bytes(order);
 }
 void Mapper::release_host(unsigned order, CUmemGenericAllocationHandle handle) {
@@ -78,7 +94,7 @@ void Mapper::release_host(unsigned order, CUmemGenericAllocationHandle handle) {
 CUresult Mapper::zero_handle(unsigned order, CUmemGenericAllocationHandle* handle) {
   if (zero_handles_[order] == 0) {
     CUmemGenericAllocationHandle made = 0;
-    const CUresult result = create(order, device_location_.type, device_location_.id, &made);
+    const CUresult result = create_on_device(order, &made);
     if (result != CUDA_SUCCESS) return result;
     zero_handles_[order] = made;
     physical_.zero += order_bytes(order);
@@ -90,7 +106,7 @@ CUresult Mapper::zero_handle(unsigned order, CUmemGenericAllocationHandle* handl
 void Mapper::release_zero_handles() {
   for (unsigned order = 0; order < kOrders; ++order) {
     if (zero_handles_[order] == 0) continue;
-    driver_.cuMemRelease(zero_handles_[order]);
+    release_on_device(order, zero_handles_[order]);
     zero_handles_[order] = 0;
     physical_.zero -= order_bytes(order);
   }

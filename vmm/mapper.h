@@ -14,6 +14,7 @@
 #include "vmm/extent.h"
 #include "vmm/mapping_look.h"
 #include "vmm/pool.h"
+#include "vmm/pressure.h"
 #include "vmm/units.h"
 
 namespace kvshim::vmm {
@@ -32,7 +33,9 @@ struct PhysicalBytes {
 /// the GPU (I7).
 class Mapper {
  public:
-  Mapper(const DriverApi& driver, CUdevice device, int host_numa_node);
+  /// `pressure` hears of each change of the GPU memory that is held; null: nobody.
+  Mapper(const DriverApi& driver, CUdevice device, int host_numa_node,
+         Pressure* pressure = nullptr);
 
   /// Creates a handle of order_bytes(order) in GPU or host memory.
   CUresult create_device(unsigned order, CUmemGenericAllocationHandle* handle);
@@ -72,7 +75,10 @@ class Mapper {
   CUresult map_zero_piece(CUdeviceptr address, unsigned order);
   CUresult create(unsigned order, CUmemLocationType type, int id,
                   CUmemGenericAllocationHandle* handle) const;
+  CUresult create_on_device(unsigned order, CUmemGenericAllocationHandle* handle) const;
+  void release_on_device(unsigned order, CUmemGenericAllocationHandle handle) const;
   const DriverApi& driver_;
+  Pressure* const pressure_;
   CUmemLocation device_location_;
   CUmemLocation host_location_;
   std::array<CUmemGenericAllocationHandle, kOrders> zero_handles_{};

@@ -31,6 +31,9 @@ class Pressure {
   virtual bool anyone_else() const noexcept = 0;
   /// GPU memory that pools and caches of other processes hold just now.
   virtual std::uint64_t elastic_elsewhere() noexcept = 0;
+  /// Pools and caches of this process hold so much more GPU memory (or less): said before it is
+  /// made and after it was released. Under a lock of the mechanism.
+  virtual void holds_more(std::int64_t bytes) noexcept = 0;
 
   /// Tells the neighbours what is lacking; they may give more than that, so that a
   /// sequence of faults doesn't ask for each. True: it is worth to wait for it; false:

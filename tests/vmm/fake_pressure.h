@@ -14,6 +14,7 @@ class FakePressure final : public Pressure {
  public:
   bool anyone_else() const noexcept override { return there.load(); }
   std::uint64_t elastic_elsewhere() noexcept override { return elsewhere.load(); }
+  void holds_more(std::int64_t bytes) noexcept override { held.fetch_add(bytes); }
   bool ask(Lack lack, std::uint64_t bytes) noexcept override {
     asked_for.store(bytes);
     last_lack.store(lack);
@@ -50,6 +51,7 @@ class FakePressure final : public Pressure {
     if (bytes != 0 && on_gift) on_gift();
   }
 
+  std::atomic<std::int64_t> held{0};
   std::atomic<bool> there{true}, worth_waiting{true}, refused{false};
   std::atomic<std::uint64_t> elsewhere{0}, before_us{0}, answered{0};
   std::atomic<std::uint64_t> ahead{0}, asked_ahead_for{0}, asks_ahead{0};
