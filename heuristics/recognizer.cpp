@@ -86,10 +86,10 @@ struct Recognizer::Impl {
     std::size_t count = 0;
     std::string frame;  // without line number; may be empty
     std::string reason;
-    bool known_other = false;  // a profile says that it is no pool
+    bool unrecognised = false;  // nothing speaks against it
     std::size_t total() const { return bytes * count; }
     bool suspicious() const {
-      return !known_other && (count >= kSuspiciousCount || bytes >= kSuspiciousBytes);
+      return unrecognised && (count >= kSuspiciousCount || bytes >= kSuspiciousBytes);
     }
   };
   mutable std::mutex mutex;  // guards what follows; nothing is called under it
@@ -163,9 +163,10 @@ struct Recognizer::Impl {
                        });
   }
 
-  /// `*known_other` when a profile says that it is something else.
+  /// `*unrecognised` when it is left alone only because nobody knows it: neither a rule of
+  /// the user's nor an obstacle stands against it, and no profile says that it is something else.
   Decision by_rules_and_profiles(const AllocationRequest& request, std::size_t in_a_row,
-                                 bool* known_other) const;
+                                 bool* unrecognised) const;
   static Decision taken(const AllocationRequest& request, const std::string& role,
                         const std::string* frame, std::string reason);
 };
@@ -221,7 +222,8 @@ Decision Recognizer::Impl::taken(const AllocationRequest& request, const std::st
 }
 
 Decision Recognizer::Impl::by_rules_and_profiles(const AllocationRequest& request,
-                                                 std::size_t in_a_row, bool* known_other) const {
+                                                 std::size_t in_a_row, bool* unrecognised) const {
+  *unrecognised = false;
   Decision left;
   const CallSite& site = request.call_site;
   if (request.bytes < settings.min_size) {
@@ -265,7 +267,7 @@ Decision Recognizer::Impl::by_rules_and_profiles(const AllocationRequest& reques
       break;
     }
   }
-  *known_other = !against.empty();
+  *unrecognised = against.empty();
   left.reason = against.empty() ? "no rule and no profile knows the call-site" : against;
   return left;
 }
@@ -278,8 +280,8 @@ Decision Recognizer::decide(const AllocationRequest& request) {
     impl_->last_bytes = request.bytes;
     in_a_row = impl_->equal_in_a_row;
   }
-  bool known_other = false;
-  Decision decision = impl_->by_rules_and_profiles(request, in_a_row, &known_other);
+  bool unrecognised = false;
+  Decision decision = impl_->by_rules_and_profiles(request, in_a_row, &unrecognised);
   if (decision.pool || request.bytes < impl_->settings.min_size) return decision;
 
   std::string frame;
@@ -297,7 +299,7 @@ Decision Recognizer::decide(const AllocationRequest& request) {
     ++known->count;
   } else {
     // Of many kinds the largest matter.
-    impl_->left_alone.push_back({request.bytes, 1, frame, decision.reason, known_other});
+    impl_->left_alone.push_back({request.bytes, 1, frame, decision.reason, unrecognised});
     std::stable_sort(
         impl_->left_alone.begin(), impl_->left_alone.end(),
         [](const Impl::LeftAlone& a, const Impl::LeftAlone& b) { return a.bytes > b.bytes; });
@@ -312,8 +314,8 @@ std::string Recognizer::left_alone_warning(std::size_t pools, bool at_exit) {
   for (const Impl::LeftAlone& entry : impl_->left_alone) {
     if (!at_exit && !entry.suspicious()) continue;
     // KV pools come one a layer: the most bytes of one kind are the likeliest.
-    const bool better = best == nullptr || entry.known_other < best->known_other ||
-                        (entry.known_other == best->known_other && entry.total() > best->total());
+    const bool better = best == nullptr || entry.unrecognised > best->unrecognised ||
+                        (entry.unrecognised == best->unrecognised && entry.total() > best->total());
     if (better) best = &entry;
   }
   if (pools != 0 || best == nullptr) return {};
@@ -327,6 +329,8 @@ std::string Recognizer::left_alone_warning(std::size_t pools, bool at_exit) {
     text += "\n  " + std::to_string(entry.count) + " x " + size_text(entry.bytes) +
             (entry.frame.empty() ? "" : " at " + entry.frame) + " (" + entry.reason + ")";
   }
+  // What was left alone for a reason would break by a rule that takes it all the same.
+  if (!best->unrecognised) return text;
   text +=
       "\nif one of them is the KV cache, add to the configuration:\n[[rules]]\n"
       "action = \"allow\"\n";

@@ -76,7 +76,10 @@ class Recognizer {
   /// The warning about large allocations left alone while there is no pool
   /// (`pools` made so far): at once when one of them looks like a KV pool (three
   /// of one size and call-site, or 4 GiB), so not for the first weights; else
-  /// with `at_exit`. Text once for each largest candidate, empty otherwise.
+  /// with `at_exit`. A rule that takes one is part of it only when some were left alone
+  /// because nothing recognised them: never against an obstacle, a profile that knows them
+  /// as something else, or a rule of the user's. Text once for each largest candidate,
+  /// empty otherwise.
   std::string left_alone_warning(std::size_t pools, bool at_exit = false);
   /// Reasons why this process's pools can't be made elastic at all (a KV
   /// connector on the command line, expandable_segments, sleep mode), each

@@ -1,5 +1,6 @@
 // Pools that are reached by ways the gate can't see, and unknown kernels.
-#include <array>
+#include "preload/escape.h"
+
 #include <atomic>
 #include <cstring>
 #include <mutex>
@@ -8,6 +9,7 @@
 #include <unordered_set>
 
 #include "observe/log.h"
+#include "preload/address_set.h"
 #include "preload/gate.h"
 #include "preload/runtime.h"
 #include "preload/unknown_kernels.h"
@@ -16,27 +18,22 @@
 namespace kvshim::preload {
 namespace {
 
-// Addresses that were launch arguments. An open-addressing set of atomics: read
-// and written on every launch that names a pool, by any thread. When it is full
+// Addresses that were launch arguments, of any thread's launches that name a pool. Engines name
+// some thousands: the first segment's 128 KiB. The bound is 5.6 million, in 43 MiB; beyond it
 // every pool address counts as seen, which only makes more pools escape.
-constexpr std::size_t kSeenSlots = 1u << 14;
-constexpr std::size_t kProbes = 32;
-std::array<std::atomic<std::uint64_t>, kSeenSlots> seen_arguments{};
+// Leaked: launches go on while static destructors run.
+auto& seen_arguments = *new AddressSet<14, 5>;
 std::atomic<bool> seen_overflow{false};
 
-std::size_t slot_of(std::uint64_t address) {
-  return static_cast<std::size_t>((address * 0x9E37'79B9'7F4A'7C15u) >> 50);
+bool was_argument(std::uint64_t address) {
+  return seen_overflow.load(std::memory_order_relaxed) || seen_arguments.contains(address);
 }
 
-bool was_argument(std::uint64_t address) {
-  if (seen_overflow.load(std::memory_order_relaxed)) return true;
-  for (std::size_t i = 0; i < kProbes; ++i) {
-    const std::uint64_t held =
-        seen_arguments[(slot_of(address) + i) % kSeenSlots].load(std::memory_order_relaxed);
-    if (held == address) return true;
-    if (held == 0) return false;
-  }
-  return false;
+void tell_overflow() noexcept {
+  if (seen_overflow.exchange(true)) return;
+  log::warning(
+      "launches have named too many different pool addresses to remember: from now on a pool stays "
+      "fully in GPU memory once anything that looks like an address in it is copied to the device");
 }
 
 // An unknown kernel may write from the address it names to the pool's end. PyTorch rounds large
@@ -54,13 +51,11 @@ auto& unknown = *new std::unordered_map<std::string, UnknownKernel>;
 }  // namespace
 
 void remember_argument(std::uint64_t address) noexcept {
-  for (std::size_t i = 0; i < kProbes; ++i) {
-    auto& slot = seen_arguments[(slot_of(address) + i) % kSeenSlots];
-    std::uint64_t held = slot.load(std::memory_order_relaxed);
-    if (held == address) return;
-    if (held == 0 && (slot.compare_exchange_strong(held, address) || held == address)) return;
-  }
-  seen_overflow.store(true, std::memory_order_relaxed);
+  if (!seen_arguments.insert(address)) tell_overflow();
+}
+
+void forget_arguments(CUdeviceptr address, std::size_t bytes) noexcept {
+  seen_arguments.forget(address, bytes);
 }
 
 void scan_payload(StreamRef stream, const void* host, std::size_t bytes) {

@@ -1,79 +1,12 @@
 // Executable graphs: made, updated, launched, destroyed.
 #include "preload/graph_capture.h"
 #include "preload/graph_exec.h"
+#include "preload/graph_node_params.h"
 #include "preload/graph_reach.h"
 #include "preload/hooks.h"
 #include "preload/real_driver.h"
 
 namespace kvshim::preload {
-
-namespace {
-
-CUDA_KERNEL_NODE_PARAMS_v2 widened(const CUDA_KERNEL_NODE_PARAMS_v1& first) {
-  CUDA_KERNEL_NODE_PARAMS_v2 params{};
-  params.func = first.func;
-  params.gridDimX = first.gridDimX;
-  params.gridDimY = first.gridDimY;
-  params.gridDimZ = first.gridDimZ;
-  params.blockDimX = first.blockDimX;
-  params.blockDimY = first.blockDimY;
-  params.blockDimZ = first.blockDimZ;
-  params.sharedMemBytes = first.sharedMemBytes;
-  params.kernelParams = first.kernelParams;
-  params.extra = first.extra;
-  return params;
-}
-
-CUDA_KERNEL_NODE_PARAMS_v2 narrowed(const CUDA_KERNEL_NODE_PARAMS_v3& third) {
-  CUDA_KERNEL_NODE_PARAMS_v2 params{};
-  params.func = third.func;
-  params.gridDimX = third.gridDimX;
-  params.gridDimY = third.gridDimY;
-  params.gridDimZ = third.gridDimZ;
-  params.blockDimX = third.blockDimX;
-  params.blockDimY = third.blockDimY;
-  params.blockDimZ = third.blockDimZ;
-  params.sharedMemBytes = third.sharedMemBytes;
-  params.kernelParams = third.kernelParams;
-  params.extra = third.extra;
-  params.kern = third.kern;
-  return params;
-}
-
-CUDA_MEMSET_NODE_PARAMS narrowed(const CUDA_MEMSET_NODE_PARAMS_v2& second) {
-  CUDA_MEMSET_NODE_PARAMS fill{};
-  fill.dst = second.dst;
-  fill.pitch = second.pitch;
-  fill.value = second.value;
-  fill.elementSize = second.elementSize;
-  fill.width = second.width;
-  fill.height = second.height;
-  return fill;
-}
-
-void add_params(GraphReach* reach, const CUgraphNodeParams& params) {
-  switch (params.type) {
-    case CU_GRAPH_NODE_TYPE_KERNEL:
-      add_kernel(reach, narrowed(params.kernel));
-      break;
-    case CU_GRAPH_NODE_TYPE_MEMCPY:
-      add_memcpy(reach, params.memcpy.copyParams);
-      break;
-    case CU_GRAPH_NODE_TYPE_MEMSET:
-      add_memset(reach, narrowed(params.memset));
-      break;
-    case CU_GRAPH_NODE_TYPE_BATCH_MEM_OP:
-      add_memory_operations(reach, params.memOp.paramArray, params.memOp.count);
-      break;
-    case CU_GRAPH_NODE_TYPE_GRAPH:
-      add_graph(reach, params.graph.graph);
-      break;
-    default:  // no other kind takes addresses
-      break;
-  }
-}
-
-}  // namespace
 
 CUresult hook_cuGraphInstantiate(CUgraphExec* exec, CUgraph graph, CUgraphNode* error_node,
                                  char* log, size_t log_bytes) noexcept {

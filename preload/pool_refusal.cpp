@@ -29,12 +29,13 @@ CUresult refuse_pool(const char* entry_point, const PoolView& pool, const char* 
     // Rules compare the size that was asked for.
     const std::size_t asked = pool.requested_bytes != 0 ? pool.requested_bytes : pool.bytes;
     char line[512];
-    std::snprintf(line, sizeof line,
-                  "%s: %s is not possible for the pool at 0x%llx (%zu bytes): refused with the "
-                  "driver's error. A rule that leaves such an allocation alone: [[rules]] "
-                  "action = \"deny\", min_size = %zu, max_size = %zu",
-                  entry_point, what, static_cast<unsigned long long>(pool.base), asked, asked,
-                  asked);
+    std::snprintf(
+        line, sizeof line,
+        "%s: %s is not possible for the pool at 0x%llx (%zu bytes): refused with the "
+        "driver's error. A rule that leaves such an allocation alone, to stand in front of "
+        "other rules of the configuration:\n[[rules]]\naction = \"deny\"\nmin_size = "
+        "%zu\nmax_size = %zu",
+        entry_point, what, static_cast<unsigned long long>(pool.base), asked, asked, asked);
     log::warning(line);
   }
   return result;

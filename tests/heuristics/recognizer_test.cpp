@@ -334,6 +334,49 @@ TEST(Recognizer, WeightsThatAProfileKnowsAreNoReasonToWarn) {
   EXPECT_EQ(scene.recognizer().left_alone_warning(0), "");
 }
 
+TEST(Recognizer, NoRuleIsSuggestedAgainstAKvConnector) {
+  ProcessIdentity identity;
+  identity.command_line = {"python", "serve.py", "--kv-transfer-config", "{}"};
+  Scene scene(identity);
+  for (int i = 0; i < 4; ++i) scene.ask(300 * kMiB, {"make_cache /opt/other/engine.py:1"});
+  EXPECT_EQ(scene.recognizer().left_alone_warning(0), "") << "the obstacle has its own warning";
+  const std::string warning = scene.recognizer().left_alone_warning(0, true);
+  EXPECT_THAT(warning, HasSubstr("4 x 300 MiB at make_cache /opt/other/engine.py ("));
+  EXPECT_THAT(warning, HasSubstr("its pages can't move"));
+  EXPECT_THAT(warning, Not(HasSubstr("allow")));
+}
+
+TEST(Recognizer, NoRuleIsSuggestedForWhatAProfileKnowsAsSomethingElse) {
+  Scene scene;
+  for (int i = 0; i < 3; ++i) {
+    scene.ask(60000 * kMiB, with_callers("allocate_uniform_kv_caches "
+                                         "vllm/v1/worker/kv_connector_model_runner_mixin.py:90"));
+  }
+  EXPECT_EQ(scene.recognizer().left_alone_warning(0), "");
+  const std::string warning = scene.recognizer().left_alone_warning(0, true);
+  EXPECT_THAT(warning, HasSubstr("whose pages can't move"));
+  EXPECT_THAT(warning, Not(HasSubstr("allow")));
+}
+
+TEST(Recognizer, NoRuleIsSuggestedAgainstTheUsersOwn) {
+  Rule deny;
+  deny.action = Rule::Action::kDeny;
+  deny.call_site = "make_cache";
+  deny.source = "kvshim.toml:3";
+  Scene scene(ProcessIdentity{}, {deny});
+  for (int i = 0; i < 4; ++i) scene.ask(8000 * kMiB, {"make_cache /opt/other/engine.py:1"});
+  EXPECT_EQ(scene.recognizer().left_alone_warning(0), "");
+  const std::string denied = scene.recognizer().left_alone_warning(0, true);
+  EXPECT_THAT(denied, HasSubstr("(denied by the rule at kvshim.toml:3)"));
+  EXPECT_THAT(denied, Not(HasSubstr("allow")));
+  // A smaller one that nobody knows is the candidate.
+  scene.ask(300 * kMiB, {"reserve /opt/other/engine.py:2"});
+  const std::string unknown = scene.recognizer().left_alone_warning(0, true);
+  EXPECT_THAT(unknown,
+              HasSubstr("action = \"allow\"\ncall_site = 'reserve /opt/other/engine\\.py'"));
+  EXPECT_THAT(unknown, HasSubstr("max_size = " + std::to_string(300 * kMiB)));
+}
+
 TEST(Recognizer, EveryDecisionHasAReason) {
   Scene scene{ProcessIdentity{}};
   EXPECT_EQ(scene.ask(300 * kMiB, {}).reason, "no rule and no profile knows the call-site");

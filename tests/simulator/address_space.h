@@ -37,6 +37,7 @@ struct Range {
   unsigned flags = 0;           // as given to cuMemHostAlloc or cuMemHostRegister
   std::uint64_t charged = 0;    // bytes taken from the GPU for it
   CUmemoryPool pool = nullptr;  // cuMemAllocAsync
+  bool of_graph = false;        // allocated by a node
   bool sync_memops = false;
   std::uint64_t end() const { return base + bytes; }
 };

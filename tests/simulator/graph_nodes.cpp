@@ -88,8 +88,8 @@ CUresult add_generic(CUgraphNode* out, CUgraph graph, const CUgraphNode* after, 
       return bad;
   }
   if (auto* alloc = std::get_if<AllocOperation>(&operation)) {
-    if (const CUresult bad = allocate_device(current_context(), alloc->params.bytesize, nullptr,
-                                             &alloc->params.dptr);
+    if (const CUresult bad =
+            allocate_for_graph(current_context(), alloc->params.bytesize, &alloc->params.dptr);
         bad != CUDA_SUCCESS) {
       return bad;
     }
@@ -269,8 +269,7 @@ CUresult api::cuGraphAddEventWaitNode(CUgraphNode* out, CUgraph graph, const CUg
 CUresult api::cuGraphAddMemAllocNode(CUgraphNode* out, CUgraph graph, const CUgraphNode* after,
                                      std::size_t count, CUDA_MEM_ALLOC_NODE_PARAMS* params) {
   if (params == nullptr || params->bytesize == 0) return CUDA_ERROR_INVALID_VALUE;
-  if (const CUresult bad =
-          allocate_device(current_context(), params->bytesize, nullptr, &params->dptr);
+  if (const CUresult bad = allocate_for_graph(current_context(), params->bytesize, &params->dptr);
       bad != CUDA_SUCCESS) {
     return bad;
   }

@@ -16,11 +16,14 @@ namespace {
 
 constexpr std::uint64_t kSmall = std::uint64_t{1} << 20;  // below: from a slab
 constexpr std::uint64_t kAlignment = 512;
+// More than any address space has: sums of sizes below it don't overflow.
+constexpr std::uint64_t kAbsurd = std::uint64_t{1} << 48;
 
 void* pointer(std::uint64_t address) { return reinterpret_cast<void*>(address); }  // NOLINT
 
 /// Fresh zeroed pages, aligned to 2 MiB; 0 when the system has none.
 std::uint64_t map_pages(std::uint64_t bytes) {
+  if (bytes == 0 || bytes > kAbsurd) return 0;
   void* got = mmap(nullptr, bytes + kPageBytes, PROT_READ | PROT_WRITE,
                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (got == MAP_FAILED) return 0;
@@ -146,7 +149,7 @@ CUresult free_after_all_work(std::uint64_t address, RangeKind kind) {
 CUresult make_host(void** address, std::size_t bytes, unsigned flags) {
   if (address == nullptr || bytes == 0) return CUDA_ERROR_INVALID_VALUE;
   if (const CUresult refused = refuse_unsafe_call(); refused != CUDA_SUCCESS) return refused;
-  const std::uint64_t base = map_pages(round_to_page(bytes));
+  const std::uint64_t base = bytes > kAbsurd ? 0 : map_pages(round_to_page(bytes));
   if (base == 0) return CUDA_ERROR_OUT_OF_MEMORY;
   Range range;
   range.base = base;
@@ -164,6 +167,7 @@ CUresult make_host(void** address, std::size_t bytes, unsigned flags) {
 
 CUresult allocate_device(Context* context, std::size_t bytes, CUmemoryPool pool,
                          CUdeviceptr* address) {
+  if (bytes > kAbsurd) return CUDA_ERROR_OUT_OF_MEMORY;
   Range range;
   range.kind = RangeKind::kDevice;
   range.context = context;
@@ -182,6 +186,15 @@ CUresult allocate_device(Context* context, std::size_t bytes, CUmemoryPool pool,
   add_range(range);
   *address = range.base;
   return CUDA_SUCCESS;
+}
+
+CUresult allocate_for_graph(Context* context, std::size_t bytes, CUdeviceptr* address) {
+  const CUresult result = allocate_device(context, bytes, nullptr, address);
+  if (result == CUDA_SUCCESS) {
+    change_range(
+        *address, [](Range& range, std::uint64_t) { range.of_graph = true; }, 0);
+  }
+  return result;
 }
 
 CUresult free_device(CUdeviceptr address) {
@@ -212,6 +225,7 @@ CUresult api::cuMemAllocPitch_v2(CUdeviceptr* address, std::size_t* pitch, std::
                                  std::size_t height, unsigned element) {
   if (pitch == nullptr || width == 0 || height == 0) return CUDA_ERROR_INVALID_VALUE;
   if (element != 4 && element != 8 && element != 16) return CUDA_ERROR_INVALID_VALUE;
+  if (width > kAbsurd || height > kAbsurd / width) return CUDA_ERROR_OUT_OF_MEMORY;
   *pitch = (width + kAlignment - 1) & ~(kAlignment - 1);
   return api::cuMemAlloc_v2(address, *pitch * height);
 }
@@ -228,7 +242,7 @@ CUresult api::cuMemAllocManaged(CUdeviceptr* address, std::size_t bytes, unsigne
   if (address == nullptr || bytes == 0 || flags == 0) return CUDA_ERROR_INVALID_VALUE;
   if (const CUresult refused = refuse_unsafe_call(); refused != CUDA_SUCCESS) return refused;
   Range range;
-  range.base = map_pages(round_to_page(bytes));
+  range.base = bytes > kAbsurd ? 0 : map_pages(round_to_page(bytes));
   if (range.base == 0) return CUDA_ERROR_OUT_OF_MEMORY;
   range.bytes = bytes;
   range.kind = RangeKind::kManaged;

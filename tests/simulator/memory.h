@@ -10,6 +10,8 @@ namespace kvshim::simulator {
 /// share 2 MiB slabs.
 CUresult allocate_device(Context* context, std::size_t bytes, CUmemoryPool pool,
                          CUdeviceptr* address);
+/// The same for an allocation node: graphs may free it.
+CUresult allocate_for_graph(Context* context, std::size_t bytes, CUdeviceptr* address);
 /// Gives it back at once; INVALID_VALUE when `address` is not its start.
 CUresult free_device(CUdeviceptr address);
 /// Everything allocated in the context.

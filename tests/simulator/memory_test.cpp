@@ -51,6 +51,21 @@ TEST_F(MemoryTest, SaysNoWhenMemoryIsOut) {
   EXPECT_DONE(cuCtxSynchronize());
 }
 
+TEST_F(MemoryTest, SaysNoToSizesThatWouldOverflow) {
+  CUdeviceptr address = 0;
+  std::size_t pitch = 0;
+  void* host = nullptr;
+  for (const std::size_t bytes : {SIZE_MAX, SIZE_MAX - kGranule - 1, SIZE_MAX / 2}) {
+    EXPECT_RESULT(CUDA_ERROR_OUT_OF_MEMORY, cuMemAlloc(&address, bytes));
+    if (!on_simulator()) continue;
+    EXPECT_RESULT(CUDA_ERROR_OUT_OF_MEMORY, cuMemAllocAsync(&address, bytes, nullptr));
+    EXPECT_RESULT(CUDA_ERROR_OUT_OF_MEMORY, cuMemAllocPitch(&address, &pitch, bytes, 4, 4));
+    EXPECT_RESULT(CUDA_ERROR_OUT_OF_MEMORY, cuMemHostAlloc(&host, bytes, 0));
+    EXPECT_RESULT(CUDA_ERROR_OUT_OF_MEMORY,
+                  cuMemAllocManaged(&address, bytes, CU_MEM_ATTACH_GLOBAL));
+  }
+}
+
 TEST_F(MemoryTest, FreeRefusesWhatIsNoStart) {
   const CUdeviceptr address = allocate(4096);
   EXPECT_RESULT(CUDA_ERROR_INVALID_VALUE, cuMemFree(address + 512));
@@ -181,6 +196,24 @@ TEST_F(MemoryTest, StreamOrderedMemoryComesAndGoes) {
   EXPECT_DONE(cuMemFreeAsync(address, stream));
   EXPECT_DONE(cuStreamSynchronize(stream));
   EXPECT_EQ(0x05050505u, value);
+  EXPECT_DONE(cuStreamDestroy(stream));
+}
+
+TEST_F(MemoryTest, ACaptureFreesOnlyWhatGraphsAllocate) {
+  CUdeviceptr plain = 0, inside = 0;
+  ASSERT_DONE(cuMemAlloc(&plain, 4096));
+  CUstream stream = make_stream();
+  CUgraph graph = nullptr;
+  ASSERT_DONE(cuStreamBeginCapture(stream, CU_STREAM_CAPTURE_MODE_RELAXED));
+  ASSERT_DONE(cuMemAllocAsync(&inside, 4096, stream));
+  EXPECT_DONE(cuMemFreeAsync(inside, stream));
+  EXPECT_RESULT(CUDA_ERROR_INVALID_VALUE, cuMemFreeAsync(plain, stream));
+  cuStreamEndCapture(stream, &graph);
+  if (graph != nullptr) {
+    EXPECT_DONE(cuGraphDestroy(graph));
+  }
+  EXPECT_DONE(cuMemFreeAsync(plain, stream));
+  EXPECT_DONE(cuStreamSynchronize(stream));
   EXPECT_DONE(cuStreamDestroy(stream));
 }
 

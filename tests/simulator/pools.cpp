@@ -69,7 +69,8 @@ CUresult allocate(CUdeviceptr* address, std::size_t bytes, CUmemoryPool pool, CU
       capturing = true;
     }
   }
-  CUresult result = allocate_device(current_context(), bytes, pool, address);
+  CUresult result = capturing ? allocate_for_graph(current_context(), bytes, address)
+                              : allocate_device(current_context(), bytes, pool, address);
   if (result == CUDA_ERROR_OUT_OF_MEMORY && !capturing) {
     // What was freed earlier in stream order may still be on its way.
     synchronize_context(current_context());
@@ -108,6 +109,8 @@ CUresult api::cuMemFreeAsync(CUdeviceptr address, CUstream handle) {
     const auto stream = find_stream(lock, handle);
     if (stream == nullptr) return CUDA_ERROR_INVALID_HANDLE;
     operation.in_graph = stream->capture != nullptr;
+    // A graph frees what graphs allocate, nothing else (documented).
+    if (operation.in_graph && !range->of_graph) return CUDA_ERROR_INVALID_VALUE;
   }
   return submit(handle, operation);
 }

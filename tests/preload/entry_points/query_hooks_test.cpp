@@ -14,6 +14,7 @@ using fakes::kOther;
 using fakes::kPool;
 using fakes::notes;
 using testing::ElementsAre;
+using testing::EndsWith;
 using testing::HasSubstr;
 using testing::IsEmpty;
 
@@ -113,7 +114,9 @@ TEST_F(QueryHooks, RefusedSharingNamesTheRule) {
   EXPECT_EQ(hook_cuIpcGetMemHandle(&handle, kPool), CUDA_ERROR_INVALID_VALUE);
   ASSERT_EQ(notes().log.size(), 1u) << "once";
   EXPECT_THAT(notes().log[0], HasSubstr("cuIpcGetMemHandle"));
-  EXPECT_THAT(notes().log[0], HasSubstr("action = \"deny\", min_size = 67104768"));
+  EXPECT_THAT(notes().log[0], EndsWith("\n[[rules]]\naction = \"deny\"\nmin_size = 67104768\n"
+                                       "max_size = 67104768"))
+      << "can be pasted";
   int descriptor = -1;
   EXPECT_EQ(hook_cuMemGetHandleForAddressRange(&descriptor, kPool, 4096,
                                                CU_MEM_RANGE_HANDLE_TYPE_DMA_BUF_FD, 0),

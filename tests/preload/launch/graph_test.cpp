@@ -241,6 +241,34 @@ TEST_F(Graph, CopiesFillsAndMemoryOperationsPinTheirDestinations) {
   EXPECT_EQ(AccessList{launched_reach(exec)}, kWholePoolRead);
 }
 
+// The driver looks at it when the node is made; the graph keeps nothing before it is instantiated.
+TEST_F(Graph, WhatANodeFillsIsPresentForTheCall) {
+  const PinId pins_before = gate().last_pin;
+  CUgraph graph = empty_graph();
+  CUgraphNode node = nullptr;
+  CUDA_MEMSET_NODE_PARAMS fill{};
+  fill.dst = kPoolBase + 8 * kMiB;
+  fill.elementSize = 4;
+  fill.width = 256;
+  fill.height = 1;
+  ASSERT_EQ(hook_cuGraphAddMemsetNode(&node, graph, nullptr, 0, &fill, nullptr), CUDA_SUCCESS);
+  CUgraphNodeParams params{};
+  params.type = CU_GRAPH_NODE_TYPE_MEMSET;
+  params.memset.dst = kPoolBase + 16 * kMiB;
+  params.memset.elementSize = 1;
+  params.memset.width = 100;
+  params.memset.height = 1;
+  ASSERT_EQ(hook_cuGraphAddNode_v2(&node, graph, nullptr, nullptr, 0, &params), CUDA_SUCCESS);
+  EXPECT_EQ(AccessList{gate().waited_for},
+            (AccessList{{{kPoolBase + 8 * kMiB, 1024, true}, {kPoolBase + 16 * kMiB, 100, true}}}));
+  EXPECT_EQ(gate().last_pin, pins_before + 2);
+  EXPECT_TRUE(gate().pins.empty());
+  gate().pin_result = CUDA_ERROR_OUT_OF_MEMORY;
+  EXPECT_EQ(hook_cuGraphAddMemsetNode(&node, graph, nullptr, 0, &fill, nullptr),
+            CUDA_ERROR_OUT_OF_MEMORY);
+  EXPECT_EQ(fake(graph)->nodes.size(), 2u) << "the driver was not asked";
+}
+
 TEST_F(Graph, ACopyOutOfAPoolPinsNothing) {
   CUgraph graph = empty_graph();
   CUgraphNode node = nullptr;

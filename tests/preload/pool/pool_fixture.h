@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cuda.h>
+#include <dlfcn.h>
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -61,6 +62,21 @@ class PoolTest : public ContextTest {
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
   }
+  /// The module of `code`. Of its kernels the simulator runs `call` in the place of `name`.
+  static CUmodule load(const char* code, const char* name, void (*call)(void* const*)) {
+    const auto add_kernel = reinterpret_cast<void (*)(const char*, void (*)(void* const*))>(
+        dlsym(RTLD_DEFAULT, "kvshim_simulator_add_kernel"));
+    if (add_kernel != nullptr) add_kernel(name, call);
+    CUmodule module = nullptr;
+    EXPECT_EQ(cuModuleLoadData(&module, code), CUDA_SUCCESS);
+    return module;
+  }
+  static CUfunction kernel(CUmodule module, const char* name) {
+    CUfunction function = nullptr;
+    EXPECT_EQ(cuModuleGetFunction(&function, module, name), CUDA_SUCCESS);
+    return function;
+  }
+  static bool simulated() { return dlsym(RTLD_DEFAULT, "kvshim_simulator_add_kernel") != nullptr; }
   static std::vector<std::uint8_t> contents(CUdeviceptr memory, std::size_t bytes) {
     std::vector<std::uint8_t> host(bytes, 0xee);
     EXPECT_EQ(cuMemcpyDtoH_v2(host.data(), memory, bytes), CUDA_SUCCESS);
