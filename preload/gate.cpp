@@ -180,6 +180,10 @@ void before_context_destroy(CUcontext context) noexcept {
   uncount_arrays_of(context);
 }
 
+void after_context_destroy(CUcontext context) noexcept {
+  if (Runtime* runtime = Runtime::get()) runtime->context_ended(context);
+}
+
 CUresult wait_for_context(CUcontext context, SubmitRef wait) noexcept {
   const Runtime* runtime = Runtime::get();
   const std::uint64_t until = StreamOrder::lost_so_far();

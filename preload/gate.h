@@ -199,6 +199,8 @@ void after_capture(StreamRef stream) noexcept;
 /// driver calls, none where an event is there already.
 void before_wait(std::optional<StreamRef> stream) noexcept;
 void before_context_destroy(CUcontext context) noexcept;
+/// When it has been destroyed.
+void after_context_destroy(CUcontext context) noexcept;
 
 /// `wait` waits for all work of the context (null: the current one). What is lost
 /// of streams that were destroyed has then ended, too.

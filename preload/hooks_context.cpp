@@ -69,10 +69,21 @@ void context_ends(CUcontext context) noexcept {
   captures_gone(context);
 }
 
+/// Ends a context, if it does end (null: it stays), with all that is the shim's in it.
+CUresult end(CUcontext context, SubmitRef submit) noexcept {
+  context_ends(context);
+  const CUresult result = submit();
+  if (result == CUDA_SUCCESS && context != nullptr) after_context_destroy(context);
+  return result;
+}
+
 CUresult release(CUdevice device, SubmitRef submit) noexcept {
-  context_ends(would_end(device, false));
+  const CUcontext ending = would_end(device, false);
+  context_ends(ending);
   const CUresult result = submit();
   if (result != CUDA_SUCCESS) return result;
+  // Still in use after all: its work may be under way.
+  if (ending != nullptr && !is_active(device)) after_context_destroy(ending);
   Primaries& all = primaries();
   const std::lock_guard lock(all.mutex);
   if (PrimaryContext* primary = all.find(device); primary != nullptr && primary->users > 0) {
@@ -82,13 +93,7 @@ CUresult release(CUdevice device, SubmitRef submit) noexcept {
 }
 
 CUresult reset(CUdevice device, SubmitRef submit) noexcept {
-  context_ends(would_end(device, true));
-  return submit();  // the users stay counted, their context is empty
-}
-
-CUresult destroy(CUcontext context, SubmitRef submit) noexcept {
-  context_ends(context);
-  return submit();
+  return end(would_end(device, true), submit);  // the users stay counted, their context is empty
 }
 
 }  // namespace
@@ -187,17 +192,17 @@ CUresult hook_cuCtxCreate_v4(CUcontext* context, CUctxCreateParams* params, unsi
 }
 
 CUresult hook_cuCtxDestroy(CUcontext context) noexcept {
-  return destroy(context, [&] { return real().cuCtxDestroy(context); });
+  return end(context, [&] { return real().cuCtxDestroy(context); });
 }
 
 CUresult hook_cuCtxDestroy_v2(CUcontext context) noexcept {
-  return destroy(context, [&] { return real().cuCtxDestroy_v2(context); });
+  return end(context, [&] { return real().cuCtxDestroy_v2(context); });
 }
 
 // Contexts attached more than once (cuCtxAttach, deprecated since CUDA 4) would
 // live on: their pools then count as lost, which is loud and never wrong.
 CUresult hook_cuCtxDetach(CUcontext context) noexcept {
-  return destroy(context, [&] { return real().cuCtxDetach(context); });
+  return end(context, [&] { return real().cuCtxDetach(context); });
 }
 
 }  // namespace kvshim::preload

@@ -1,8 +1,11 @@
 #include "preload/runtime.h"
 
 #include <algorithm>
+#include <chrono>
+#include <iterator>
 #include <system_error>
 #include <unordered_set>
+#include <utility>
 
 #include "preload/context_life.h"
 #include "preload/function_info.h"
@@ -13,6 +16,7 @@
 #include "preload/peer_access.h"
 #include "preload/plain_memory.h"
 #include "preload/real_driver.h"
+#include "preload/start_amounts.h"
 #include "vmm/context_scope.h"
 
 // The embedded device code (cmake/EmbedPtx.cmake).
@@ -54,6 +58,14 @@ std::vector<heuristics::Rule> rules_of(const config::Options& options) {
 
 // So many live pools are rare: freed ones are looked for from here on.
 constexpr std::size_t kManyReasons = 1024;
+
+// For a thread that submits in a context that another one destroys.
+constexpr std::chrono::seconds kLaunchPatience{1};
+
+void free_all_pools(vmm::DeviceMemory& memory) {
+  for (const vmm::PoolFigures& pool : memory.pools()) memory.free(pool.base);
+  memory.give_addresses_back();
+}
 
 constexpr const char* kNoThreads = "no thread could be started";
 
@@ -231,8 +243,12 @@ DeviceRuntime* Runtime::device_for_pool(CUcontext context, std::string* why) {
   }
   std::size_t free = 0, total = 0;
   if (driver_.cuMemGetInfo_v2(&free, &total) == CUDA_SUCCESS) {
-    made->memory.limits().limit.store(limit_at_start(o, index, total));
-    made->memory.limits().reserve.store(o.reserve.of(total));
+    const std::uint64_t limit = limit_at_start(o, index, total);
+    made->memory.limits().limit.store(limit);
+    made->memory.limits().reserve.store(reserve_at_start(o, limit, total));
+    for (std::string& line : oversized_amounts(o, limit, total)) {
+      made->memory.events().push(vmm::EventLevel::kWarning, std::move(line));
+    }
   }
   made->memory.limits().other_bytes.store(plain_bytes(index));
   pools_beside_peers(made->memory);
@@ -252,30 +268,54 @@ void Runtime::context_ends(CUcontext context) {
   const std::vector<DeviceRuntime*> all = devices();
   if (all.empty()) return;
   vmm::ContextScope current(driver_, context);
-  driver_.cuCtxSynchronize();  // as the context's destruction does
+  std::vector<DeviceRuntime*> ending;
   for (DeviceRuntime* device : all) {
-    device->streams.before_context_destroy(context);
-    if (device->memory.context() == context) end(*device);
+    if (device->memory.context() != context || !begins_to_end(*device)) continue;
+    ending.push_back(device);
+    // First, so that no launch of its own is refused. Guards are served until all have finished:
+    // one that came later would wait for ever, and the destruction for it.
+    device->releaser.stop();
+    device->memory.kernels().refuse_launches(kLaunchPatience);
   }
+  driver_.cuCtxSynchronize();  // as the context's destruction does
+  for (DeviceRuntime* device : all) device->streams.before_context_destroy(context);
+  for (DeviceRuntime* device : ending) end(*device);
+}
+
+bool Runtime::begins_to_end(DeviceRuntime& device) {
+  const auto& slot = devices_[static_cast<std::size_t>(device.memory.device())];
+  std::lock_guard lock(making_);
+  return slot.load(std::memory_order_acquire) == &device && ending_.insert(&device).second;
 }
 
 // Without the lock while anything is waited for.
 void Runtime::end(DeviceRuntime& device) {
   auto& slot = devices_[static_cast<std::size_t>(device.memory.device())];
-  {
-    std::lock_guard lock(making_);
-    if (slot.load(std::memory_order_acquire) != &device || ending_.contains(&device)) return;
-    ending_.insert(&device);
-  }
   device.stop_threads();
+  device.memory.kernels().nobody_answers();
   device.memory.no_guard_runs();
-  for (const vmm::PoolFigures& pool : device.memory.pools()) device.memory.free(pool.base);
-  device.memory.give_addresses_back();
+  device.memory.end_moves(vmm::DeviceMemory::MoveEnd::kAll);
+  free_all_pools(device.memory);
+  // What swaps took out, which the releasing thread would have released at its leisure.
+  device.memory.release_retired();
   std::lock_guard lock(making_);
   slot.store(nullptr, std::memory_order_release);
   ending_.erase(&device);
   // The object stays: a hook of another thread may be about to leave its gate.
   ended_.push_back(&device);
+}
+
+void Runtime::context_ended(CUcontext context) {
+  std::vector<DeviceRuntime*> ended;
+  {
+    std::lock_guard lock(making_);
+    std::copy_if(ended_.begin(), ended_.end(), std::back_inserter(ended),
+                 [&](const DeviceRuntime* device) { return device->memory.context() == context; });
+  }
+  for (DeviceRuntime* device : ended) {
+    free_all_pools(device->memory);  // one that a thread was just making
+    device->memory.kernels().context_ended();
+  }
 }
 
 void Runtime::remember_reason(std::uint64_t pool, std::string reason) {

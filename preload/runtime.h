@@ -86,8 +86,12 @@ class Runtime {
   /// The device of the current context, made if need be. Null with `*why` when
   /// the device can't carry pools (said once in the log by the caller).
   DeviceRuntime* device_for_pool(CUcontext context, std::string* why);
-  /// Frees what a context's end takes with it; the device starts anew afterwards.
+  /// Before a context is destroyed: frees what its end takes with it; the device starts anew
+  /// afterwards. Waits for the context's work, as the destruction does.
   void context_ends(CUcontext context);
+  /// After the destruction: releases what no kernel can touch any more. Any thread, whatever
+  /// context is current.
+  void context_ended(CUcontext context);
 
   std::size_t pools_made() const { return pools_made_.load(); }
   void count_pool() { pools_made_.fetch_add(1); }
@@ -97,6 +101,7 @@ class Runtime {
 
  private:
   bool make_arena(std::string* why);
+  bool begins_to_end(DeviceRuntime& device);
   void end(DeviceRuntime& device);
   static std::atomic<Runtime*> instance_;
   vmm::DriverApi driver_;

@@ -118,6 +118,7 @@ CUresult DeviceKernels::wait_for_stream(std::chrono::seconds most) const {
 }
 
 DeviceKernels::~DeviceKernels() {
+  if (context_ended_) return;  // stream and pinned memory went with it
   if (stream_ != nullptr) {
     if (wait_for_stream(std::chrono::seconds(5)) == CUDA_ERROR_NOT_READY) return;  // in use
     driver_.cuStreamDestroy_v2(stream_);
@@ -127,19 +128,52 @@ DeviceKernels::~DeviceKernels() {
                      static_cast<void*>(mark_channel_), static_cast<void*>(marks_taken_)}) {
     if (host != nullptr) driver_.cuMemFreeHost(host);
   }
+  release_state();
+}
+
+// Addresses that can't be unmapped are never used again.
+void DeviceKernels::release_state() {
   if (state_ != 0) {
-    if (state_mapped_) driver_.cuMemUnmap(state_, state_bytes_);
-    driver_.cuMemAddressFree(state_, state_bytes_);
+    if (!state_mapped_ || driver_.cuMemUnmap(state_, state_bytes_) == CUDA_SUCCESS ||
+        driver_.cuMemUnmap(state_, state_bytes_) == CUDA_SUCCESS) {
+      driver_.cuMemAddressFree(state_, state_bytes_);
+    }
+    state_ = 0;
   }
   if (state_handle_ != 0) driver_.cuMemRelease(state_handle_);
+  state_handle_ = 0;
   if (library_ != nullptr) driver_.cuLibraryUnload(library_);
+  library_ = nullptr;
+}
+
+bool DeviceKernels::refuse_launches(std::chrono::milliseconds patience) {
+  refused_.store(true);
+  const auto deadline = std::chrono::steady_clock::now() + patience;
+  while (launching_.load() != 0) {
+    if (std::chrono::steady_clock::now() > deadline) return false;
+    std::this_thread::sleep_for(std::chrono::microseconds(50));
+  }
+  return true;
+}
+
+void DeviceKernels::nobody_answers() { std::atomic_ref(channel_->give_up).store(1); }
+
+void DeviceKernels::context_ended() {
+  if (!refused_.load() || launching_.load() != 0) return;
+  context_ended_ = true;
+  release_state();
 }
 
 CUresult DeviceKernels::launch(CUkernel kernel, unsigned grid_x, unsigned grid_y, unsigned threads,
                                CUstream stream, void* params) const {
   void* kernel_params[] = {params};
-  return driver_.cuLaunchKernel(reinterpret_cast<CUfunction>(kernel), grid_x, grid_y, 1, threads, 1,
-                                1, 0, stream, kernel_params, nullptr);
+  launching_.fetch_add(1);
+  const CUresult result =
+      refused_.load() ? CUDA_ERROR_CONTEXT_IS_DESTROYED
+                      : driver_.cuLaunchKernel(reinterpret_cast<CUfunction>(kernel), grid_x, grid_y,
+                                               1, threads, 1, 1, 0, stream, kernel_params, nullptr);
+  launching_.fetch_sub(1);
+  return result;
 }
 
 CUresult DeviceKernels::launch_linear_guard(CUstream stream, const LinearWrite& write,

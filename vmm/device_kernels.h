@@ -2,6 +2,7 @@
 // channel, stream.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <memory>
@@ -28,6 +29,21 @@ class DeviceKernels {
   static std::unique_ptr<DeviceKernels> create(const DriverApi& driver, const Arena& arena,
                                                CUdevice device, const char* ptx, std::string* why);
   ~DeviceKernels();  // only for failed creation and tests; otherwise leaked
+
+  /// From now on every launch is refused with CONTEXT_IS_DESTROYED, and those that threads are
+  /// in have returned; false when one of them is still in the driver after `patience`. Any
+  /// thread.
+  bool refuse_launches(std::chrono::milliseconds patience);
+  /// For the end, when no thread answers any more: a guard that asks after all (a graph that
+  /// another thread launched meanwhile has some) gives up instead of waiting for ever, and the
+  /// destruction of the context for it. REQUIRES: the context lives.
+  void nobody_answers();
+  /// Once the context has been destroyed, and with it the stream, the pinned memory and
+  /// everything that could still read or write the bitmap: guards run in this context only,
+  /// nodes of graphs, too. Releases what outlives a context: the bitmap's memory, its addresses,
+  /// the code. No context need be current. Nothing happens before refuse_launches(), or while
+  /// some thread is still in a launch. One thread at a time.
+  void context_ended();
 
   /// Guards on a stream, in order before what is launched next. `place`: whether the same
   /// work has another guard in front of this one, on whatever stream. Any thread.
@@ -69,6 +85,7 @@ class DeviceKernels {
   CUresult launch(CUkernel kernel, unsigned grid_x, unsigned grid_y, unsigned threads,
                   CUstream stream, void* params) const;
   CUresult wait_for_stream(std::chrono::seconds most) const;
+  void release_state();
 
   const DriverApi& driver_;
   CUlibrary library_ = nullptr;
@@ -89,6 +106,11 @@ class DeviceKernels {
   std::uint32_t* marks_taken_ = nullptr;  // pinned
   std::size_t bitmap_words_ = 0;
   GuardContext context_{};
+  // A launcher counts itself and then looks whether it is refused; refuse_launches() does
+  // both the other way round.
+  mutable std::atomic<std::uint32_t> launching_{0};
+  std::atomic<bool> refused_{false};
+  bool context_ended_ = false;
 };
 
 }  // namespace kvshim::vmm

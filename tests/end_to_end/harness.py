@@ -17,6 +17,7 @@ BUILD = pathlib.Path(os.environ.get("KVSHIM_BUILD", "."))
 ON_GPU = os.environ.get("KVSHIM_TESTS_ON_GPU") == "1"
 LIBRARY = BUILD / "preload" / "libkvshim.so"
 KVWRAP = BUILD / "tools" / "kvwrap" / "kvwrap"
+TOOL = BUILD / "tools" / "kvshim" / "kvshim"
 ENGINE = BUILD / "tests" / "engine" / "kvshim_engine"
 SIMULATOR = BUILD / "tests" / "simulator"
 TIMEOUT = 60

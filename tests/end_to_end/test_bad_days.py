@@ -1,6 +1,7 @@
 """What goes wrong around the shim leaves the engine right, alive, or honestly dead."""
 import concurrent.futures
 import copy
+import json
 import os
 import re
 import signal
@@ -8,7 +9,7 @@ import subprocess
 import time
 import unittest
 
-from harness import BUILD, ENGINE, KVWRAP, LIBRARY, Case, ON_GPU
+from harness import ENGINE, KVWRAP, TOOL, Case, ON_GPU
 
 SMALL = ["--layers", 2, "--pool-size", "64MiB", "--bursts", 2, "--requests", 2, "--tokens", 12,
          "--idle", 0.3, "--prefix"]
@@ -119,52 +120,105 @@ class Processes(Case):
 
 @unittest.skipIf(ON_GPU, "failure injection is the simulator's")
 class Failures(Case):
-    CALLS = ["cuMemCreate", "cuMemMap", "cuMemSetAccess", "cuMemUnmap", "cuMemRelease",
-             "cuMemAddressReserve", "cuMemHostAlloc", "cuLaunchKernel", "cuStreamCreateWithPriority",
-             "cuLibraryLoadData", "cuLibraryGetKernel", "cuMemcpyDtoDAsync_v2", "cuStreamQuery",
-             "cuEventCreate", "cuEventRecord", "cuEventQuery", "cuStreamWaitEvent", "cuMemGetInfo_v2",
-             "cuMemHostGetDevicePointer_v2", "cuMemsetD8Async", "cuCtxGetCurrent", "cuCtxGetDevice",
-             "cuCtxPushCurrent_v2", "cuCtxPopCurrent_v2", "cuCtxSetCurrent",
-             "cuThreadExchangeStreamCaptureMode", "cuDeviceGetAttribute", "cuCtxSynchronize",
-             "cuMemGetAllocationGranularity", "cuPointerGetAttribute", "cuStreamGetCaptureInfo_v2",
-             "cuStreamIsCapturing", "cuFuncGetParamInfo", "cuFuncGetName", "cuKernelGetParamInfo"]
-    NUMBERS = [int(n) for n in os.environ.get("KVSHIM_TEST_FAILURES", "1,2,3,5,9,17").split(",")]
+    # Of each entry point's calls; scripts/soak has more.
+    NUMBERS = [int(n) for n in os.environ.get("KVSHIM_TEST_FAILURES", "1,2,3,5,9").split(",")]
 
     ARGUMENTS = ["--layers", 2, "--pool-size", "64MiB", "--bursts", 2, "--requests", 2,
                  "--tokens", 8, "--idle", 0.12, "--prefix", "--graphs"]
     AT_A_TIME = 2 * (os.cpu_count() or 1)  # engines pause half of their time
 
-    def failing(self, call):
-        """The runs in which one of the call's times failed, as long as it came to that."""
+    OPTIONS = {"idle_timeout": '"40ms"'}
+    # What the driver didn't take back stays.
+    KEEPS = re.compile("cuMemUnmap|cuMemRelease|cuMemAddressFree")
+
+    def failing(self, call, times):
+        """The runs in which one of the call's times failed, of those that there are."""
         case = copy.copy(self)
         case.folder = self.folder / call
         case.folder.mkdir()
-        trace = case.folder / "trace"
+        leaks = case.folder / "leaks"
         runs = []
-        for number in self.NUMBERS:
-            run = case.run_engine(self.ARGUMENTS, {"idle_timeout": '"40ms"'}, timeout=60,
-                                  KVSHIM_SIM_FAIL=f"{call}:{number}", KVSHIM_SIM_TRACE=trace)
-            runs.append((number, run))
-            if run.status == 0 and self.calls(trace, call) < number:
-                break
+        for number in [n for n in self.NUMBERS if n <= times]:
+            run = case.run_engine(self.ARGUMENTS, self.OPTIONS, timeout=60,
+                                  KVSHIM_SIM_FAIL=f"{call}:{number}", KVSHIM_SIM_LEAKS=leaks)
+            runs.append((number, run, self.left(leaks) if run.status == 0 else None))
         return runs
 
-    @staticmethod
-    def calls(trace, call):
-        """All variants of a name are counted together, as the simulator does."""
-        return sum(int(count) for name, count in map(str.split, trace.read_text().splitlines())
-                   if name == call or re.sub(r"(_v\d)?(_pt[sd][sz])?$", "", name) == call)
+    def calls(self):
+        """How often each entry point is called by the engine, or by kvshim for it."""
+        trace, leaks = self.folder / "trace", self.folder / "leaks"
+        run = self.run_engine(self.ARGUMENTS, self.OPTIONS, KVSHIM_SIM_TRACE=trace,
+                              KVSHIM_SIM_LEAKS=leaks)
+        self.assertEqual(run.status, 0, run.output + run.log)
+        self.assertEqual(self.left(leaks), [], run.log)
+        return {name: int(count) for name, count in map(str.split, trace.read_text().splitlines())}
+
+    NOTHING = re.compile(r"\w+ 0 0|gpu_bytes 1 0|reservations 1 \d+")  # the arena's addresses
+
+    def left(self, leaks):
+        """What is alive in the driver when the process ends."""
+        return [line for line in leaks.read_text().splitlines() if not self.NOTHING.fullmatch(line)]
 
     def test_each_call_failing_in_turn_is_honest_or_unnoticed(self):
         digests = self.static_digests(self.ARGUMENTS)
+        calls = self.calls()
+        self.assertGreater(len(calls), 60, "the run has become a smaller one")
         with concurrent.futures.ThreadPoolExecutor(self.AT_A_TIME) as pool:
-            for call, runs in zip(self.CALLS, pool.map(self.failing, self.CALLS)):
-                for number, run in runs:
+            for call, runs in zip(calls, pool.map(self.failing, calls, calls.values())):
+                for number, run, left in runs:
                     with self.subTest(call=call, number=number):
                         self.assertGreaterEqual(run.status, 0,
                                                 f"killed by a signal\n{run.output}\n{run.log}")
-                        if run.status == 0:
-                            self.assertEqual(run.digests, digests, run.log)
+                        if run.status != 0:
+                            continue
+                        self.assertEqual(run.digests, digests, run.log)
+                        if not self.KEEPS.match(call):
+                            self.assertEqual(left, [], run.log)
+
+
+# Makes a pool, writes it, and is gone without a word to anybody.
+ENDS_AT_ONCE = """
+import ctypes, os, sys, time
+cuda = ctypes.CDLL("libcuda.so.1")
+context, pool = ctypes.c_void_p(), ctypes.c_ulonglong()
+mib = 1 << 20
+assert cuda.cuInit(0) == 0
+assert cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), 0) == 0
+assert cuda.cuCtxSetCurrent(context) == 0
+assert cuda.cuMemAlloc_v2(ctypes.byref(pool), ctypes.c_size_t(64 * mib)) == 0
+print("ready", flush=True)
+sys.stdin.readline()
+assert cuda.cuMemsetD8Async(pool, 7, ctypes.c_size_t(48 * mib), None) == 0
+time.sleep(float(sys.argv[1]))
+os._exit(7)
+"""
+
+
+@unittest.skipIf("KVSHIM_TEST_SANITIZED" in os.environ, "its engine is Python's")
+class EndsAtOnce(Case):
+    def members(self):
+        done = subprocess.run([str(TOOL), "list", "--json"], capture_output=True, text=True,
+                              timeout=60, check=True,
+                              env={**os.environ, "KVSHIM_SEGMENT_DIR": str(self.folder)})
+        return {p["pid"] for gpu in json.loads(done.stdout)["gpus"] for p in gpu["processes"]}
+
+    def test_exit_without_handlers_keeps_its_code_and_leaves_no_member(self):
+        # With a guard under way, while the pool is being released, and idle.
+        for seconds in (0, 0.11, 0.5):
+            with self.subTest(seconds=seconds):
+                engine = subprocess.Popen(["python3", "-c", ENDS_AT_ONCE, str(seconds)],
+                                          env=self.environment({}), text=True,
+                                          stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+                self.assertEqual(engine.stdout.readline(), "ready\n")
+                end = time.monotonic() + 20
+                while engine.pid not in self.members() and time.monotonic() < end:
+                    time.sleep(0.02)
+                self.assertIn(engine.pid, self.members(), "no pool, or no member")
+                engine.communicate("\n", timeout=20)
+                self.assertEqual(engine.returncode, 7, self.log())
+                self.assertNotIn(engine.pid, self.members())
+        run = self.run_engine(SMALL)  # who comes next works as ever
+        self.assertEqual((run.status, run.digests), (0, self.static_digests(SMALL)), run.log)
 
 
 if __name__ == "__main__":

@@ -128,5 +128,6 @@ void before_context_destroy(CUcontext context) noexcept {
   g_gate.destroyed_contexts.push_back(context);
   g_gate.calls.push_back("before context destroy");
 }
+void after_context_destroy(CUcontext context) noexcept { g_gate.ended_contexts.push_back(context); }
 
 }  // namespace kvshim::preload

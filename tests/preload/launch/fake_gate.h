@@ -43,9 +43,9 @@ struct FakeGate {
   CUresult guard_result = CUDA_SUCCESS;  // not CUDA_SUCCESS: work is not submitted
   std::vector<std::uint64_t> remembered;
   std::vector<Unknown> unknown;
-  std::vector<CUcontext> destroyed_contexts;
-  std::vector<CUstream> waits;     // that before_wait() was told of
-  std::vector<std::string> calls;  // life cycle calls, in order
+  std::vector<CUcontext> destroyed_contexts, ended_contexts;  // before, and after
+  std::vector<CUstream> waits;                                // that before_wait() was told of
+  std::vector<std::string> calls;                             // life cycle calls, in order
   bool wants_read = false;
   std::vector<CUdeviceptr> reads_unseen, reads_unseen_in_graphs;  // bases of pools
   int read_node_changes = 0;

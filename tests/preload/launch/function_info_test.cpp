@@ -55,6 +55,7 @@ TEST_F(FunctionInfoOf, AContextTakesAllFunctionsWithIt) {
   EXPECT_NE(find_function(unknown_), info);
   EXPECT_THAT(gate().destroyed_contexts,
               ::testing::ElementsAre(reinterpret_cast<CUcontext>(0xc123)));
+  EXPECT_EQ(gate().ended_contexts, gate().destroyed_contexts);
 }
 
 TEST_F(FunctionInfoOf, OnlyTheLastReleaseDestroysThePrimaryContext) {
@@ -65,8 +66,10 @@ TEST_F(FunctionInfoOf, OnlyTheLastReleaseDestroysThePrimaryContext) {
   EXPECT_TRUE(gate().destroyed_contexts.empty());
   hook_cuDevicePrimaryCtxRelease_v2(3);
   EXPECT_THAT(gate().destroyed_contexts, ::testing::ElementsAre(context));
+  EXPECT_THAT(gate().ended_contexts, ::testing::ElementsAre(context));
   hook_cuDevicePrimaryCtxRelease_v2(3);  // one too many: nothing left to destroy
   EXPECT_EQ(gate().destroyed_contexts.size(), 1u);
+  EXPECT_EQ(gate().ended_contexts.size(), 1u);
 }
 
 TEST_F(FunctionInfoOf, AResetDestroysThePrimaryContextWhoeverUsesIt) {
@@ -75,6 +78,7 @@ TEST_F(FunctionInfoOf, AResetDestroysThePrimaryContextWhoeverUsesIt) {
   hook_cuDevicePrimaryCtxRetain(&context, 4);
   hook_cuDevicePrimaryCtxReset_v2(4);
   EXPECT_THAT(gate().destroyed_contexts, ::testing::ElementsAre(context));
+  EXPECT_THAT(gate().ended_contexts, ::testing::ElementsAre(context));
   hook_cuDevicePrimaryCtxRelease_v2(4);
   hook_cuDevicePrimaryCtxRelease_v2(4);
 }
@@ -100,6 +104,7 @@ TEST_F(FunctionInfoOf, AContextWithUnseenUsersIsKeptAndNeverTakenToEnd) {
   EXPECT_FALSE(keep_if_end_is_unseen(6, context)) << "all its users are counted";
   hook_cuDevicePrimaryCtxRelease_v2(6);
   EXPECT_THAT(gate().destroyed_contexts, ::testing::ElementsAre(context));
+  EXPECT_TRUE(gate().ended_contexts.empty()) << "the driver says that it is in use";
 
   EXPECT_TRUE(keep_if_end_is_unseen(7, reinterpret_cast<CUcontext>(0xc007)))
       << "nobody was seen to retain it";
