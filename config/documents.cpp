@@ -77,9 +77,9 @@ kvshim needs no configuration. What it reads, in this order, later ones winning:
 
 It is read once, when the process initialises CUDA; programs that never do so read nothing. `KVSHIM_DISABLE=1` turns everything off, whatever else is set.
 
-Nothing wrong in a configuration stops a program. A wrong value, an unknown name, a pattern that doesn't compile: one line in the log (and from kvwrap) with file, line and column, and the default or the value before it holds. A file that isn't TOML is left out as a whole. A rule with any wrong part is left out as a whole, and a section with a condition that can't be evaluated doesn't match.
+Nothing wrong in a configuration stops a program. A wrong value, an unknown name, a pattern that doesn't compile: one line in the log (and from kvwrap) with file, line and column, and the default or the value before it holds. A file that isn't TOML is left out as a whole, and so is what is no regular file (a pipe, a device): it could make the program wait. A rule with any wrong part is left out as a whole, and a section with a condition that can't be evaluated doesn't match.
 
-Sizes are written with a unit, `"64MiB"`, `"1.5GB"` (`KiB` to `TiB` are powers of 1024, `KB` to `TB` of 1000), or as a whole number of bytes; times with a unit, `"2s"`, `"300ms"`, `"5m"`. Patterns are POSIX extended regular expressions, searched anywhere in the text; anchor them with `^` and `$` where needed.
+Sizes are written with a unit, `"64MiB"`, `"1.5GB"` (`KiB` to `TiB` are powers of 1024, `KB` to `TB` of 1000), or as a whole number of bytes; times with a unit, `"2s"`, `"300ms"`, `"5m"`. Patterns are POSIX extended regular expressions, searched anywhere in the text; anchor them with `^` and `$` where needed. Those that could take seconds or gigabytes don't compile: with back references (`\1`), with repetitions that come to more than 1000 copies when written out (`(a{1,40}){1,40}`; `+` makes two of what it repeats, nested ones multiply), with groups nested more than 30 deep, or longer than 4096 characters.
 
 )";
 

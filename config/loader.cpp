@@ -1,54 +1,16 @@
 #include "config/loader.h"
 
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
-#include <array>
 #include <cerrno>
-#include <cstring>
-#include <optional>
+#include <utility>
 
 #include "config/environment.h"
 #include "config/toml_file.h"
+#include "text/text_file.h"
 
 namespace kvshim::config {
 namespace {
 
-constexpr off_t kLargestFile = 1 << 20;
-
-/// The file's text; nothing with errno set. Never waits: a path can name a
-/// FIFO, and this runs inside the engine.
-std::optional<std::string> text_of_file(const std::string& path) {
-  const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-  if (file < 0) return std::nullopt;
-  std::string text;
-  struct stat status {};
-  int error = 0;
-  if (::fstat(file, &status) != 0) {
-    error = errno;
-  } else if (S_ISDIR(status.st_mode)) {
-    error = EISDIR;
-  } else if (S_ISREG(status.st_mode)) {  // others (/dev/null) count as empty
-    std::array<char, 4096> buffer{};
-    for (;;) {
-      const ssize_t count = ::read(file, buffer.data(), buffer.size());
-      if (count == 0) break;
-      if (count < 0 && errno == EINTR) continue;
-      if (count < 0 || static_cast<off_t>(text.size()) + count > kLargestFile) {
-        error = count < 0 ? errno : EFBIG;
-        break;
-      }
-      text.append(buffer.data(), static_cast<std::size_t>(count));
-    }
-  }
-  ::close(file);
-  if (error != 0) {
-    errno = error;
-    return std::nullopt;
-  }
-  return text;
-}
+constexpr std::size_t kLargestFile = 1 << 20;
 
 /// The places of the file, first to last. One named by the user is the only one.
 std::vector<std::string> places(const Environment& environment, bool* named_by_user) {
@@ -89,26 +51,26 @@ Loaded load(const ProcessFacts& facts) noexcept {
   Loaded loaded;
   try {
     bool named_by_user = false;
-    std::string text;
+    std::string toml;
     loaded.source = "defaults";
     for (const std::string& place : places(facts.environment, &named_by_user)) {
-      auto found = text_of_file(place);
+      text::ReadProblem problem;
+      auto found = text::read_text_file(place, kLargestFile, &problem);
       if (found) {
-        text = std::move(*found);
+        toml = std::move(*found);
         loaded.source = place;
         break;
       }
-      const int error = errno;
-      const bool absent = error == ENOENT || error == ENOTDIR;
+      const bool absent = problem.error == ENOENT || problem.error == ENOTDIR;
       if (!absent || named_by_user) {
-        loaded.problems.push_back(place + ": can't be read (" + std::strerror(error) + ")" +
+        loaded.problems.push_back(place + ": can't be read (" + problem.words + ")" +
                                   (named_by_user ? ", named by KVSHIM_CONFIG" : "") +
                                   "; the defaults hold");
         break;  // it is the first found, so no other takes its place
       }
     }
     const std::string* sets = find_variable(facts.environment, "KVSHIM_SET");
-    read_everything(text, loaded.source, facts,
+    read_everything(toml, loaded.source, facts,
                     sets == nullptr ? std::vector<std::string>() : split_sets(*sets), &loaded);
   } catch (...) {
     say_out_of_memory(&loaded);

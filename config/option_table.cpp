@@ -33,6 +33,8 @@ constexpr std::array kLimits{
     Limits{"limit", 0, 64 * kTiB},
     Limits{"reserve", 0, 64 * kTiB},
     Limits{"group_limit", 0, 64 * kTiB},
+    Limits{"group_reserve", 0, 64 * kTiB},
+    Limits{"group_priority", -100, 100},
     Limits{"priority", -100, 100},
 };
 

@@ -33,6 +33,7 @@ class Problems {
     lines_->push_back(file_ + ":" + std::to_string(where.begin.line) + ":" +
                       std::to_string(where.begin.column) + ": " + what);
   }
+  void add_to_last(std::string_view what) { lines_->back() += what; }
   void add_unknown(const toml::key& key, std::string_view place,
                    std::span<const std::string_view> known) {
     std::string what = "unknown " + std::string(place) + " \"" + std::string(key.str()) + "\"";
@@ -143,7 +144,7 @@ std::optional<RuleOption> rule_of(const toml::node& node, Problems& problems) {
     good = false;
   }
   if (good) return rule;
-  problems.add(node.source(), "the rule is not used");
+  problems.add_to_last("; the rule is not used");
   return std::nullopt;
 }
 

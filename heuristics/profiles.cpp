@@ -1,41 +1,15 @@
 #include "heuristics/profiles.h"
 
-#include <cerrno>
-#include <cstdio>
-#include <cstring>
 #include <memory>
 #include <utility>
 
 #include "heuristics/profile_data.h"
+#include "text/text_file.h"
 
 namespace kvshim::heuristics {
 namespace {
 
 constexpr std::size_t kMaxFileBytes = std::size_t{1} << 20;
-
-std::optional<std::string> read_file(const std::string& path, std::string* error) {
-  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "re"),
-                                                             &std::fclose);
-  if (file == nullptr) {
-    *error = path + ": " + std::strerror(errno);
-    return std::nullopt;
-  }
-  std::string text;
-  char buffer[4096];
-  std::size_t got = 0;
-  while ((got = std::fread(buffer, 1, sizeof buffer, file.get())) != 0) {
-    text.append(buffer, got);
-    if (text.size() > kMaxFileBytes) {
-      *error = path + ": larger than 1 MiB";
-      return std::nullopt;
-    }
-  }
-  if (std::ferror(file.get()) != 0) {
-    *error = path + ": " + std::strerror(errno);
-    return std::nullopt;
-  }
-  return text;
-}
 
 }  // namespace
 
@@ -56,9 +30,9 @@ Profiles Profiles::built_in() {
 
 std::vector<std::string> Profiles::add_file(const std::string& path) {
   std::vector<std::string> errors;
-  std::string error;
-  const auto text = read_file(path, &error);
-  if (!text) return {error};
+  text::ReadProblem problem;
+  const auto text = text::read_text_file(path, kMaxFileBytes, &problem);
+  if (!text) return {path + ": " + problem.words};
   auto profile = parse_profile(*text, path, &errors);
   // In front: what the user says decides before what is built in.
   if (profile) impl_->profiles.insert(impl_->profiles.begin(), std::move(*profile));

@@ -10,6 +10,11 @@
 #include <cstring>
 
 namespace kvshim::log {
+namespace {
+
+constexpr int kSlice = 20;  // milliseconds
+
+}  // namespace
 
 LineOutput::~LineOutput() {
   // Only our own descriptor: see descriptor() for why it may be another's now.
@@ -17,11 +22,14 @@ LineOutput::~LineOutput() {
 }
 
 bool LineOutput::append_to(const std::string& path) {
-  const int file = ::open(path.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY, 0644);
+  // O_NONBLOCK: a pipe that nobody reads would be waited for.
+  const int file =
+      ::open(path.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0644);
   if (file < 0) return false;
   struct stat status {};
-  if (::fstat(file, &status) != 0) {
-    const int error = errno;
+  const bool known = ::fstat(file, &status) == 0;
+  if (!known || S_ISBLK(status.st_mode)) {
+    const int error = known ? EINVAL : errno;
     ::close(file);
     errno = error;
     return false;
@@ -49,17 +57,31 @@ int LineOutput::descriptor() noexcept {
   return STDERR_FILENO;
 }
 
+bool LineOutput::gives_up() const noexcept {
+  return closing_.load(std::memory_order_relaxed) && patience_left_ <= 0;
+}
+
 bool LineOutput::wait_for_room(int descriptor) noexcept {
-  constexpr int kSlice = 20;  // milliseconds
   for (;;) {
-    const bool give_up = closing_.load(std::memory_order_relaxed) && patience_left_ <= 0;
+    const bool give_up = gives_up();
     pollfd request{descriptor, POLLOUT, 0};
     const int ready = ::poll(&request, 1, give_up ? 0 : kSlice);
-    if (ready > 0) return (request.revents & (POLLERR | POLLNVAL)) == 0;
+    if (ready > 0) {
+      if ((request.revents & (POLLERR | POLLNVAL)) == 0) return true;
+      errno = (request.revents & POLLNVAL) != 0 ? EBADF : EPIPE;
+      return false;
+    }
     if (ready < 0 && errno != EINTR) return false;
-    if (give_up) return false;
-    if (closing_.load(std::memory_order_relaxed)) patience_left_ -= kSlice;
+    if (give_up) {
+      errno = ETIMEDOUT;
+      return false;
+    }
+    spend_a_slice();
   }
+}
+
+void LineOutput::spend_a_slice() noexcept {
+  if (closing_.load(std::memory_order_relaxed)) patience_left_ -= kSlice;
 }
 
 bool LineOutput::write_line(std::string_view line) noexcept {
@@ -76,8 +98,12 @@ bool LineOutput::write_line(std::string_view line) noexcept {
     if (!wait_for_room(out)) return false;
     const ssize_t written = ::write(out, line.data(), line.size());
     if (written < 0) {
-      if (errno == EINTR || errno == EAGAIN) continue;
-      return false;
+      if (errno == EINTR) continue;
+      if (errno != EAGAIN || gives_up()) return false;
+      // Another writer was faster, or the device has less room than it says.
+      ::poll(nullptr, 0, kSlice);
+      spend_a_slice();
+      continue;
     }
     line.remove_prefix(static_cast<std::size_t>(written));  // partial only on a full disk or tty
   }

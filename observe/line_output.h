@@ -21,16 +21,18 @@ class LineOutput {
   LineOutput(const LineOutput&) = delete;
   LineOutput& operator=(const LineOutput&) = delete;
 
-  /// Appends to `path` from now on. False (errno set, standard error stays)
-  /// when it can't be opened.
+  /// Appends to `path` from now on: a file, a terminal or another character device, or a
+  /// pipe that somebody reads. False (errno set, standard error stays) when it is nothing of
+  /// that or can't be opened. Never waits.
   bool append_to(const std::string& path);
 
   /// Whether lines go to a file of their own.
   bool is_file() const noexcept { return !path_.empty(); }
+  const std::string& path() const noexcept { return path_; }
 
   /// Writes `line`, which ends in a newline. Waits while a pipe is full, but
   /// gives the line up once close_soon() was called and kPatience has passed.
-  /// False when the line was not written.
+  /// False (errno set) when the line was not written as a whole.
   bool write_line(std::string_view line) noexcept;
 
   /// From now on a reader that doesn't read can't hold the process up.
@@ -44,6 +46,8 @@ class LineOutput {
  private:
   int descriptor() noexcept;
   bool wait_for_room(int descriptor) noexcept;
+  bool gives_up() const noexcept;
+  void spend_a_slice() noexcept;
 
   std::string path_;
   int file_ = -1;

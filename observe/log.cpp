@@ -68,6 +68,10 @@ class LineSink final : public spdlog::sinks::base_sink<std::mutex> {
  public:
   explicit LineSink(pid_t process) : process_(process) {}
   LineOutput& output() { return output_; }
+  void close_soon() noexcept {
+    output_.close_soon();
+    standard_error_.close_soon();
+  }
 
  private:
   void sink_it_(const spdlog::details::log_msg& message) override {
@@ -80,12 +84,21 @@ class LineSink final : public spdlog::sinks::base_sink<std::mutex> {
       if (c == '\n') text += prefix;  // every line says whose it is
     }
     text += '\n';
-    output_.write_line(text);
+    if (!output_.write_line(text) && output_.is_file()) say_lost(errno);
+  }
+  // Once: a full disk loses every line.
+  void say_lost(int error) {
+    if (std::exchange(said_lost_, true)) return;
+    standard_error_.write_line("kvshim[" + std::to_string(process_) +
+                               "]: error: cannot write to log_file " + output_.path() + " (" +
+                               std::strerror(error) + "), log lines are lost\n");
   }
   void flush_() override {}
 
   const pid_t process_;
   LineOutput output_;
+  LineOutput standard_error_;
+  bool said_lost_ = false;
 };
 
 /// One opened log. Never deleted: a thread may be inside write() at any time,
@@ -131,7 +144,8 @@ void open(LogLevel level, const std::string& file) {
   log->sink = std::make_shared<LineSink>(log->process);
   std::string complaint;
   if (!file.empty() && !log->sink->output().append_to(file)) {
-    complaint = "cannot open log_file " + file + " (" + std::strerror(errno) +
+    complaint = "cannot open log_file " + file + " (" +
+                (errno == ENXIO ? "a pipe that nobody reads" : std::strerror(errno)) +
                 "), logging to standard error";
   }
   {
@@ -157,7 +171,7 @@ void close() noexcept {
   if (log == nullptr || !current.compare_exchange_strong(log, nullptr)) return;
   threshold.store(LogLevel::kOff, std::memory_order_release);
   try {
-    log->sink->output().close_soon();
+    log->sink->close_soon();
     const std::size_t lost = log->thread->overrun_counter();
     if (lost != 0) {
       log->logger->log(spdlog::level::warn,

@@ -6,12 +6,14 @@
 #include <atomic>
 #include <chrono>
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <utility>
 #include <vector>
 
 #include "observe/log.h"
 #include "preload/deferred_frees.h"
+#include "preload/escape.h"
 #include "preload/freeing.h"
 #include "preload/graph_capture.h"
 #include "preload/hook_boundary.h"
@@ -19,6 +21,7 @@
 #include "preload/neighbours.h"
 #include "preload/plain_allocation.h"
 #include "preload/plain_memory.h"
+#include "preload/private_view.h"
 #include "preload/real_driver.h"
 #include "preload/runtime.h"
 #include "preload/status.h"
@@ -79,9 +82,37 @@ CUresult allocate_pool(Runtime& runtime, DeviceRuntime& device, std::size_t byte
   }
 }
 
+/// Where a stream-ordered allocation is asked for.
+struct StreamOrdered {
+  StreamRef stream;
+  std::optional<CUmemoryPool> memory_pool;  // none: the current one of the stream's GPU
+};
+
+/// Why a pool can't take the place of an allocation in stream order: it would be in other
+/// memory, or the driver refuses it. Null: it can. REQUIRES that nothing is being captured.
+const char* obstacle_of(const StreamOrdered& order, CUcontext current, CUdevice device) {
+  const RealDriver& driver = real();
+  CUcontext context = nullptr;
+  if (driver.cuStreamGetCtx == nullptr ||
+      driver.cuStreamGetCtx(order.stream.explicit_handle(), &context) != CUDA_SUCCESS) {
+    return "its stream is not known to the driver";
+  }
+  if (context != current) return "its stream is of another context";
+  if (!order.memory_pool) return nullptr;
+  CUmemoryPool standard = nullptr;
+  if (driver.cuDeviceGetDefaultMemPool != nullptr &&
+      driver.cuDeviceGetDefaultMemPool(&standard, device) == CUDA_SUCCESS &&
+      *order.memory_pool == standard) {
+    return nullptr;
+  }
+  // Its memory may be the host's, another GPU's, or meant for other processes.
+  return "it comes from a memory pool that is not the GPU's default one";
+}
+
 /// True: `*result` is the answer (a pool, or the honest refusal). False: the
-/// allocation is left to the driver.
-bool try_pool(const char* entry_point, CUdeviceptr* address, std::size_t bytes, CUresult* result) {
+/// allocation is left to the driver, for its errors as well.
+bool try_pool(const char* entry_point, CUdeviceptr* address, std::size_t bytes, CUresult* result,
+              const std::optional<StreamOrdered>& order = std::nullopt) {
   Runtime* runtime = Runtime::get();
   if (runtime == nullptr || address == nullptr || bytes < runtime->recognizer().threshold()) {
     return false;
@@ -108,6 +139,13 @@ bool try_pool(const char* entry_point, CUdeviceptr* address, std::size_t bytes, 
     if (!warning.empty()) log::warning(warning);
     return false;
   }
+  if (order) {
+    if (const char* obstacle = obstacle_of(*order, context, device_index)) {
+      say_once("recognised a pool of " + mebibytes(bytes) +
+               " but it stays a plain allocation: " + obstacle);
+      return false;
+    }
+  }
   std::string why;
   DeviceRuntime* device = runtime->device_for_pool(context, &why);
   std::size_t free = 0, total = 0;
@@ -126,8 +164,17 @@ bool try_pool(const char* entry_point, CUdeviceptr* address, std::size_t bytes, 
   const vmm::PoolRecord* record = nullptr;
   *result = allocate_pool(*runtime, *device, bytes, decision.group, context, &record);
   if (*result == CUDA_ERROR_OUT_OF_MEMORY) {
-    log::info("a pool of " + mebibytes(bytes) +
-              " would not have fitted as a plain allocation: out of memory, as without the shim");
+    const ViewDifference has = view_difference(*runtime, device_index);
+    if (has.limit != 0 && (bytes > has.limit ||
+                           has.pools + has.other + vmm::round_up_to_granule(bytes) > has.limit)) {
+      say_once("a pool of " + mebibytes(bytes) + " was refused: with " +
+               mebibytes(has.pools + has.other) +
+               " that it has, the process would be above its limit of " + mebibytes(has.limit) +
+               " (option limit, or what kvshim limit set)");
+    } else {
+      log::info("a pool of " + mebibytes(bytes) +
+                " would not have fitted as a plain allocation: out of memory, as without the shim");
+    }
     return true;
   }
   if (*result != CUDA_SUCCESS) {
@@ -135,6 +182,7 @@ bool try_pool(const char* entry_point, CUdeviceptr* address, std::size_t bytes, 
              std::to_string(*result) + " while it was made");
     return false;
   }
+  forget_arguments(record->base, record->mapped_bytes);
   *address = record->base;
   runtime->count_pool();
   runtime->remember_reason(record->id, decision.reason);
@@ -183,7 +231,8 @@ CUresult hook_cuMemAllocPitch_v2(CUdeviceptr* address, size_t* pitch, size_t wid
 CUresult hook_cuMemAllocAsync(CUdeviceptr* address, size_t bytes, CUstream stream) noexcept {
   return at_boundary([&] {
     CUresult result = CUDA_SUCCESS;
-    if (try_pool("cuMemAllocAsync", address, bytes, &result)) return result;
+    const StreamOrdered order{{stream, StreamFlavor::kLegacy}, std::nullopt};
+    if (try_pool("cuMemAllocAsync", address, bytes, &result, order)) return result;
     return allocate_plain(address, bytes, [&] {
       before_wait(StreamRef{stream, StreamFlavor::kLegacy});
       return real().cuMemAllocAsync(address, bytes, stream);
@@ -194,7 +243,8 @@ CUresult hook_cuMemAllocAsync(CUdeviceptr* address, size_t bytes, CUstream strea
 CUresult hook_cuMemAllocAsync_ptsz(CUdeviceptr* address, size_t bytes, CUstream stream) noexcept {
   return at_boundary([&] {
     CUresult result = CUDA_SUCCESS;
-    if (try_pool("cuMemAllocAsync", address, bytes, &result)) return result;
+    const StreamOrdered order{{stream, StreamFlavor::kPerThread}, std::nullopt};
+    if (try_pool("cuMemAllocAsync", address, bytes, &result, order)) return result;
     return allocate_plain(address, bytes, [&] {
       before_wait(StreamRef{stream, StreamFlavor::kPerThread});
       return real().cuMemAllocAsync_ptsz(address, bytes, stream);
@@ -206,7 +256,8 @@ CUresult hook_cuMemAllocFromPoolAsync(CUdeviceptr* address, size_t bytes, CUmemo
                                       CUstream stream) noexcept {
   return at_boundary([&] {
     CUresult result = CUDA_SUCCESS;
-    if (try_pool("cuMemAllocFromPoolAsync", address, bytes, &result)) return result;
+    const StreamOrdered order{{stream, StreamFlavor::kLegacy}, pool};
+    if (try_pool("cuMemAllocFromPoolAsync", address, bytes, &result, order)) return result;
     return allocate_plain(address, bytes, [&] {
       before_wait(StreamRef{stream, StreamFlavor::kLegacy});
       return real().cuMemAllocFromPoolAsync(address, bytes, pool, stream);
@@ -218,7 +269,8 @@ CUresult hook_cuMemAllocFromPoolAsync_ptsz(CUdeviceptr* address, size_t bytes, C
                                            CUstream stream) noexcept {
   return at_boundary([&] {
     CUresult result = CUDA_SUCCESS;
-    if (try_pool("cuMemAllocFromPoolAsync", address, bytes, &result)) return result;
+    const StreamOrdered order{{stream, StreamFlavor::kPerThread}, pool};
+    if (try_pool("cuMemAllocFromPoolAsync", address, bytes, &result, order)) return result;
     return allocate_plain(address, bytes, [&] {
       before_wait(StreamRef{stream, StreamFlavor::kPerThread});
       return real().cuMemAllocFromPoolAsync_ptsz(address, bytes, pool, stream);

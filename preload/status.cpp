@@ -1,6 +1,5 @@
 #include "preload/status.h"
 
-#include <fcntl.h>
 #include <pthread.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -22,6 +21,7 @@
 #include "preload/membership.h"
 #include "preload/neighbours.h"
 #include "preload/runtime.h"
+#include "preload/status_file.h"
 #include "preload/unknown_kernels.h"
 #include "segment/contents.h"
 #include "vmm/service_thread.h"
@@ -31,7 +31,7 @@ namespace {
 
 std::atomic<bool> started{false};
 std::atomic<bool> summarized{false};
-std::string* status_path = nullptr;  // leaked; empty: no file
+StatusFile* status_file = nullptr;  // leaked; its path empty: no file
 
 std::string json_text(const std::string& text) {
   std::string out = "\"";
@@ -180,15 +180,6 @@ std::string status_folder(const std::string& chosen) {
   return folder;
 }
 
-void write_status(const std::string& path, const std::string& text) {
-  const std::string next = path + ".next";
-  const int file = open(next.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
-  if (file < 0) return;
-  const bool whole = ::write(file, text.data(), text.size()) == static_cast<ssize_t>(text.size());
-  close(file);
-  if (!whole || rename(next.c_str(), path.c_str()) != 0) unlink(next.c_str());
-}
-
 config::LogLevel log_level_of(vmm::EventLevel level) {
   switch (level) {
     case vmm::EventLevel::kDebug:
@@ -211,6 +202,11 @@ void tell_events(Runtime& runtime) {
   }
 }
 
+void tell_complaint() {
+  const std::string complaint = status_file->take_complaint();
+  if (!complaint.empty()) log::warning(complaint + " (option status_dir)");
+}
+
 void run() {
   pthread_setname_np(pthread_self(), "kvshim-status");
   Runtime* runtime = Runtime::get();
@@ -226,13 +222,14 @@ void run() {
     std::this_thread::sleep_for(pause);
     tell_events(*runtime);
     finish_deferred_frees();
-    update_memberships(*runtime, *status_path);
+    update_memberships(*runtime, status_file->path());
     update_neighbours(*runtime);
     const auto now = std::chrono::steady_clock::now();
-    if (status_path->empty() || now - written < std::chrono::seconds(1)) continue;
+    if (status_file->path().empty() || now - written < std::chrono::seconds(1)) continue;
     std::string text = status_json(*runtime);
     if (text == last) continue;
-    write_status(*status_path, text);
+    status_file->write(text);
+    tell_complaint();
     last = std::move(text);
     written = now;
   }
@@ -245,8 +242,8 @@ void start_status() noexcept {
   try {
     const config::Options& options = Runtime::get()->options();
     const std::string folder = options.status ? status_folder(options.status_dir) : std::string();
-    status_path =
-        new std::string(folder.empty() ? "" : folder + "/" + std::to_string(getpid()) + ".json");
+    status_file =
+        new StatusFile(folder.empty() ? "" : folder + "/" + std::to_string(getpid()) + ".json");
     const vmm::HostSignalsBlocked blocked;
     std::thread(run).detach();
   } catch (...) {
@@ -279,8 +276,9 @@ void summarize_at_exit() noexcept {
                 std::to_string(s.promoted_bytes.load() >> 20) + " MiB brought back, " +
                 std::to_string(s.dropped_fills.load()) + " fills dropped");
     }
-    if (status_path != nullptr && !status_path->empty()) {
-      write_status(*status_path, status_json(*runtime));
+    if (status_file != nullptr && !status_file->path().empty()) {
+      status_file->write_last(status_json(*runtime));
+      tell_complaint();
     }
   } catch (...) {
   }
@@ -291,7 +289,7 @@ void abandon_status_after_fork() noexcept {
   abandon_memberships_after_fork();
   started.store(false);
   summarized.store(false);
-  status_path = nullptr;
+  status_file = nullptr;
 }
 
 }  // namespace kvshim::preload

@@ -5,6 +5,8 @@
 #include <array>
 #include <utility>
 
+#include "text/pattern_cost.h"
+
 namespace kvshim::text {
 
 struct Pattern::Compiled {
@@ -36,12 +38,18 @@ std::optional<Pattern> Pattern::compile(const std::string& expression, std::stri
   }
   Pattern pattern;
   if (expression.empty()) return pattern;
+  const auto does_not_compile = [&](const std::string& why) {
+    return refused("the pattern \"" + expression + "\" does not compile: " + why);
+  };
+  if (const std::string excess = excess_in(expression); !excess.empty()) {
+    return does_not_compile(excess);
+  }
   auto compiled = std::make_shared<Compiled>();
   const int error = regcomp(&compiled->expression, expression.c_str(), REG_EXTENDED | REG_NOSUB);
   if (error != 0) {
     std::array<char, 128> reason{};
     regerror(error, &compiled->expression, reason.data(), reason.size());
-    return refused("the pattern \"" + expression + "\" does not compile: " + reason.data());
+    return does_not_compile(reason.data());
   }
   compiled->valid = true;
   pattern.expression_ = expression;

@@ -194,8 +194,10 @@ void GuardWatchdog::run() {
     store(channel.give_up, 1);
     memory_.guard_gives_up();
     memory_.events().push(EventLevel::kError,
-                          "a guard waited " + std::to_string(patience_ / 1000) +
-                              " s without progress and was told to give up; the engine will stop "
+                          "a guard waited " +
+                              (patience_ < 1000 ? std::to_string(patience_) + " ms"
+                                                : std::to_string(patience_ / 1000) + " s") +
+                              " without progress and was told to give up; the engine will stop "
                               "with an illegal address (option guard_watchdog)");
   }
 }

@@ -88,9 +88,14 @@ TEST_F(LoaderTest, FoldersFifosAndGiantsDoNotHangOrHurt) {
               ElementsAre(HasSubstr("Is a directory")));
   const std::string fifo = folder_ + "/fifo";
   ASSERT_EQ(::mkfifo(fifo.c_str(), 0600), 0);
-  EXPECT_THAT(load_with({{"KVSHIM_CONFIG", fifo}}).problems, IsEmpty());
+  for (const std::string& path : {fifo, std::string("/dev/zero")}) {
+    const Loaded loaded = load_with({{"KVSHIM_CONFIG", path}});
+    EXPECT_THAT(loaded.problems,
+                ElementsAre(path + ": can't be read (not a regular file), named by KVSHIM_CONFIG; "
+                                   "the defaults hold"));
+    EXPECT_EQ(loaded.source, "defaults");
+  }
   EXPECT_THAT(load_with({{"KVSHIM_CONFIG", "/dev/null"}}).problems, IsEmpty());
-  EXPECT_THAT(load_with({{"KVSHIM_CONFIG", "/dev/zero"}}).problems, IsEmpty());
   const std::string giant = write("giant", std::string(2 << 20, '#'));
   EXPECT_THAT(load_with({{"KVSHIM_CONFIG", giant}}).problems,
               ElementsAre(HasSubstr("File too large")));

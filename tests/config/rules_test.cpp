@@ -62,6 +62,15 @@ TEST(RulesTest, ARuleWithAnyWrongPartIsLeftOut) {
   }
 }
 
+TEST(RulesTest, AMistakeIsOneLine) {
+  EXPECT_THAT(load_for("[[rules]]\naction = \"allow\"\ncall_site = \"(a{1,99}){1,99}\"\n").problems,
+              testing::ElementsAre(
+                  "test.toml:3:13: rules.call_site: the pattern \"(a{1,99}){1,99}\" does not "
+                  "compile: its repetitions come to more than 1000 copies; the rule is not used"));
+  EXPECT_THAT(load_for("[[rules]]\naction = \"allow\"\ncall_site = '(a)\\1'\n").problems,
+              testing::ElementsAre(HasSubstr("it has a back reference")));
+}
+
 TEST(RulesTest, RulesMustBeSections) {
   EXPECT_THAT(load_for("rules = 3").problems, Contains(HasSubstr("expected [[rules]] sections")));
   EXPECT_THAT(load_for("rules = [1]").problems, Contains(HasSubstr("expected [[rules]] sections")));

@@ -133,6 +133,7 @@ TEST(Profiles, ABadFileLeavesTheProfilesAsTheyWere) {
               ElementsAre(bad.path() + ":1:8: \"name\" must be a string"));
   EXPECT_EQ(profiles.impl().profiles.size(), before);
   EXPECT_THAT(profiles.add_file("/nowhere/p.toml"), ElementsAre(HasSubstr("No such file")));
+  EXPECT_THAT(profiles.add_file("/dev/zero"), ElementsAre("/dev/zero: not a regular file"));
   EXPECT_EQ(profiles.impl().profiles.size(), before);
 }
 

@@ -1,6 +1,7 @@
 // kvwrap as a command: its options, and that the rest is the command's own.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <csignal>
 
@@ -108,6 +109,23 @@ TEST(InvocationTest, AWrongConfigurationIsToldWithItsPlaceAndTheCommandRuns) {
   EXPECT_EQ(outcome.output, "ran\n");
   EXPECT_THAT(outcome.errors,
               AllOf(StartsWith("kvwrap: " + mistyped + ":2:1: "), HasSubstr("\"idle_timeout\"?")));
+}
+
+TEST(InvocationTest, WhatIsNoFileIsToldAndNeverWaitedFor) {
+  const TemporaryFolder folder;
+  const std::string fifo = folder.path() + "/fifo";
+  ASSERT_EQ(::mkfifo(fifo.c_str(), 0600), 0);
+  Outcome outcome = run_kvwrap({"--config", fifo, "echo", "ran"});
+  EXPECT_EQ(outcome.output, "ran\n");
+  EXPECT_THAT(outcome.errors,
+              AllOf(StartsWith("kvwrap: " + fifo + ": can't be read (not a regular file)"),
+                    HasSubstr("the defaults hold\n")));
+  outcome = run_kvwrap(
+      {"--set", "profiles=" + fifo, "--set", "log_file=" + folder.path(), "echo", "ran"});
+  EXPECT_EQ(outcome.output, "ran\n");
+  EXPECT_THAT(outcome.errors,
+              AllOf(HasSubstr("profiles " + fifo + " can't be read (not a regular file)"),
+                    HasSubstr("log_file " + folder.path() + " can't be opened (Is a directory)")));
 }
 
 TEST(InvocationTest, CommandsThatCannotRunAnswerAsShellsDo) {

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -54,6 +55,34 @@ TEST_F(LineOutputTest, ReportsAPathThatCannotBeOpened) {
   errno = 0;
   EXPECT_FALSE(output.append_to(folder_ + "/missing/log"));
   EXPECT_EQ(errno, ENOENT);
+}
+
+TEST_F(LineOutputTest, NeverWaitsForSomebodyToReadAPipe) {
+  ASSERT_EQ(::mkfifo(path_.c_str(), 0600), 0);
+  LineOutput output;
+  EXPECT_FALSE(output.append_to(path_));
+  EXPECT_EQ(errno, ENXIO);
+  EXPECT_FALSE(output.append_to(folder_));
+  EXPECT_EQ(errno, EISDIR);
+}
+
+TEST_F(LineOutputTest, APipeThatIsReadTakesLinesUntilItIsFull) {
+  ASSERT_EQ(::mkfifo(path_.c_str(), 0600), 0);
+  const int reader = ::open(path_.c_str(), O_RDONLY | O_NONBLOCK);
+  LineOutput output;
+  ASSERT_TRUE(output.append_to(path_));
+  EXPECT_TRUE(output.write_line("a line\n"));
+  char buffer[64];
+  EXPECT_EQ(::read(reader, buffer, sizeof buffer), 7);
+  output.close_soon();
+  const std::string line = std::string(4000, 'x') + "\n";
+  const auto start = std::chrono::steady_clock::now();
+  bool written = true;
+  for (int i = 0; i < 50 && written; ++i) written = output.write_line(line);
+  EXPECT_FALSE(written);
+  EXPECT_EQ(errno, ETIMEDOUT);
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(5));
+  ::close(reader);
 }
 
 TEST_F(LineOutputTest, CutsLongLinesButEndsThem) {

@@ -165,6 +165,19 @@ TEST(LogTest, FallsBackToStandardErrorAndSaysSo) {
   EXPECT_THAT(outcome.lines()[1], EndsWith("still here"));
 }
 
+TEST(LogTest, AFullDiskIsToldOnce) {
+  if (::access("/dev/full", W_OK) != 0) GTEST_SKIP() << "no /dev/full here";
+  const Outcome outcome = in_own_process([] {
+    open(LogLevel::kInfo, "/dev/full");
+    info("one");
+    info("two");
+    close();
+  });
+  EXPECT_THAT(outcome.lines(),
+              ElementsAre(HasSubstr("error: cannot write to log_file /dev/full (No "
+                                    "space left on device), log lines are lost")));
+}
+
 TEST(LogTest, ClosingTwiceAndWritingAfterwardsDoNothing) {
   const Outcome outcome = in_own_process([] {
     open(LogLevel::kInfo, "");

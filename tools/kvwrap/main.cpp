@@ -19,6 +19,7 @@
 #include "tools/kvwrap/invocation.h"
 #include "tools/kvwrap/library_location.h"
 #include "tools/kvwrap/load_trial.h"
+#include "tools/kvwrap/named_files.h"
 #include "tools/kvwrap/preload_list.h"
 
 namespace kvshim::kvwrap {
@@ -95,7 +96,10 @@ void check_configuration(const Invocation& invocation) {
       facts.environment.emplace_back(text.substr(0, equals), text.substr(equals + 1));
     }
   }
-  for (const std::string& problem : config::load(facts).problems) say(problem);
+  const config::Loaded loaded = config::load(facts);
+  for (const std::string& problem : loaded.problems) say(problem);
+  if (loaded.disabled_by_environment || !loaded.options.enabled) return;
+  for (const std::string& problem : problems_with_files(loaded.options)) say(problem);
 }
 
 int become(const std::vector<std::string>& command) {

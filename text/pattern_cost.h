@@ -1,0 +1,14 @@
+// What a regular expression may cost: glibc itself sets no bound.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+namespace kvshim::text {
+
+/// Why the POSIX extended regular expression could take glibc gigabytes, seconds or a whole
+/// stack, in a few words; empty when it can't. Says nothing of other mistakes, which regcomp
+/// finds. Its own cost grows with the length alone. Any thread.
+std::string excess_in(std::string_view expression);
+
+}  // namespace kvshim::text
