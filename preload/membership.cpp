@@ -13,9 +13,11 @@
 #include "observe/log.h"
 #include "preload/engine_memory.h"
 #include "preload/mps.h"
+#include "preload/neighbours.h"
 #include "preload/plain_memory.h"
 #include "preload/real_driver.h"
 #include "preload/runtime.h"
+#include "preload/start_amounts.h"
 #include "preload/unknown_kernels.h"
 #include "segment/layout.h"
 #include "segment/reader.h"
@@ -91,16 +93,16 @@ segment::Control initial_control(const config::Options& options, CUdevice device
                                  std::uint64_t gpu_total) {
   segment::Control control;
   control.limit = limit_at_start(options, device, gpu_total);
-  control.reserve = options.reserve.of(gpu_total);
+  control.reserve = reserve_at_start(options, control.limit, gpu_total);
   control.priority = options.priority;
   control.group = options.group;
   control.set_ns = segment::monotonic_ns();
   return control;
 }
 
-// The configuration's word for the group holds where nobody else's does: no member lives,
-// or no limit is recorded.
-void set_group_limit(const segment::Owner& owner, const std::string& uuid,
+// The configuration's words for the group hold where nobody else's do: no member lives, or
+// nothing of the kind is recorded.
+void set_group_words(const segment::Owner& owner, const std::string& uuid,
                      const config::Options& options) {
   if (options.group.empty()) return;
   for (const segment::GpuSnapshot& gpu : segment::read_all(options.segment_dir)) {
@@ -114,14 +116,21 @@ void set_group_limit(const segment::Owner& owner, const std::string& uuid,
         others |= record.live && record.control.group.str() == options.group;
       }
     }
-    segment::ControlChange change;
-    change.limit = options.group_limit.of(total);
-    if (*change.limit == 0) return;
+    segment::Control recorded;
     for (const segment::Control& group : gpu.groups) {
-      if (group.group.str() == options.group && group.limit != 0 && others) return;
+      if (group.group.str() == options.group && others) recorded = group;
     }
+    segment::ControlChange change;
+    const std::uint64_t limit = options.group_limit.of(total);
+    const std::uint64_t reserve = options.group_reserve.of(total);
+    if (limit != 0 && recorded.limit == 0) change.limit = limit;
+    if (reserve != 0 && recorded.reserve == 0) change.reserve = reserve;
+    if (options.group_priority != 0 && recorded.priority == 0) {
+      change.priority = options.group_priority;
+    }
+    if (!change.limit && !change.reserve && !change.priority) return;
     const std::string problem = segment::set_group_control(gpu, options.group, change);
-    if (!problem.empty()) log::warning("the limit of group " + options.group + ": " + problem);
+    if (!problem.empty()) log::warning("the words for group " + options.group + ": " + problem);
   }
 }
 
@@ -155,7 +164,7 @@ void join(Membership& member, CUdevice device, const config::Options& options,
     member.told = why;
     return;
   }
-  set_group_limit(*owner, uuid, options);
+  set_group_words(*owner, uuid, options);
   log::debug("joined the segment " + owner->path() + ", record " + std::to_string(owner->index()));
   segment::Owner* joined = owner.release();
   member.owner.store(joined, std::memory_order_release);
@@ -266,6 +275,7 @@ void update(Membership& member, Runtime& runtime, CUdevice index, const std::str
     join(member, index, runtime.options(), status_file);
     owner = member.owner.load();
     if (owner == nullptr) return;
+    tell_held(index, *owner);
   }
   tell(owner->tick());
   measure_idleness(member, device);

@@ -27,8 +27,9 @@ constexpr std::chrono::milliseconds kOwnPatience{1000}, kLongestPatience{10'000}
 // wait each time.
 constexpr std::chrono::milliseconds kAfterFailure{1000};
 
-// Asks the driver only where it must: an allocation in stream order takes a microsecond.
-bool within_limit(const Runtime& runtime, CUdevice index, std::size_t bytes) {
+// `held`: with this allocation, and others that are under way. Asks the driver only where it
+// must: an allocation in stream order takes a microsecond.
+bool within_limit(const Runtime& runtime, CUdevice index, std::uint64_t held) {
   std::uint64_t limit = 0;
   if (const DeviceRuntime* device = runtime.device(index)) {
     limit = device->memory.limits().limit.load();
@@ -38,9 +39,8 @@ bool within_limit(const Runtime& runtime, CUdevice index, std::size_t bytes) {
       limit = runtime.options().limit.of(total);
     }
   }
-  const std::uint64_t has = plain_bytes(index);
-  if (group_quota_in_force(index)) return group_quota_admits(index, has + bytes);
-  return limit == 0 || (has <= limit && bytes <= limit - has);
+  if (group_quota_in_force(index)) return group_quota_admits(index, held);
+  return limit == 0 || held <= limit;
 }
 
 // Idle contents of own pools, while the engine waits in its allocation. What other
@@ -134,7 +134,8 @@ CUresult allocate_plain(CUdeviceptr* address, std::size_t bytes, SubmitRef alloc
   if (runtime == nullptr || runtime->driver().cuCtxGetDevice(&index) != CUDA_SUCCESS) {
     return allocate();
   }
-  if (!within_limit(*runtime, index, bytes)) {
+  if (!within_limit(*runtime, index, begin_plain(index, bytes))) {
+    end_plain(index, bytes, 0);
     static std::atomic<bool> said{false};
     if (!said.exchange(true)) {
       log::warning(
@@ -147,7 +148,7 @@ CUresult allocate_plain(CUdeviceptr* address, std::size_t bytes, SubmitRef alloc
   if (result == CUDA_ERROR_OUT_OF_MEMORY && bytes != 0) {
     result = press_for(*runtime, index, bytes, allocate);
   }
-  if (result == CUDA_SUCCESS && address != nullptr) count_plain(*address, bytes);
+  end_plain(index, bytes, result == CUDA_SUCCESS && address != nullptr ? *address : 0);
   return result;
 }
 

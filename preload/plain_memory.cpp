@@ -1,5 +1,6 @@
 #include "preload/plain_memory.h"
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <mutex>
@@ -21,6 +22,7 @@ struct Counted {
   std::mutex mutex;
   std::unordered_map<CUdeviceptr, Plain> allocations;
   std::array<std::atomic<std::uint64_t>, kMostDevices> bytes{};
+  std::array<std::uint64_t, kMostDevices> begun{};  // of allocations that have not ended
 };
 // Leaked: hooks run until the very end.
 std::atomic<Counted*>& counted() {
@@ -36,19 +38,28 @@ void tell_limits(CUdevice device, std::uint64_t bytes) {
 
 }  // namespace
 
-void count_plain(CUdeviceptr address, std::size_t bytes) noexcept {
-  Plain plain{bytes, nullptr, 0};
-  if (real().cuCtxGetCurrent(&plain.context) != CUDA_SUCCESS ||
-      real().cuCtxGetDevice(&plain.device) != CUDA_SUCCESS || plain.device < 0 ||
-      static_cast<std::size_t>(plain.device) >= kMostDevices) {
-    return;
-  }
+std::uint64_t begin_plain(CUdevice device, std::size_t bytes) noexcept {
+  if (device < 0 || static_cast<std::size_t>(device) >= kMostDevices) return bytes;
+  Counted& all = *counted().load();
+  std::lock_guard lock(all.mutex);
+  const auto index = static_cast<std::size_t>(device);
+  // Without overflow: an engine may ask for anything.
+  all.begun[index] += std::min<std::uint64_t>(bytes, UINT64_MAX / 2 - all.begun[index]);
+  return all.bytes[index].load() + all.begun[index];
+}
+
+void end_plain(CUdevice device, std::size_t bytes, CUdeviceptr address) noexcept {
+  if (device < 0 || static_cast<std::size_t>(device) >= kMostDevices) return;
+  Plain plain{bytes, nullptr, device};
+  const bool counts = address != 0 && real().cuCtxGetCurrent(&plain.context) == CUDA_SUCCESS;
+  Counted& all = *counted().load();
+  std::lock_guard lock(all.mutex);
+  const auto index = static_cast<std::size_t>(device);
+  all.begun[index] -= std::min<std::uint64_t>(bytes, all.begun[index]);
+  if (!counts) return;
   try {
-    Counted& all = *counted().load();
-    std::lock_guard lock(all.mutex);
     if (!all.allocations.try_emplace(address, plain).second) return;
-    const auto device = static_cast<std::size_t>(plain.device);
-    tell_limits(plain.device, all.bytes[device].fetch_add(bytes) + bytes);
+    tell_limits(device, all.bytes[index].fetch_add(bytes) + bytes);
   } catch (const std::bad_alloc&) {
   }
 }

@@ -113,6 +113,14 @@ class Groups(Servers):
         third = self.members(1, options)[0]
         self.shows(third, lambda p: p["limit_bytes"] == 400 * MIB)
 
+    def test_reserve_and_priority_come_from_the_configuration_as_well(self):
+        options = {"group_reserve": '"300MiB"', "group_priority": "7"}
+        first, second = self.members(2, options)
+        for each in (first, second):
+            self.shows(each, lambda p: p["reserve_bytes"] == 150 * MIB and p["priority"] == 7)
+        self.tool("priority", "@tenant", "-3")
+        self.shows(second, lambda p: p["priority"] == -3)
+
     def test_a_members_size_does_not_depend_on_what_the_others_hold(self):
         arguments = ["--layers", 4, "--head-size", 4096, "--heads", 8, "--prompt", 40, "--tokens", 8,
                      "--requests", 12, "--utilization", 0.5, "--bursts", 1, "--memory"]
