@@ -14,6 +14,26 @@
 
 namespace kvshim::segment {
 
+/// Bytes of the character that the (not empty) text begins with; 0: it is a control
+/// character, or no UTF-8.
+constexpr std::size_t harmless_character(std::string_view text) noexcept {
+  const auto byte = [text](std::size_t i) {
+    return static_cast<std::uint32_t>(static_cast<unsigned char>(text[i]));
+  };
+  const std::uint32_t first = byte(0);
+  if (first < 0x80) return first < 0x20 || first == 0x7f ? 0 : 1;
+  const std::size_t length = first >= 0xf0 ? 4 : first >= 0xe0 ? 3 : 2;
+  if (first < 0xc2 || first > 0xf4 || text.size() < length) return 0;
+  std::uint32_t code = first & (0xffu >> (length + 1));
+  for (std::size_t i = 1; i < length; ++i) {
+    if ((byte(i) & 0xc0u) != 0x80) return 0;
+    code = code << 6 | (byte(i) & 0x3fu);
+  }
+  const bool overlong = code < (length == 4 ? 0x10000u : length == 3 ? 0x800u : 0x80u);
+  const bool surrogate = code >= 0xd800 && code <= 0xdfff;
+  return code < 0xa0 || code > 0x10ffff || overlong || surrogate ? 0 : length;
+}
+
 template <std::size_t kBytes>
 struct Text {
   std::array<char, kBytes> bytes{};
@@ -25,13 +45,20 @@ struct Text {
     for (std::size_t i = 0; i < text.size() && i + 1 < kBytes; ++i) bytes[i] = text[i];
     return *this;
   }
-  /// Up to the first zero byte, at most kBytes - 1. Bytes that could steer a
-  /// terminal come out as '?': the text may be another process's.
+  /// Up to the first zero byte, at most kBytes - 1. The text may be another process's:
+  /// each byte of what could steer a terminal (control characters, the C1 ones too) or is
+  /// no UTF-8 comes out as '?'.
   std::string str() const {
+    const std::string_view all(bytes.data(), kBytes - 1);
+    const std::string_view text = all.substr(0, all.find('\0'));
     std::string out;
-    for (std::size_t i = 0; i + 1 < kBytes && bytes[i] != '\0'; ++i) {
-      const auto byte = static_cast<unsigned char>(bytes[i]);
-      out += byte < 0x20 || byte == 0x7f ? '?' : bytes[i];
+    while (out.size() < text.size()) {
+      const std::size_t length = harmless_character(text.substr(out.size()));
+      if (length == 0) {
+        out += '?';
+      } else {
+        out += text.substr(out.size(), length);
+      }
     }
     return out;
   }

@@ -30,6 +30,7 @@ void read_sections(const RecordCopy& copy, RecordSnapshot* snapshot) {
   snapshot->answers = copy.answers();
   snapshot->answered_bytes = copy.answered_bytes();
   snapshot->quota = copy.quota();
+  snapshot->held = copy.held();
   if (snapshot->need.kind > NeedKind::kPlain) snapshot->need = {};
   snapshot->control.priority =
       std::clamp(snapshot->control.priority, -kMostPriority, kMostPriority);
@@ -69,7 +70,7 @@ void read_group_controls(const std::array<Group, kGroups>& groups, GpuSnapshot* 
     if (cell.generation() == 0 || !read_whole(cell, group_place(j), &control, &generation)) {
       continue;
     }
-    if (control.limit == 0 && control.reserve == 0 && control.priority == 0) continue;
+    if (says_nothing(control)) continue;
     gpu->groups.push_back(control);
   }
 }

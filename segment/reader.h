@@ -24,6 +24,7 @@ struct RecordSnapshot {
   Need need;  // bytes 0: none
   std::uint64_t answers = 0, answered_bytes = 0;
   std::uint64_t quota = 0;  // what a group's limit leaves it; 0: there is none
+  std::uint64_t held = 0;   // now: GPU memory of its pools and their caches, bytes
   Control control;
   std::uint64_t control_generation = 0;
   /// Sections that couldn't be read as a whole ("figures", ...; all zero then):
@@ -41,7 +42,7 @@ struct GpuSnapshot {
   std::string error;
   std::uint64_t taken_ns = 0;
   std::vector<RecordSnapshot> records;  // live and dead, in order of index
-  std::vector<Control> groups;
+  std::vector<Control> groups;          // those of which something is set, paused ones too
 };
 
 /// Every segment of `uid` in `folder` (empty: /dev/shm), ordered by uuid. A folder
@@ -67,8 +68,15 @@ struct ControlChange {
 /// can't be opened, another tool has held the lock for a second.
 std::string set_control(const GpuSnapshot& gpu, const RecordSnapshot& record,
                         const ControlChange& change, std::uint64_t* generation = nullptr);
+/// Whether a group's control neither limits, reserves, ranks nor pauses: its cell may then
+/// become another group's.
+bool says_nothing(const Control& control);
+/// The reason when no cell is left for one more group, with the commands that free one.
+std::string groups_full();
 /// The same for a group by name ("*": all processes of the user on that GPU), made if
-/// there is none by that name; rings everybody.
+/// there is none by that name; rings everybody. `release_now` goes to the control of each
+/// member that lives now, and leaves the group's as it is; a member whose lock another tool
+/// holds is left out and is the reason returned.
 std::string set_group_control(const GpuSnapshot& gpu, const std::string& group,
                               const ControlChange& change);
 /// Wakes the process of a record without changing anything.

@@ -92,12 +92,8 @@ Control from_settings(const Record& record) {
   return control;
 }
 
-}  // namespace
-
-std::string set_control(const GpuSnapshot& gpu, const RecordSnapshot& record,
-                        const ControlChange& change, std::uint64_t* generation) {
-  const WritableSegment segment(gpu);
-  if (!segment.problem().empty()) return segment.problem();
+std::string steer_record(const WritableSegment& segment, const RecordSnapshot& record,
+                         const ControlChange& change, std::uint64_t* generation) {
   if (segment.living(record) == nullptr) return kGone;
   {
     const HeldLock steering(segment.file(), control_lock(record.index), kPatience);
@@ -117,6 +113,76 @@ std::string set_control(const GpuSnapshot& gpu, const RecordSnapshot& record,
   return {};
 }
 
+std::string change_group(const WritableSegment& segment, const std::string& group,
+                         const ControlChange& change) {
+  // One lock for all groups, so that two tools don't make the same one twice.
+  const HeldLock steering(segment.file(), group_lock(0), kPatience);
+  if (!steering) return kBusy;
+  std::size_t chosen = kGroups;
+  bool known = false;
+  Control control;
+  for (std::size_t j = 0; j < kGroups && !known; ++j) {
+    Control read;
+    std::uint64_t generation = 0;
+    const bool valid = read_whole(segment->groups[j].control, group_place(j), &read, &generation);
+    known = valid && read.group.str() == group;
+    if (known) control = read;
+    if (known || (chosen == kGroups && (!valid || says_nothing(read)))) chosen = j;
+  }
+  apply(change, &control);
+  if (!known && says_nothing(control)) return {};  // nothing is lifted where nothing was set
+  if (chosen == kGroups) return groups_full();
+  control.group = group;
+  segment->groups[chosen].control.commit(control, group_place(chosen));
+  return {};
+}
+
+bool is_member(const Record& record, std::size_t index, std::uint64_t claim,
+               const std::string& group) {
+  if (group == "*") return true;
+  Control control;
+  std::uint64_t generation = 0;
+  return read_whole(record.control, record_place(index, claim), &control, &generation) &&
+         control.group.str() == group;
+}
+
+// To each member by itself: a counter in the group's cell would have to outlive everything
+// else that is said there, and would go down for the members when the cell is given away.
+std::string release_members(const WritableSegment& segment, const std::string& group) {
+  ControlChange change;
+  change.release_now = true;
+  std::string problem;
+  for (std::size_t i = 0; i < kRecords; ++i) {
+    RecordSnapshot member;
+    member.index = i;
+    member.claim = segment->records[i].record.claim.load();
+    if (member.claim == 0) continue;
+    if (!is_member(segment->records[i].record, i, member.claim, group)) continue;
+    const std::string reason = steer_record(segment, member, change, nullptr);
+    if (!reason.empty() && reason != kGone) problem = reason;
+  }
+  return problem;
+}
+
+}  // namespace
+
+std::string set_control(const GpuSnapshot& gpu, const RecordSnapshot& record,
+                        const ControlChange& change, std::uint64_t* generation) {
+  const WritableSegment segment(gpu);
+  if (!segment.problem().empty()) return segment.problem();
+  return steer_record(segment, record, change, generation);
+}
+
+bool says_nothing(const Control& control) {
+  return control.limit == 0 && control.reserve == 0 && control.priority == 0 && control.paused == 0;
+}
+
+std::string groups_full() {
+  return "all " + std::to_string(kGroups) +
+         " groups are in use (kvshim list shows them); to free the one named NAME: kvshim limit "
+         "@NAME none, kvshim reserve @NAME none, kvshim priority @NAME 0, kvshim resume @NAME";
+}
+
 std::string set_group_control(const GpuSnapshot& gpu, const std::string& group,
                               const ControlChange& change) {
   if (group.empty() || Text<48>(group).str() != group) {
@@ -124,37 +190,16 @@ std::string set_group_control(const GpuSnapshot& gpu, const std::string& group,
   }
   const WritableSegment segment(gpu);
   if (!segment.problem().empty()) return segment.problem();
-  {
-    // One lock for all groups, so that two tools don't make the same one twice.
-    const HeldLock steering(segment.file(), group_lock(0), kPatience);
-    if (!steering) return kBusy;
-    std::size_t chosen = kGroups;
-    Control control;
-    for (std::size_t j = 0; j < kGroups; ++j) {
-      Control read;
-      std::uint64_t generation = 0;
-      const bool valid = read_whole(segment->groups[j].control, group_place(j), &read, &generation);
-      if (valid && read.group.str() == group) {
-        chosen = j;
-        control = read;
-        break;
-      }
-      const bool unused = !valid || (read.limit == 0 && read.reserve == 0 && read.priority == 0);
-      if (unused && chosen == kGroups) chosen = j;
+  if (change.limit || change.reserve || change.priority || change.paused) {
+    ControlChange lasting = change;
+    lasting.release_now = false;
+    const std::string problem = change_group(segment, group, lasting);
+    if (!problem.empty()) return problem;
+    for (RecordPage& page : segment->records) {
+      if (page.record.claim.load() != 0) ring_bell(page.record.bell);
     }
-    if (chosen == kGroups) {
-      return "all " + std::to_string(kGroups) +
-             " groups are in use; set one's limit, reserve and "
-             "priority to 0 to free it";
-    }
-    apply(change, &control);
-    control.group = group;
-    segment->groups[chosen].control.commit(control, group_place(chosen));
   }
-  for (RecordPage& page : segment->records) {
-    if (page.record.claim.load() != 0) ring_bell(page.record.bell);
-  }
-  return {};
+  return change.release_now ? release_members(segment, group) : std::string();
 }
 
 std::string ring(const GpuSnapshot& gpu, const RecordSnapshot& record) {

@@ -11,7 +11,7 @@ namespace {
 // The layout is a contract between processes: whoever changes one of these
 // must change kLayoutVersion too.
 TEST(LayoutTest, IsTheOneThatTheVersionStandsFor) {
-  EXPECT_EQ(kLayoutVersion, 3u);
+  EXPECT_EQ(kLayoutVersion, 4u);
   EXPECT_EQ(sizeof(Segment), 270336u);
   EXPECT_EQ(sizeof(Record), 2304u);
   EXPECT_EQ(sizeof(Identity), 1264u);
@@ -67,6 +67,19 @@ TEST(TextTest, IsCutAndAlwaysEnds) {
 TEST(TextTest, BytesThatSteerATerminalAreReplaced) {
   const Text<32> text(std::string_view("a\033[2Jb\nc\x7f"));
   EXPECT_EQ(text.str(), "a?[2Jb?c?");
+}
+
+TEST(TextTest, OnlyUtf8WithoutControlCharactersPasses) {
+  const auto shown = [](std::string_view text) { return Text<32>(text).str(); };
+  EXPECT_EQ(shown("gr\u00fc\u00df \u20ac \U0001f600"), "gr\u00fc\u00df \u20ac \U0001f600");
+  EXPECT_EQ(shown("a\x9b[2J"), "a?[2J") << "a bare C1 byte";
+  EXPECT_EQ(shown("a\xc2\x9b[2J"), "a??[2J") << "the same as UTF-8";
+  EXPECT_EQ(shown("\xc0\x9b\xe0\x80\x9b"), "?????") << "overlong";
+  EXPECT_EQ(shown("\xed\xa0\x80"), "???") << "a surrogate";
+  EXPECT_EQ(shown("\xf4\x90\x80\x80\xff"), "?????") << "beyond Unicode";
+  EXPECT_EQ(shown("\xe2\x82"), "??") << "cut";
+  EXPECT_EQ(shown("\xe2\033[2J"), "??[2J");
+  EXPECT_EQ(Text<4>(std::string_view("ab\u20ac")).str(), "ab?") << "cut by the array";
 }
 
 }  // namespace

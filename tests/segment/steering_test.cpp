@@ -174,5 +174,90 @@ TEST_F(SteeringTest, AProcessCanBeMovedToAGroup) {
   ASSERT_EQ(owner->group_controls().size(), 1u);
 }
 
+ControlChange pause_of(bool paused) {
+  ControlChange change;
+  change.paused = paused;
+  return change;
+}
+
+ControlChange release() {
+  ControlChange change;
+  change.release_now = true;
+  return change;
+}
+
+TEST_F(SteeringTest, APausedGroupIsKeptAndShown) {
+  Control member;
+  member.group = "chat";
+  auto owner = join(member);
+  EXPECT_EQ(set_group_control(snapshot(), "chat", pause_of(true)), "");
+  EXPECT_EQ(set_group_control(snapshot(), "batch", limit_of(5)), "");
+  ASSERT_EQ(owner->group_controls().size(), 1u);
+  EXPECT_EQ(owner->group_controls()[0].paused, 1u);
+  const GpuSnapshot gpu = snapshot();
+  ASSERT_EQ(gpu.groups.size(), 2u);
+  EXPECT_EQ(gpu.groups[0].group.str(), "chat");
+  EXPECT_EQ(gpu.groups[0].paused, 1u);
+  EXPECT_EQ(set_group_control(snapshot(), "chat", pause_of(false)), "");
+  EXPECT_EQ(snapshot().groups.size(), 1u);
+}
+
+TEST_F(SteeringTest, AGroupsReleaseReachesItsMembersAndTakesNoCell) {
+  Control chat;
+  chat.group = "chat";
+  auto in = join(chat);
+  auto out = join();
+  for (std::size_t j = 0; j < kGroups; ++j) {
+    EXPECT_EQ(set_group_control(snapshot(), "g" + std::to_string(j), pause_of(true)), "");
+  }
+  in->wait(milliseconds(0));
+  EXPECT_EQ(set_group_control(snapshot(), "chat", release()), "");
+  EXPECT_TRUE(in->wait(milliseconds(5000)));
+  EXPECT_EQ(in->control().release_requests, 1u);
+  EXPECT_EQ(in->control().group.str(), "chat");
+  EXPECT_EQ(out->control().release_requests, 0u);
+  EXPECT_EQ(set_group_control(snapshot(), "*", release()), "");
+  EXPECT_EQ(in->control().release_requests, 2u);
+  EXPECT_EQ(out->control().release_requests, 1u);
+  const GpuSnapshot gpu = snapshot();
+  EXPECT_EQ(gpu.groups.size(), kGroups);
+  for (const Control& group : gpu.groups) EXPECT_EQ(group.paused, 1u) << group.group.str();
+}
+
+TEST_F(SteeringTest, AMemberThatCantBeSteeredDoesNotKeepAReleaseFromTheOthers) {
+  auto stuck = join();
+  auto other = join();
+  const int file = open(path().c_str(), O_RDWR | O_CLOEXEC);
+  ASSERT_TRUE(try_lock(file, control_lock(stuck->index())));
+  EXPECT_NE(set_group_control(snapshot(), "*", release()).find("doesn't go on"), std::string::npos);
+  EXPECT_EQ(other->control().release_requests, 1u);
+  close(file);
+}
+
+TEST_F(SteeringTest, WhatFreesAGroupIsSaidAndFreesIt) {
+  auto owner = join();
+  for (std::size_t j = 0; j < kGroups; ++j) {
+    ControlChange change = limit_of(1);
+    change.reserve = 2;
+    change.priority = 3;
+    change.paused = true;
+    EXPECT_EQ(set_group_control(snapshot(), "g" + std::to_string(j), change), "");
+  }
+  EXPECT_EQ(set_group_control(snapshot(), "more", limit_of(1)), groups_full());
+  EXPECT_EQ(set_group_control(snapshot(), "more", pause_of(false)), "") << "takes no cell";
+  EXPECT_NE(groups_full().find("kvshim limit @NAME none"), std::string::npos);
+  ControlChange step = limit_of(0);
+  EXPECT_EQ(set_group_control(snapshot(), "g7", step), "");
+  step = {};
+  step.reserve = 0;
+  EXPECT_EQ(set_group_control(snapshot(), "g7", step), "");
+  step = {};
+  step.priority = 0;
+  EXPECT_EQ(set_group_control(snapshot(), "g7", step), "");
+  EXPECT_EQ(set_group_control(snapshot(), "more", limit_of(1)), groups_full()) << "still paused";
+  EXPECT_EQ(set_group_control(snapshot(), "g7", pause_of(false)), "");
+  EXPECT_EQ(set_group_control(snapshot(), "more", limit_of(1)), "");
+}
+
 }  // namespace
 }  // namespace kvshim::segment

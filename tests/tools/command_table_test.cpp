@@ -66,6 +66,31 @@ TEST(Invocation, RefusesMistakesWithTwo) {
   }
 }
 
+TEST(Invocation, NamesTheHelpOfWhatWasGiven) {
+  const auto said = [](std::vector<std::string> words) {
+    ::testing::internal::CaptureStderr();
+    EXPECT_FALSE(parsed(std::move(words)));
+    return ::testing::internal::GetCapturedStderr();
+  };
+  EXPECT_THAT(said({}), HasSubstr("(see kvshim --help)"));
+  EXPECT_THAT(said({"tops"}), HasSubstr("(see kvshim --help)"));
+  EXPECT_THAT(said({"limit", "7"}), HasSubstr("(see kvshim limit --help)"));
+  EXPECT_THAT(said({"metrics", "--json"}), HasSubstr("(see kvshim metrics --help)"));
+  EXPECT_THAT(said({"config"}), HasSubstr("(see kvshim config --help)"));
+  EXPECT_THAT(said({"config", "show", "--pd"}), HasSubstr("(see kvshim config show --help)"));
+}
+
+TEST(Invocation, TellsAMistakeAsADocumentWhereThatIsAskedFor) {
+  const auto printed = [](std::vector<std::string> words) {
+    ::testing::internal::CaptureStdout();
+    EXPECT_FALSE(parsed(std::move(words)));
+    return ::testing::internal::GetCapturedStdout();
+  };
+  EXPECT_THAT(printed({"limit", "7", "--json"}), HasSubstr("\"name\": \"usage\""));
+  EXPECT_EQ(printed({"limit", "7"}), "");
+  EXPECT_EQ(printed({"doctor", "--pd", "--", "engine", "--json"}), "");
+}
+
 TEST(Invocation, KnowsEveryPartOfConfig) {
   EXPECT_EQ(parsed({"config", "check", "x.toml"})->command, "config check");
   EXPECT_EQ(parsed({"config", "sample"})->command, "config sample");

@@ -28,6 +28,15 @@ TEST(FiguresText, DoesNotRoundANearlyFullGpuUp) {
   EXPECT_EQ(short_bytes((std::uint64_t{80} << 30) - 1), "79.9G");
 }
 
+TEST(FiguresText, WritesFewBytesAsBytes) {
+  EXPECT_EQ(long_bytes(0), "0 KiB");
+  EXPECT_EQ(long_bytes(1), "1 byte");
+  EXPECT_EQ(long_bytes(20), "20 bytes");
+  EXPECT_EQ(long_bytes(1023), "1023 bytes");
+  EXPECT_EQ(long_bytes(1024), "1 KiB");
+  EXPECT_EQ(long_bytes(std::uint64_t{20} << 30), "20.0 GiB");
+}
+
 TEST(FiguresText, WritesTimesAndCountsInFiveColumns) {
   EXPECT_EQ(short_microseconds(101), "101us");
   EXPECT_EQ(short_microseconds(3288), "3.3ms");

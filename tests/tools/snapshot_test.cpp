@@ -74,6 +74,36 @@ TEST(Snapshot, TakesOverTheFiguresOfLivingProcesses) {
   EXPECT_EQ(gpu.used_by_others(), 13 * kGiB);
 }
 
+TEST(Snapshot, KnowsWhenAProcessStarted) {
+  segment::RecordSnapshot record = record_of(1);
+  record.identity.boot = 5;
+  record.identity.start_time = 200;
+  const BootClock clock{5, 1'796'091'162.25, 100};
+  EXPECT_EQ(snapshot_of({gpu_of({record})}, 10, clock).gpus[0].processes[0].started, 1'796'091'164);
+  EXPECT_EQ(snapshot_of({gpu_of({record})}, 10).gpus[0].processes[0].started, 0);
+}
+
+TEST(Snapshot, ShowsAPausedGroup) {
+  segment::GpuSnapshot gpu = gpu_of({record_of(1)});
+  segment::Control chat;
+  chat.group = "chat";
+  chat.paused = 1;
+  gpu.groups = {chat};
+  const Snapshot snapshot = snapshot_of({gpu}, 10);
+  ASSERT_THAT(snapshot.gpus[0].groups, SizeIs(1));
+  EXPECT_TRUE(snapshot.gpus[0].groups[0].paused);
+}
+
+TEST(Snapshot, IsUnreadableWhereOnlyTheDriverKnowsGpus) {
+  segment::GpuSnapshot bad = gpu_of({});
+  bad.error = "another version";
+  Snapshot snapshot = snapshot_of({bad}, 10);
+  add_gpu_memory({{0, "GPU-0", "other", 40 * kGiB, 1 * kGiB}}, &snapshot);
+  EXPECT_TRUE(is_unreadable(snapshot));
+  EXPECT_FALSE(is_unreadable(snapshot_of({bad, gpu_of({record_of(1)})}, 10)));
+  EXPECT_FALSE(is_unreadable({}));
+}
+
 TEST(Snapshot, HasNoLimitWhereTheSettingsSayZero) {
   const Snapshot snapshot = snapshot_of({gpu_of({record_of(1)})}, 10);
   EXPECT_EQ(snapshot.gpus[0].processes[0].limit, kNoLimit);

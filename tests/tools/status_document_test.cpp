@@ -33,17 +33,17 @@ TEST(StatusDocument, ReadsPoolsKernelsAndReasons) {
 TEST(StatusDocument, TakesFieldsOfTheWrongKindForMissing) {
   const auto status = parse_status(
       R"({"devices": [7, {"pools": {"id": 1}, "faults": [], "resident": "much"}], "kernels": "none",
-          "version": 3, "pid": -4})");
+          "version": "3", "config": 4, "pid": 4, "start_time": "early"})");
   ASSERT_TRUE(status);
   ASSERT_THAT(status->devices, SizeIs(1));
   EXPECT_THAT(status->devices[0].pools, IsEmpty());
   EXPECT_EQ(status->devices[0].resident, 0u);
-  EXPECT_EQ(status->version, "");
-  EXPECT_EQ(status->pid, 0);
+  EXPECT_EQ(status->config, "");
+  EXPECT_EQ(status->start_time, 0u);
 }
 
 TEST(StatusDocument, MakesTextsPrintable) {
-  const auto status = parse_status(R"({"devices": [], "version": "a\u001b[2Jb"})");
+  const auto status = parse_status(R"({"devices": [], "pid": 7, "version": "a\u001b[2Jb"})");
   ASSERT_TRUE(status);
   EXPECT_EQ(status->version, "a?[2Jb");
 }
@@ -53,6 +53,11 @@ TEST(StatusDocument, IsNotAnyText) {
   EXPECT_FALSE(parse_status("{\"devices\": ["));
   EXPECT_FALSE(parse_status("[1]"));
   EXPECT_FALSE(parse_status("{}"));
+  EXPECT_TRUE(parse_status(R"({"devices": [], "version": "9", "pid": 7})"));
+  EXPECT_FALSE(parse_status(R"({"devices": {}, "version": "9", "pid": 7})"));
+  EXPECT_FALSE(parse_status(R"({"devices": [], "version": 9, "pid": 7})"));
+  EXPECT_FALSE(parse_status(R"({"devices": [], "version": "9", "pid": "7"})"));
+  EXPECT_FALSE(parse_status(R"({"devices": [], "version": "9", "pid": -7})"));
 }
 
 TEST(StatusDocument, IsNotALinkNorAFifo) {

@@ -1,5 +1,6 @@
 """list, top --once and the commands that steer: answers, exit codes, and that a refusal changes
 nothing."""
+import calendar
 import os
 import pwd
 import signal
@@ -7,8 +8,9 @@ import subprocess
 import time
 import unittest
 
-from program import (AMBIGUOUS, DONE, FOREIGN_SEGMENT, GIB, GPU, KVSHIM, NO_PERMISSION, NO_PROCESS,
-                     NOT_ACKNOWLEDGED, OTHER_GPU, REFUSED, SANITIZED, USAGE, Case)
+from program import (AMBIGUOUS, CANNOT_WRITE, DONE, FINDINGS, FOREIGN_SEGMENT, GIB, GPU, KVSHIM,
+                     NO_PERMISSION, NO_PROCESS, NOT_ACKNOWLEDGED, OTHER_GPU, REFUSED, SANITIZED,
+                     USAGE, Case)
 
 
 class Views(Case):
@@ -74,6 +76,15 @@ class Views(Case):
             times.append(time.monotonic() - start)
         # The fastest: others may have the processors.
         self.assertLess(min(times), 0.050, times)
+
+    def test_tells_when_a_process_started(self):
+        before = int(time.time())
+        process = self.member()
+        started = self.processes()[process.pid]["started_at"]
+        at = calendar.timegm(time.strptime(started, "%Y-%m-%dT%H:%M:%SZ"))
+        # The kernel's ticks are cut, and so is the second.
+        self.assertGreaterEqual(at, before - 2)
+        self.assertLessEqual(at, time.time() + 1)
 
     def test_names_are_for_completion(self):
         process = self.member()
@@ -192,11 +203,106 @@ class Steering(Case):
         self.assertEqual(self.document("list")["gpus"][0]["groups"][0]["limit_bytes"], 40 * GIB)
         self.assertIsNone(self.processes()[process.pid]["limit_bytes"])  # its own
 
+    def test_a_paused_group_stays_so(self):
+        self.member()
+        self.kvshim("pause", "@chat")
+        self.kvshim("limit", "@batch", "20GiB")
+        groups = {group["name"]: group for group in self.document("list")["gpus"][0]["groups"]}
+        self.assertEqual(set(groups), {"chat", "batch"})
+        self.assertTrue(groups["chat"]["paused"])
+        self.assertIn("group chat: limit none, reserve none, priority 0, paused", self.kvshim("list"))
+        self.kvshim("resume", "@chat")
+        self.assertNotIn("group chat", self.kvshim("list"))
+
+    def test_releases_a_group_without_recording_it(self):
+        process = self.member()
+        self.assertIn("asked its 1 process to release what is idle", self.kvshim("release", "--pid", "@*"))
+        self.assertEqual(process.stdout.readline(), "released\n")
+        self.assertEqual(self.document("list")["gpus"][0]["groups"], [])
+
+    def test_says_what_frees_a_group(self):
+        self.member()
+        for number in range(16):
+            self.kvshim("limit", f"@g{number}", "20GiB")
+        said = self.refused("limit", "@more", "20GiB")
+        self.assertIn("all 16 groups are in use", said)
+        self.assertIn("kvshim limit @NAME none", said)
+        self.kvshim("limit", "@g3", "none")
+        self.kvshim("limit", "@more", "20GiB")
+
+    def test_names_small_sizes_and_the_help_of_the_command(self):
+        process = self.member()
+        self.assertIn("a limit of 20 bytes", self.refused("limit", process.pid, "20"))
+        self.assertIn("(see kvshim limit --help)", self.refused("limit", process.pid, code=USAGE))
+        error = self.document("metrics", code=USAGE)["error"]
+        self.assertEqual((error["code"], error["name"]), (USAGE, "usage"))
+        self.assertIn("(see kvshim metrics --help)", error["message"])
+
     def test_steers_nobody_through_a_dead_record(self):
         process = self.member()
         process.kill()
         process.wait(timeout=20)
         self.refused("limit", process.pid, "20GiB", code=NO_PROCESS)
+
+
+class Output(Case):
+    COMMANDS = (["list"], ["list", "--json"], ["metrics"], ["top", "--once"], ["config", "sample"],
+                ["completion", "bash"], ["--help"])
+
+    def run_into(self, output, arguments):
+        return subprocess.run([str(KVSHIM), *arguments], env=self.environment(), stdout=output,
+                              stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+
+    def test_lost_output_is_a_failure(self):
+        self.member()
+        for arguments in (*self.COMMANDS, ["list", "--watch"]):
+            with self.subTest(arguments), open("/dev/full", "w", encoding="ascii") as full:
+                done = self.run_into(full, arguments)
+                self.assertEqual(done.returncode, CANNOT_WRITE)
+                self.assertRegex(done.stderr, r"^kvshim: can't write the output: .+\n$")
+
+    def test_a_reader_that_went_away_is_none(self):
+        self.member()
+        for arguments in self.COMMANDS:
+            with self.subTest(arguments):
+                reader, writer = os.pipe()
+                os.close(reader)
+                done = self.run_into(writer, arguments)
+                os.close(writer)
+                self.assertEqual((done.returncode, done.stderr), (DONE, ""))
+
+    def test_a_failure_keeps_its_own_code(self):
+        with open("/dev/full", "w", encoding="ascii") as full:
+            done = self.run_into(full, ["limit", "nobody", "1GiB", "--json"])
+        self.assertEqual(done.returncode, NO_PROCESS)
+
+
+class Explain(Case):
+    def explain(self, text, code=NO_PROCESS):
+        (self.folder / f"{os.getpid()}.json").write_text(text)
+        return self.kvshim("explain", os.getpid(), code=code)
+
+    def test_knows_a_file_that_is_none_of_kvshim(self):
+        for text in ('{"devices": 7, "version": [], "pid": "x"}', '{"devices": [], "pid": 7}', "[]"):
+            self.assertEqual(self.explain(text), "")
+            self.assertIn("not a status file of kvshim", self.said)
+
+    def test_tells_when_the_process_started(self):
+        with open("/proc/self/stat", encoding="utf-8") as stat:
+            ticks = stat.read().rpartition(")")[2].split()[19]
+        text = self.explain(f'{{"devices": [], "version": "9", "pid": {os.getpid()}, '
+                            f'"start_time": {ticks}}}', DONE)
+        self.assertRegex(text, r"^process \d+: running, started \d{4}-\d\d-\d\d \d\d:\d\d:\d\d, kvshim 9,")
+        self.assertRegex(self.document("explain", os.getpid())["started_at"], r"^\d{4}-.*Z$")
+
+
+class Configuration(Case):
+    def test_a_file_that_was_named_here_is_not_the_variables(self):
+        folder = self.folder / "a.toml"
+        folder.mkdir()
+        text = self.kvshim("config", "check", folder, code=FINDINGS)
+        self.assertIn("can't be read", text)
+        self.assertNotIn("KVSHIM_CONFIG", text)
 
 
 class Segments(Case):
@@ -211,7 +317,9 @@ class Segments(Case):
             path = self.spoil(text)
             self.assertIn("no process", self.kvshim("list", code=FOREIGN_SEGMENT))
             self.assertIn(str(path), self.said)
-            self.assertIn(str(path), self.kvshim("top", "--once", "--width", "500"))
+            self.assertIn(str(path),
+                          self.kvshim("top", "--once", "--width", "500", code=FOREIGN_SEGMENT))
+            self.assertEqual(self.document("top", code=FOREIGN_SEGMENT)["gpus"], [])
             self.kvshim("limit", "1", "1GiB", code=FOREIGN_SEGMENT)
             self.assertIn(str(path), self.said)
             self.assertEqual(path.read_bytes(), text)

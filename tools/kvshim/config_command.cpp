@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <cstring>
 #include <nlohmann/json.hpp>
+#include <string_view>
 
 #include <fcntl.h>
 #include <unistd.h>
@@ -25,7 +26,15 @@ config::Loaded load_file(const std::string& path) {
   std::erase_if(facts.environment,
                 [](const auto& variable) { return variable.first.starts_with("KVSHIM_"); });
   facts.environment.emplace_back("KVSHIM_CONFIG", path);
-  return config::load(facts);
+  config::Loaded loaded = config::load(facts);
+  // The user has named it here.
+  constexpr std::string_view kNamed = ", named by KVSHIM_CONFIG";
+  for (std::string& problem : loaded.problems) {
+    if (!problem.starts_with(path)) continue;
+    const std::size_t at = problem.find(kNamed, path.size());
+    if (at != std::string::npos) problem.erase(at, kNamed.size());
+  }
+  return loaded;
 }
 
 Exit check(const Invocation& invocation) {

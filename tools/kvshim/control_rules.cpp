@@ -48,7 +48,7 @@ std::uint64_t read_amount(const std::string& text, std::uint64_t total) {
                                     "; say for instance 20GiB, 50% or none");
   }
   if (*bytes == 0) {
-    throw Failure(Exit::kRefused, "0 can't be: nothing would run; say none to lift it");
+    throw Failure(Exit::kRefused, "0 can't be; say none to lift it");
   }
   return *bytes;
 }

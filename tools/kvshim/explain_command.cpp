@@ -6,6 +6,7 @@
 #include <charconv>
 #include <cstdio>
 #include <cstdlib>
+#include <ctime>
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -17,6 +18,7 @@
 #include "tools/kvshim/json_output.h"
 #include "tools/kvshim/own_configuration.h"
 #include "tools/kvshim/process_files.h"
+#include "tools/kvshim/start_time.h"
 #include "tools/kvshim/status_document.h"
 #include "tools/kvshim/target.h"
 
@@ -90,6 +92,15 @@ StatusDocument find_status(const std::string& target) {
                                complaints + "); kvshim list shows those there are"));
 }
 
+/// Unix seconds; 0: unknown. The file doesn't name its boot: one that was written earlier than the
+/// process could have started counts from another.
+std::int64_t start_of(const StatusDocument& status) {
+  const BootClock clock = boot_clock();
+  const std::int64_t start = unix_start(clock, clock.boot, status.start_time);
+  const double written = static_cast<double>(std::time(nullptr)) - status.age_seconds;
+  return static_cast<double>(start) <= written + 1 ? start : 0;
+}
+
 void print_pools(const DeviceStatus& device) {
   // Pools of one reason and group are told together: an engine has one a layer.
   std::map<std::tuple<std::string, std::string, std::uint64_t, bool>, std::vector<PoolStatus>>
@@ -159,7 +170,7 @@ void print_kernels(const StatusDocument& status) {
   }
 }
 
-nlohmann::json document_of(const StatusDocument& status, bool running) {
+nlohmann::json document_of(const StatusDocument& status, bool running, std::int64_t started) {
   nlohmann::json devices = nlohmann::json::array();
   for (const DeviceStatus& device : status.devices) {
     nlohmann::json pools = nlohmann::json::array();
@@ -198,14 +209,10 @@ nlohmann::json document_of(const StatusDocument& status, bool running) {
                        {"unknown_bytes", kernel.unknown_bytes},
                        {"unknown_words", kernel.unknown_words}});
   }
-  return {{"pid", status.pid},
-          {"running", running},
-          {"version", status.version},
-          {"config", status.config},
-          {"age_seconds", status.age_seconds},
-          {"devices", devices},
-          {"kernels", kernels},
-          {"obstacles", status.obstacles}};
+  return {
+      {"pid", status.pid},         {"running", running},      {"started_at", json_time(started)},
+      {"version", status.version}, {"config", status.config}, {"age_seconds", status.age_seconds},
+      {"devices", devices},        {"kernels", kernels},      {"obstacles", status.obstacles}};
 }
 
 }  // namespace
@@ -213,13 +220,16 @@ nlohmann::json document_of(const StatusDocument& status, bool running) {
 Exit run_explain(const Invocation& invocation) {
   const StatusDocument status = find_status(invocation.target);
   const bool running = process_exists(status.pid);
+  const std::int64_t started = start_of(status);
   if (invocation.json) {
-    print_json(document_of(status, running));
+    print_json(document_of(status, running, started));
     return Exit::kDone;
   }
-  std::printf("process %lld: %s, kvshim %s, configuration from %s\n",
+  const std::string start = local_text(started);
+  std::printf("process %lld: %s%s%s, kvshim %s, configuration from %s\n",
               static_cast<long long>(status.pid),
-              running ? "running" : "ended (these are its last words)", status.version.c_str(),
+              running ? "running" : "ended (these are its last words)",
+              start.empty() ? "" : ", started ", start.c_str(), status.version.c_str(),
               status.config.c_str());
   for (const std::string& obstacle : status.obstacles)
     std::printf("  obstacle: %s\n", obstacle.c_str());

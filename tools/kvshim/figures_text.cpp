@@ -33,6 +33,9 @@ std::string short_bytes(std::uint64_t bytes) {
 }
 
 std::string long_bytes(std::uint64_t bytes) {
+  if (bytes > 0 && bytes < 1024) {
+    return std::to_string(bytes) + (bytes == 1 ? " byte" : " bytes");
+  }
   if (bytes < (std::uint64_t{1} << 20)) return std::to_string(bytes >> 10) + " KiB";
   if (bytes < (std::uint64_t{1} << 30)) return std::to_string(bytes >> 20) + " MiB";
   return three_digits(static_cast<double>(bytes) / (1 << 30), " GiB");

@@ -10,7 +10,7 @@ namespace kvshim::cli {
 /// rounded up, so that a nearly full GPU does not look full.
 std::string short_bytes(std::uint64_t bytes);
 
-/// "12.3 GiB", for messages.
+/// "12.3 GiB", "20 bytes", for messages; truncated. Nothing is "0 KiB".
 std::string long_bytes(std::uint64_t bytes);
 
 /// At most five characters: "0", "7", "1234", "12.3k", "1.2M".

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <vector>
 
+#include "segment/layout.h"
 #include "tools/kvshim/control_rules.h"
 #include "tools/kvshim/figures_text.h"
 #include "tools/kvshim/json_output.h"
@@ -56,6 +57,34 @@ void check_amount(const GroupOnGpu& place, const std::string& group, std::uint64
   }
 }
 
+/// Whether one more group would be needed where all are in use.
+void check_room(const GroupOnGpu& place, const std::string& group,
+                const segment::ControlChange& change) {
+  const bool sets = change.limit.value_or(0) != 0 || change.reserve.value_or(0) != 0 ||
+                    change.priority.value_or(0) != 0 || change.paused.value_or(false);
+  const std::vector<segment::Control>& groups = place.gpu->groups;
+  const bool known = std::any_of(groups.begin(), groups.end(), [&](const segment::Control& one) {
+    return one.group.str() == group;
+  });
+  if (sets && !known && groups.size() >= segment::kGroups) {
+    throw Failure(Exit::kRefused, place.gpu->uuid + ": " + segment::groups_full());
+  }
+}
+
+[[noreturn]] void fail(const segment::GpuSnapshot& gpu, const std::string& reason) {
+  const std::string text = printable(gpu.uuid + ": " + reason, 1024);
+  if (reason == segment::groups_full()) throw Failure(Exit::kRefused, text);
+  const bool denied = ::access(gpu.path.c_str(), R_OK | W_OK) != 0;
+  throw Failure(denied ? Exit::kNoPermission : Exit::kCannotWrite, text);
+}
+
+std::string what_was_done(const Invocation& invocation, std::size_t members) {
+  const std::string processes =
+      std::to_string(members) + (members == 1 ? " process" : " processes");
+  if (invocation.command == "release") return "asked its " + processes + " to release what is idle";
+  return "recorded for its " + processes + " and those to come";
+}
+
 segment::ControlChange change_for(const Invocation& invocation, const GroupOnGpu& place,
                                   const std::string& group) {
   segment::ControlChange change;
@@ -72,6 +101,7 @@ segment::ControlChange change_for(const Invocation& invocation, const GroupOnGpu
   } else {
     change.paused = invocation.command == "pause";
   }
+  check_room(place, group, change);
   return change;
 }
 
@@ -79,10 +109,11 @@ segment::ControlChange change_for(const Invocation& invocation, const GroupOnGpu
 
 Exit run_group_control(const Invocation& invocation) {
   const std::string group = invocation.target.substr(1);
-  if (group.empty() || group.size() >= sizeof(segment::Control{}.group.bytes)) {
-    throw Failure(Exit::kUsage, "@ and the name of a group are expected, at most " +
-                                    std::to_string(sizeof(segment::Control{}.group.bytes) - 1) +
-                                    " bytes; @* is all processes of this user");
+  constexpr std::size_t kRoom = sizeof(segment::Control{}.group.bytes);
+  if (group.empty() || segment::Text<kRoom>(group).str() != group) {
+    throw Failure(Exit::kUsage,
+                  "@ and the name of a group are expected, at most " + std::to_string(kRoom - 1) +
+                      " bytes without control characters; @* is all processes of this user");
   }
   const auto segments = read_segments();
   const std::vector<GroupOnGpu> places = places_of(segments, group, invocation.gpu);
@@ -93,19 +124,15 @@ Exit run_group_control(const Invocation& invocation) {
   for (std::size_t i = 0; i < places.size(); ++i) {
     const segment::GpuSnapshot& gpu = *places[i].gpu;
     const std::string reason = segment::set_group_control(gpu, group, changes[i]);
-    if (!reason.empty()) {
-      const bool denied = ::access(gpu.path.c_str(), R_OK | W_OK) != 0;
-      throw Failure(denied ? Exit::kNoPermission : Exit::kCannotWrite,
-                    printable(gpu.uuid + ": " + reason, 1024));
-    }
+    if (!reason.empty()) fail(gpu, reason);
     documents.push_back({{"group", group},
                          {"gpu", gpu.uuid},
                          {"members", places[i].members},
                          {"state", "recorded"}});
     if (!invocation.json) {
-      std::printf("group %s on %s: recorded for its %zu %s and those to come\n",
-                  printable(group).c_str(), printable(gpu.uuid.substr(0, 12)).c_str(),
-                  places[i].members, places[i].members == 1 ? "process" : "processes");
+      std::printf("group %s on %s: %s\n", printable(group).c_str(),
+                  printable(gpu.uuid.substr(0, 12)).c_str(),
+                  what_was_done(invocation, places[i].members).c_str());
     }
   }
   if (invocation.json) print_json({{"changes", documents}});

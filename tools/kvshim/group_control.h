@@ -1,4 +1,4 @@
-// limit, reserve, priority, pause and resume of a group: "@NAME", or "@*" for all
+// limit, reserve, priority, release, pause and resume of a group: "@NAME", or "@*" for all
 // processes of this user on a GPU.
 #pragma once
 
@@ -13,7 +13,8 @@ namespace kvshim::cli {
 inline bool is_group(const std::string& target) { return target.starts_with('@'); }
 
 /// Carries out a control command for a group. A group's word is recorded; members
-/// that join later go by it too, so nothing is waited for. Throws Failure.
+/// that join later go by it too (release is for those there are), so nothing is waited for.
+/// Throws Failure; kRefused also where all groups of a GPU are in use.
 Exit run_group_control(const Invocation& invocation);
 
 }  // namespace kvshim::cli

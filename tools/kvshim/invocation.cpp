@@ -2,6 +2,7 @@
 
 #include <CLI/CLI.hpp>
 #include <iostream>
+#include <string_view>
 
 #include "tools/kvshim/outcome.h"
 #include "tools/kvshim/screen_order.h"
@@ -199,6 +200,24 @@ void describe_outputs(Commands& commands, Invocation& invocation) {
       ->check(CLI::IsMember({"bash", "zsh", "fish"}));
 }
 
+/// "kvshim config show": the program and as much of a command as was understood.
+std::string given_part(const CLI::App& app) {
+  std::string words = app.get_name();
+  for (const CLI::App* at = &app; !at->get_subcommands().empty();) {
+    at = at->get_subcommands().front();
+    words += " " + at->get_name();
+  }
+  return words;
+}
+
+/// A line with a mistake was not read to its end, so its words are looked at themselves.
+bool asks_for_json(int count, char** arguments) {
+  for (int i = 1; i < count && std::string_view(arguments[i]) != "--"; ++i) {
+    if (std::string_view(arguments[i]) == "--json") return true;
+  }
+  return false;
+}
+
 }  // namespace
 
 void describe(CLI::App& app, Invocation& invocation) {
@@ -219,16 +238,15 @@ std::optional<Invocation> parse_invocation(int count, char** arguments, int* exi
   Invocation invocation;
   CLI::App app;
   describe(app, invocation);
-  app.failure_message([](const CLI::App* at, const CLI::Error& error) {
-    std::string whole;
-    for (; at != nullptr; at = at->get_parent()) whole = at->get_name() + " " + whole;
-    return std::string("kvshim: ") + error.what() + " (see " + whole + "--help)\n";
-  });
   try {
     app.parse(count, arguments);
+  } catch (const CLI::Success& done) {  // --help, --version
+    *exit_code = app.exit(done, std::cout, std::cerr);
+    return std::nullopt;
   } catch (const CLI::ParseError& error) {
-    const int code = app.exit(error, std::cout, std::cerr);
-    *exit_code = code == 0 ? 0 : static_cast<int>(Exit::kUsage);
+    const Failure failure(Exit::kUsage,
+                          std::string(error.what()) + " (see " + given_part(app) + " --help)");
+    *exit_code = static_cast<int>(tell(failure, asks_for_json(count, arguments)));
     return std::nullopt;
   }
   if (!invocation.wrapped.empty() && invocation.wrapped.front() == "--") {

@@ -3,6 +3,8 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "tools/kvshim/start_time.h"
+
 namespace kvshim::cli {
 namespace {
 
@@ -11,6 +13,7 @@ nlohmann::json json_of(const ProcessFigures& process, const ProcessFigures* befo
   nlohmann::json document = {
       {"pid", process.pid},
       {"name", process.name},
+      {"started_at", json_time(process.started)},
       {"group", process.group},
       {"pool_bytes", process.pools},
       {"resident_bytes", process.resident},
@@ -56,6 +59,11 @@ nlohmann::json json_of(const ProcessFigures& process, const ProcessFigures* befo
 void print_json(const nlohmann::json& document) {
   std::printf("%s\n",
               document.dump(2, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
+}
+
+nlohmann::json json_time(std::int64_t unix_seconds) {
+  const std::string text = utc_text(unix_seconds);
+  return text.empty() ? nlohmann::json() : nlohmann::json(text);
 }
 
 nlohmann::json json_bytes(std::uint64_t bytes) {

@@ -10,6 +10,7 @@
 #include "tools/kvshim/commands.h"
 #include "tools/kvshim/figures_text.h"
 #include "tools/kvshim/json_output.h"
+#include "tools/kvshim/output.h"
 #include "tools/kvshim/process_table.h"
 #include "tools/kvshim/snapshot_source.h"
 
@@ -87,11 +88,9 @@ Exit run_list(const Invocation& invocation) {
       print_list(now, first ? nullptr : &before);
     }
     if (!invocation.watch) {
-      const bool readable = now.problems.empty() || !now.gpus.empty();
-      return readable ? Exit::kDone : Exit::kForeignSegment;
+      return is_unreadable(now) ? Exit::kForeignSegment : Exit::kDone;
     }
-    std::fflush(stdout);
-    if (std::ferror(stdout) != 0) return Exit::kDone;  // nobody reads any more
+    if (flush_output() != 0) return Exit::kDone;  // to nobody any more
     before = std::move(now);
     first = false;
     std::this_thread::sleep_for(std::chrono::duration<double>(

@@ -10,6 +10,7 @@
 #include "tools/kvshim/commands.h"
 #include "tools/kvshim/driver_probe.h"
 #include "tools/kvshim/gpu_probe.h"
+#include "tools/kvshim/output.h"
 #include "tools/kvwrap/load_trial.h"
 
 namespace kvshim::cli {
@@ -66,7 +67,7 @@ int main(int count, char** arguments) {
   std::signal(SIGPIPE, SIG_IGN);
   int code = static_cast<int>(kvshim::cli::Exit::kInternal);
   try {
-    code = static_cast<int>(kvshim::cli::run(count, arguments));
+    code = static_cast<int>(kvshim::cli::with_output_flushed(kvshim::cli::run(count, arguments)));
   } catch (const std::exception& error) {
     std::fprintf(stderr, "kvshim: %s; please report this\n", error.what());
   }

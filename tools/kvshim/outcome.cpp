@@ -14,7 +14,7 @@ constexpr std::array<ExitMeaning, 12> kMeanings{{
     {Exit::kNoProcess, "no-process", "no such process, or none that runs under kvshim"},
     {Exit::kAmbiguous, "ambiguous", "the name fits several processes, or the process several GPUs"},
     {Exit::kRefused, "refused",
-     "the value can't be: above the GPU, or below what can't be released"},
+     "the value can't be: above the GPU, below what can't be released, or of one group too many"},
     {Exit::kNotAcknowledged, "not-acknowledged",
      "recorded, but the process did not acknowledge it in time"},
     {Exit::kNoPermission, "no-permission", "no permission"},
@@ -22,7 +22,7 @@ constexpr std::array<ExitMeaning, 12> kMeanings{{
      "the shared segment is of another version, or damaged"},
     {Exit::kNoGpu, "no-gpu", "no usable driver or GPU"},
     {Exit::kCannotWrite, "cannot-write",
-     "a file can't be read or written, or an address not be listened on"},
+     "a file or the output can't be read or written, or an address not be listened on"},
     {Exit::kInternal, "internal", "a defect of this program"},
 }};
 

@@ -9,6 +9,7 @@
 #include "tools/kvshim/gpu_bar.h"
 #include "tools/kvshim/process_table.h"
 #include "tools/kvshim/screen_order.h"
+#include "tools/kvshim/screen_scroll.h"
 
 namespace kvshim::cli {
 namespace {
@@ -116,7 +117,9 @@ std::vector<Line> history_graph(const std::deque<double>& samples, const View& v
 }
 
 void add_gpu(const GpuFigures& gpu, const Snapshot& now, const Snapshot* before, const View& view,
-             int width, std::vector<Line>* lines) {
+             int width, std::vector<BodyLine>* body) {
+  const std::size_t part = body->size();
+  const auto add = [&](Line line) { body->push_back({std::move(line), part}); };
   std::vector<Row> rows;
   for (const ProcessFigures& process : gpu.processes) {
     const ProcessFigures* earlier =
@@ -135,23 +138,51 @@ void add_gpu(const GpuFigures& gpu, const Snapshot& now, const Snapshot* before,
     letter_by_pid[row.figures.pid] = static_cast<int>(letters.size());
     letters.push_back(static_cast<int>(letters.size()));
   }
-  lines->push_back(line_of(gpu_heading(gpu, width), Style::kBold));
-  if (gpu.total != 0) lines->push_back(gpu_bar(by_letter, letters, width));
+  add(line_of(gpu_heading(gpu, width), Style::kBold));
+  if (gpu.total != 0) add(gpu_bar(by_letter, letters, width));
   if (rows.empty()) {
-    lines->push_back(line_of("  no process under kvshim on this GPU", Style::kDim));
+    add(line_of("  no process under kvshim on this GPU", Style::kDim));
     return;
   }
   sort_rows(rows, view.sort);
   letters.clear();
   for (const Row& row : rows) letters.push_back(letter_by_pid[row.figures.pid]);
   std::vector<Line> table = process_table(rows, letters, view.sort, width);
+  add(std::move(table.front()));
   for (std::size_t i = 0; i < rows.size(); ++i) {
     const ProcessFigures& process = rows[i].figures;
-    Style& style = table[i + 1].back().style;
-    if (process.silent_seconds > 5 || process.in_need) style = Style::kWarning;
-    if (view.selected == process.pid && view.gpu == gpu.uuid) style = Style::kSelected;
+    const bool selected = view.selected == process.pid && view.gpu == gpu.uuid;
+    Line& line = table[i + 1];
+    if (process.silent_seconds > 5 || process.in_need) line.back().style = Style::kWarning;
+    if (selected) line.back().style = Style::kSelected;
+    body->push_back({std::move(line), part, true, selected});
   }
-  lines->insert(lines->end(), table.begin(), table.end());
+}
+
+/// GPUs, processes, and what is to be said about them; at most `rows` lines.
+std::vector<Line> figures_part(const Snapshot& now, const Snapshot* before, const View& view,
+                               int width, std::size_t rows) {
+  std::vector<BodyLine> body;
+  for (const GpuFigures& gpu : now.gpus) add_gpu(gpu, now, before, view, width, &body);
+  std::vector<Line> legend;
+  if (now.gpus.empty()) {
+    legend.emplace_back();
+    legend.push_back(line_of("No process of this user runs under kvshim with pools."));
+    legend.push_back(
+        line_of("Start one: kvwrap vllm serve ...   Check one: kvshim doctor --pid PID"));
+  } else {
+    legend.push_back(line_of(kLegend, Style::kDim));
+  }
+  std::vector<Line> lines = visible_lines(body, rows);
+  // What is wrong is told rather than what letters mean.
+  if (lines.size() + legend.size() + now.problems.size() <= rows || now.gpus.empty()) {
+    lines.insert(lines.end(), legend.begin(), legend.end());
+  }
+  for (const std::string& problem : now.problems) {
+    lines.push_back(line_of("! " + problem, Style::kWarning));
+  }
+  if (lines.size() > rows) lines.resize(rows);
+  return lines;
 }
 
 }  // namespace
@@ -173,27 +204,18 @@ void remember(const Snapshot& snapshot, History* history) {
 
 std::vector<Line> render(const Snapshot& now, const Snapshot* before, const View& view, int width,
                          int height) {
+  const int foot = view.live ? (view.message.empty() ? 1 : 2) : 0;
+  const auto room = static_cast<std::size_t>(std::max(height - foot, 2));
   std::vector<Line> lines{title(now, view, width)};
   if (view.help) {
     lines.emplace_back();
     for (const char* text : kHelp) lines.push_back(line_of(text));
+    if (lines.size() > room) lines.resize(room);
   } else {
-    for (const GpuFigures& gpu : now.gpus) add_gpu(gpu, now, before, view, width, &lines);
-    if (now.gpus.empty()) {
-      lines.emplace_back();
-      lines.push_back(line_of("No process of this user runs under kvshim with pools."));
-      lines.push_back(
-          line_of("Start one: kvwrap vllm serve ...   Check one: kvshim doctor --pid PID"));
-    } else {
-      lines.push_back(line_of(kLegend, Style::kDim));
-    }
-    for (const std::string& problem : now.problems) {
-      lines.push_back(line_of("! " + problem, Style::kWarning));
+    for (Line& line : figures_part(now, before, view, width, room - 1)) {
+      lines.push_back(std::move(line));
     }
   }
-  const int foot = view.live ? (view.message.empty() ? 1 : 2) : 0;
-  const auto room = static_cast<std::size_t>(std::max(height - foot, 1));
-  if (lines.size() > room) lines.resize(room);
   if (view.live) {
     const int left = static_cast<int>(room - lines.size());
     const std::string uuid = view.gpu.empty() && !now.gpus.empty() ? now.gpus[0].uuid : view.gpu;

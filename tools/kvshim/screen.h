@@ -50,7 +50,8 @@ struct View {
 };
 
 /// At most `height` lines of at most `width` columns. `before` (may be null) gives
-/// the rates. Works from 20 x 5 on.
+/// the rates. Works from 20 x 5 on. Where not all processes fit, the selected one is among
+/// those shown, and a line says how many are not.
 std::vector<Line> render(const Snapshot& now, const Snapshot* before, const View& view, int width,
                          int height);
 

@@ -15,6 +15,12 @@ std::uint64_t GpuFigures::used_by_others() const {
   return used > ours ? used - ours : 0;
 }
 
+bool is_unreadable(const Snapshot& snapshot) {
+  return !snapshot.problems.empty() &&
+         std::all_of(snapshot.gpus.begin(), snapshot.gpus.end(),
+                     [](const GpuFigures& gpu) { return gpu.processes.empty(); });
+}
+
 const ProcessFigures* find_process(const Snapshot& snapshot, const std::string& uuid,
                                    std::int64_t pid) {
   for (const GpuFigures& gpu : snapshot.gpus) {

@@ -16,6 +16,7 @@ struct ProcessFigures {
   std::int64_t pid = 0;
   std::string name;
   std::string group;
+  std::int64_t started = 0;    // Unix seconds; 0: unknown
   std::uint64_t pools = 0;     // size of all pools as the engine sees it
   std::uint64_t resident = 0;  // of the pools, in GPU memory
   std::uint64_t parked = 0;    // of the pools, in host memory
@@ -78,6 +79,10 @@ struct Snapshot {
   std::vector<GpuFigures> gpus;
   std::vector<std::string> problems;  // segments that could not be read, one line each
 };
+
+/// Whether segments could not be read and so no process is known (the GPUs may be: NVML
+/// names them). Some that are known count: the others' problems are told beside them.
+bool is_unreadable(const Snapshot& snapshot);
 
 /// Changes a second between two samples of the same process.
 struct Rates {

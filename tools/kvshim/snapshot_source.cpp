@@ -20,12 +20,14 @@ std::int32_t priority_of(std::int64_t said) {
       std::clamp(said, -segment::kMostPriority, segment::kMostPriority));
 }
 
-ProcessFigures figures_of(const segment::RecordSnapshot& record, std::uint64_t now_ns) {
+ProcessFigures figures_of(const segment::RecordSnapshot& record, std::uint64_t now_ns,
+                          const BootClock& clock) {
   const segment::Figures& figures = record.figures;
   ProcessFigures process;
   process.pid = record.identity.pid;
   process.name = display_name(record.identity.name.str(), record.identity.command_line.str());
   process.group = printable(record.control.group.str());
+  process.started = unix_start(clock, record.identity.boot, record.identity.start_time);
   process.pools = figures.pool_bytes;
   process.resident = figures.resident;
   process.parked = figures.parked;
@@ -61,7 +63,8 @@ ProcessFigures figures_of(const segment::RecordSnapshot& record, std::uint64_t n
 
 std::string segment_folder() { return own_configuration().options.segment_dir; }
 
-Snapshot snapshot_of(const std::vector<segment::GpuSnapshot>& segments, double seconds) {
+Snapshot snapshot_of(const std::vector<segment::GpuSnapshot>& segments, double seconds,
+                     const BootClock& clock) {
   Snapshot snapshot;
   snapshot.seconds = seconds;
   for (const segment::GpuSnapshot& segment : segments) {
@@ -74,7 +77,7 @@ Snapshot snapshot_of(const std::vector<segment::GpuSnapshot>& segments, double s
     std::uint64_t newest = 0;
     for (const segment::RecordSnapshot& record : segment.records) {
       if (!record.live) continue;
-      gpu.processes.push_back(figures_of(record, segment.taken_ns));
+      gpu.processes.push_back(figures_of(record, segment.taken_ns, clock));
       gpu.total = std::max(gpu.total, record.identity.gpu_total);
       if (gpu.name.empty()) gpu.name = printable(record.identity.gpu_name.str());
       // The newest word about the GPU as a whole counts.
@@ -121,7 +124,8 @@ void add_gpu_memory(const std::vector<GpuMemory>& gpus, Snapshot* snapshot) {
 Snapshot take_snapshot(const std::string& folder, GpuProbe* probe, int longest_ms) {
   std::string error;
   const auto segments = segment::read_all(folder, ::geteuid(), &error);
-  Snapshot snapshot = snapshot_of(segments, static_cast<double>(segment::monotonic_ns()) / 1e9);
+  Snapshot snapshot =
+      snapshot_of(segments, static_cast<double>(segment::monotonic_ns()) / 1e9, boot_clock());
   if (!error.empty()) snapshot.problems.push_back(printable(error, 1024));
   add_indices(gpu_indices(), &snapshot);
   if (probe != nullptr) add_gpu_memory(probe->sample(longest_ms), &snapshot);

@@ -9,14 +9,16 @@
 #include "segment/reader.h"
 #include "tools/kvshim/gpu_probe.h"
 #include "tools/kvshim/snapshot.h"
+#include "tools/kvshim/start_time.h"
 
 namespace kvshim::cli {
 
 /// The folder of the segments as this user's configuration has it; empty: the default.
 std::string segment_folder();
 
-/// The figures of living processes. Pure.
-Snapshot snapshot_of(const std::vector<segment::GpuSnapshot>& segments, double seconds);
+/// The figures of living processes. Pure. Without a clock nobody's start is known.
+Snapshot snapshot_of(const std::vector<segment::GpuSnapshot>& segments, double seconds,
+                     const BootClock& clock = {});
 
 /// Sets the index of the snapshot's GPUs that are named (gpu_indices()). Pure.
 void add_indices(const std::map<std::string, int>& indices, Snapshot* snapshot);

@@ -111,12 +111,16 @@ void add_unknown(const json& object, std::vector<KernelStatus>* kernels) {
 
 std::optional<StatusDocument> parse_status(const std::string& content) {
   const json document = json::parse(content, nullptr, false);
-  if (!document.is_object() || !document.contains("devices")) return std::nullopt;
+  if (!document.is_object() || !document.contains("devices") || !document["devices"].is_array()) {
+    return std::nullopt;
+  }
   StatusDocument status;
   status.version = text(document, "version");
   status.config = text(document, "config");
   status.pid = static_cast<std::int64_t>(number(document, "pid"));
   status.start_time = number(document, "start_time");
+  // Every version says these: without them it is somebody else's file.
+  if (status.version.empty() || status.pid <= 0) return std::nullopt;
   for (const json& device : objects(document, "devices")) {
     status.devices.push_back(device_of(device));
   }

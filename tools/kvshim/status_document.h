@@ -45,8 +45,9 @@ struct StatusDocument {
   std::vector<std::string> obstacles;
 };
 
-/// Parses a status file's text; nothing when it isn't one. Missing fields are 0 or
-/// empty (another version), texts come out printable.
+/// Parses a status file's text; nothing when it isn't one: without a version, a process id or
+/// a list of devices. Other fields that are missing or of the wrong kind are 0 or empty (another
+/// version), texts come out printable.
 std::optional<StatusDocument> parse_status(const std::string& text);
 
 /// Reads a file. Nothing, with `*complaint` set, when it can't be read, is not this

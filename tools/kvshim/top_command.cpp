@@ -41,9 +41,10 @@ int terminal_width() {
 Exit print_once(const Invocation& invocation) {
   GpuProbe probe;
   const Snapshot snapshot = take_snapshot(segment_folder(), &probe, kProbeAtOnce_ms);
+  const Exit exit = is_unreadable(snapshot) ? Exit::kForeignSegment : Exit::kDone;
   if (invocation.json) {
     print_json(json_of(snapshot, nullptr));
-    return Exit::kDone;
+    return exit;
   }
   View view;
   view.live = false;
@@ -52,7 +53,7 @@ Exit print_once(const Invocation& invocation) {
   const int width = invocation.width > 0 ? invocation.width : terminal_width();
   const int height = invocation.height > 0 ? invocation.height : 1 << 20;
   std::fputs(plain_text(render(snapshot, nullptr, view, width, height)).c_str(), stdout);
-  return Exit::kDone;
+  return exit;
 }
 
 Exit run_live(const Invocation& invocation) {
