@@ -26,6 +26,7 @@
 #include "preload/runtime.h"
 #include "preload/status.h"
 #include "vmm/context_scope.h"
+#include "vmm/steady_figure.h"
 
 namespace kvshim::preload {
 namespace {
@@ -167,10 +168,13 @@ bool try_pool(const char* entry_point, CUdeviceptr* address, std::size_t bytes, 
     const ViewDifference has = view_difference(*runtime, device_index);
     if (has.limit != 0 && (bytes > has.limit ||
                            has.pools + has.other + vmm::round_up_to_granule(bytes) > has.limit)) {
-      say_once("a pool of " + mebibytes(bytes) + " was refused: with " +
-               mebibytes(has.pools + has.other) +
-               " that it has, the process would be above its limit of " + mebibytes(has.limit) +
-               " (option limit, or what kvshim limit set)");
+      static std::atomic<std::uint64_t> said{0};  // for that limit
+      if (said.exchange(has.limit) != has.limit) {
+        log::warning("a pool of " + mebibytes(bytes) + " was refused: with " +
+                     mebibytes(has.pools + has.other) +
+                     " that it has, the process would be above its limit of " +
+                     mebibytes(has.limit) + " (option limit, or what kvshim limit set)");
+      }
     } else {
       log::info("a pool of " + mebibytes(bytes) +
                 " would not have fitted as a plain allocation: out of memory, as without the shim");
@@ -336,8 +340,13 @@ CUresult hook_cuMemGetInfo_v2(size_t* free, size_t* total) noexcept {
       }
       // The same view before the first pool.
       std::size_t all = 0, left = 0;
-      if (real().cuMemGetInfo_v2(&left, &all) != CUDA_SUCCESS) return result;
-      std::uint64_t seen = std::min<std::uint64_t>(left + elastic_elsewhere(*runtime, index), all);
+      std::uint64_t elsewhere = 0;
+      if (vmm::read_beside([&] { return real().cuMemGetInfo_v2(&left, &all); },
+                           [&] { return elastic_elsewhere(*runtime, index); },
+                           &elsewhere) != CUDA_SUCCESS) {
+        return result;
+      }
+      std::uint64_t seen = std::min<std::uint64_t>(left + elsewhere, all);
       if (const std::uint64_t limit = runtime->options().limit.of(all); limit != 0) {
         all = std::min<std::size_t>(all, limit);
         seen =

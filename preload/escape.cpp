@@ -19,9 +19,9 @@ namespace kvshim::preload {
 namespace {
 
 // Addresses that were launch arguments, of any thread's launches that name a pool. Engines name
-// some thousands: the first segment's 128 KiB. The bound is 5.6 million, in 43 MiB; beyond it
-// every pool address counts as seen, which only makes more pools escape.
-// Leaked: launches go on while static destructors run.
+// some thousands: the first segment's 128 KiB. The bound is 1.5 to 5.6 million, by how they lie, in
+// 43 MiB; beyond it every pool address counts as seen, which only makes more pools escape. Leaked:
+// launches go on while static destructors run.
 auto& seen_arguments = *new AddressSet<14, 5>;
 std::atomic<bool> seen_overflow{false};
 

@@ -28,13 +28,7 @@ constexpr std::chrono::seconds kGuardPatience{1};
 CUresult wait_as_free_does(Runtime& runtime, DeviceRuntime& device, const vmm::PoolRecord& record) {
   vmm::ContextScope current(runtime.driver(), record.context);
   if (!any_capture()) return runtime.driver().cuCtxSynchronize();
-  vmm::RelaxedCaptureScope relaxed(runtime.driver());
-  while (!device.streams.all_but_lost_finished()) {
-    const CUresult state = runtime.driver().cuStreamQuery(device.memory.kernels().stream());
-    if (state != CUDA_SUCCESS && state != CUDA_ERROR_NOT_READY) return state;
-    std::this_thread::sleep_for(std::chrono::microseconds(100));
-  }
-  return device.streams.lost() == 0 ? CUDA_SUCCESS : CUDA_ERROR_NOT_READY;
+  return device.wait_beside_captures(runtime.driver());
 }
 
 // An event goes with its context, and with that its stream's work has ended.

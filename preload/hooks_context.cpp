@@ -202,7 +202,8 @@ CUresult hook_cuCtxDestroy_v2(CUcontext context) noexcept {
 // Contexts attached more than once (cuCtxAttach, deprecated since CUDA 4) would
 // live on: their pools then count as lost, which is loud and never wrong.
 CUresult hook_cuCtxDetach(CUcontext context) noexcept {
-  return end(context, [&] { return real().cuCtxDetach(context); });
+  context_ends(context);
+  return real().cuCtxDetach(context);
 }
 
 }  // namespace kvshim::preload

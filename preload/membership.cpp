@@ -100,8 +100,18 @@ segment::Control initial_control(const config::Options& options, CUdevice device
   return control;
 }
 
-// The configuration's words for the group hold where nobody else's do: no member lives, or
-// nothing of the kind is recorded.
+// What is recorded for a group, lifted or not; nothing: nothing is.
+segment::Control recorded_for(const segment::GpuSnapshot& gpu, const std::string& name) {
+  for (const auto* groups : {&gpu.groups, &gpu.lifted_groups}) {
+    for (const segment::Control& group : *groups) {
+      if (group.group.str() == name) return group;
+    }
+  }
+  return {};
+}
+
+// The configuration's words for the group hold where nobody else's do: no member lives, or no
+// tool has spoken last (a tool's "none" is a word, too) and nothing of the kind is recorded.
 void set_group_words(const segment::Owner& owner, const std::string& uuid,
                      const config::Options& options) {
   if (options.group.empty()) return;
@@ -116,11 +126,11 @@ void set_group_words(const segment::Owner& owner, const std::string& uuid,
         others |= record.live && record.control.group.str() == options.group;
       }
     }
-    segment::Control recorded;
-    for (const segment::Control& group : gpu.groups) {
-      if (group.group.str() == options.group && others) recorded = group;
-    }
+    const segment::Control recorded =
+        others ? recorded_for(gpu, options.group) : segment::Control{};
+    if (recorded.set_by != 0) return;
     segment::ControlChange change;
+    change.by_configuration = true;
     const std::uint64_t limit = options.group_limit.of(total);
     const std::uint64_t reserve = options.group_reserve.of(total);
     if (limit != 0 && recorded.limit == 0) change.limit = limit;

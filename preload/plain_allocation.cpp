@@ -27,9 +27,9 @@ constexpr std::chrono::milliseconds kOwnPatience{1000}, kLongestPatience{10'000}
 // wait each time.
 constexpr std::chrono::milliseconds kAfterFailure{1000};
 
-// `held`: with this allocation, and others that are under way. Asks the driver only where it
-// must: an allocation in stream order takes a microsecond.
-bool within_limit(const Runtime& runtime, CUdevice index, std::uint64_t held) {
+// Asks the driver only where it must: an allocation in stream order takes a microsecond.
+bool within_limit(const Runtime& runtime, CUdevice index, std::size_t bytes,
+                  PlainAdmission* admission) {
   std::uint64_t limit = 0;
   if (const DeviceRuntime* device = runtime.device(index)) {
     limit = device->memory.limits().limit.load();
@@ -39,8 +39,13 @@ bool within_limit(const Runtime& runtime, CUdevice index, std::uint64_t held) {
       limit = runtime.options().limit.of(total);
     }
   }
-  if (group_quota_in_force(index)) return group_quota_admits(index, held);
-  return limit == 0 || held <= limit;
+  if (group_quota_in_force(index)) {
+    const std::uint64_t held = plain_bytes_admitted(index);
+    if (bytes > UINT64_MAX - held || !group_quota_admits(index, held + bytes)) return false;
+    limit = 0;  // the share says it
+  }
+  // Nobody gets more than the driver has.
+  return admission->within(limit != 0 ? limit : UINT64_MAX / 2);
 }
 
 // Idle contents of own pools, while the engine waits in its allocation. What other
@@ -134,8 +139,8 @@ CUresult allocate_plain(CUdeviceptr* address, std::size_t bytes, SubmitRef alloc
   if (runtime == nullptr || runtime->driver().cuCtxGetDevice(&index) != CUDA_SUCCESS) {
     return allocate();
   }
-  if (!within_limit(*runtime, index, begin_plain(index, bytes))) {
-    end_plain(index, bytes, 0);
+  PlainAdmission admission(index, bytes);
+  if (!within_limit(*runtime, index, bytes, &admission)) {
     static std::atomic<bool> said{false};
     if (!said.exchange(true)) {
       log::warning(
@@ -148,7 +153,7 @@ CUresult allocate_plain(CUdeviceptr* address, std::size_t bytes, SubmitRef alloc
   if (result == CUDA_ERROR_OUT_OF_MEMORY && bytes != 0) {
     result = press_for(*runtime, index, bytes, allocate);
   }
-  end_plain(index, bytes, result == CUDA_SUCCESS && address != nullptr ? *address : 0);
+  if (result == CUDA_SUCCESS && address != nullptr) admission.made(*address);
   return result;
 }
 

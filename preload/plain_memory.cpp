@@ -22,7 +22,7 @@ struct Counted {
   std::mutex mutex;
   std::unordered_map<CUdeviceptr, Plain> allocations;
   std::array<std::atomic<std::uint64_t>, kMostDevices> bytes{};
-  std::array<std::uint64_t, kMostDevices> begun{};  // of allocations that have not ended
+  std::array<std::uint64_t, kMostDevices> admitted{};  // that have not ended
 };
 // Leaked: hooks run until the very end.
 std::atomic<Counted*>& counted() {
@@ -36,30 +36,36 @@ void tell_limits(CUdevice device, std::uint64_t bytes) {
   if (known != nullptr) known->memory.limits().other_bytes.store(bytes);
 }
 
-}  // namespace
-
-std::uint64_t begin_plain(CUdevice device, std::size_t bytes) noexcept {
-  if (device < 0 || static_cast<std::size_t>(device) >= kMostDevices) return bytes;
-  Counted& all = *counted().load();
-  std::lock_guard lock(all.mutex);
-  const auto index = static_cast<std::size_t>(device);
-  // Without overflow: an engine may ask for anything.
-  all.begun[index] += std::min<std::uint64_t>(bytes, UINT64_MAX / 2 - all.begun[index]);
-  return all.bytes[index].load() + all.begun[index];
+bool has_counter(CUdevice device) {
+  return device >= 0 && static_cast<std::size_t>(device) < kMostDevices;
 }
 
-void end_plain(CUdevice device, std::size_t bytes, CUdeviceptr address) noexcept {
-  if (device < 0 || static_cast<std::size_t>(device) >= kMostDevices) return;
-  Plain plain{bytes, nullptr, device};
-  const bool counts = address != 0 && real().cuCtxGetCurrent(&plain.context) == CUDA_SUCCESS;
+}  // namespace
+
+bool PlainAdmission::within(std::uint64_t most) noexcept {
+  if (!has_counter(device_)) return true;
   Counted& all = *counted().load();
   std::lock_guard lock(all.mutex);
-  const auto index = static_cast<std::size_t>(device);
-  all.begun[index] -= std::min<std::uint64_t>(bytes, all.begun[index]);
+  const auto index = static_cast<std::size_t>(device_);
+  const std::uint64_t held = all.bytes[index].load() + all.admitted[index];
+  if (held > most || bytes_ > most - held) return false;
+  all.admitted[index] += bytes_;
+  admitted_ = true;
+  return true;
+}
+
+PlainAdmission::~PlainAdmission() {
+  if (!admitted_) return;
+  Plain plain{bytes_, nullptr, device_};
+  const bool counts = address_ != 0 && real().cuCtxGetCurrent(&plain.context) == CUDA_SUCCESS;
+  Counted& all = *counted().load();
+  std::lock_guard lock(all.mutex);
+  const auto index = static_cast<std::size_t>(device_);
+  all.admitted[index] -= std::min<std::uint64_t>(bytes_, all.admitted[index]);
   if (!counts) return;
   try {
-    if (!all.allocations.try_emplace(address, plain).second) return;
-    tell_limits(device, all.bytes[index].fetch_add(bytes) + bytes);
+    if (!all.allocations.try_emplace(address_, plain).second) return;
+    tell_limits(device_, all.bytes[index].fetch_add(bytes_) + bytes_);
   } catch (const std::bad_alloc&) {
   }
 }
@@ -99,6 +105,14 @@ void uncount_plain_of(CUcontext context) noexcept {
 std::uint64_t plain_bytes(CUdevice device) noexcept {
   if (device < 0 || static_cast<std::size_t>(device) >= kMostDevices) return 0;
   return counted().load()->bytes[static_cast<std::size_t>(device)].load();
+}
+
+std::uint64_t plain_bytes_admitted(CUdevice device) noexcept {
+  if (!has_counter(device)) return 0;
+  Counted& all = *counted().load();
+  std::lock_guard lock(all.mutex);
+  const auto index = static_cast<std::size_t>(device);
+  return all.bytes[index].load() + all.admitted[index];
 }
 
 // The parent's lock may be held by a thread that doesn't exist here.

@@ -9,12 +9,27 @@
 
 namespace kvshim::preload {
 
-/// A plain allocation of the current context's device begins: until it ends it counts beside
-/// what there is, so that two threads don't both get the last of a limit. Gives plain_bytes()
-/// with all that have begun. Any thread; a lock.
-std::uint64_t begin_plain(CUdevice device, std::size_t bytes) noexcept;
-/// It ended: its memory is counted from now on; at 0 it is not (none, or counted elsewhere).
-void end_plain(CUdevice device, std::size_t bytes, CUdeviceptr address) noexcept;
+/// A plain allocation of the current context's device, from its admission to its end: meanwhile
+/// it counts beside what there is, so that two threads don't both get the last of a limit.
+/// For one thread; a lock at either end.
+class PlainAdmission {
+ public:
+  PlainAdmission(CUdevice device, std::size_t bytes) noexcept : device_(device), bytes_(bytes) {}
+  PlainAdmission(const PlainAdmission&) = delete;
+  PlainAdmission& operator=(const PlainAdmission&) = delete;
+  ~PlainAdmission();
+  /// False, and nothing is changed, when with it and all that were admitted more than `most`
+  /// bytes would be held.
+  bool within(std::uint64_t most) noexcept;
+  /// It succeeded: its memory is counted by its address from now on.
+  void made(CUdeviceptr address) noexcept { address_ = address; }
+
+ private:
+  const CUdevice device_;
+  const std::size_t bytes_;
+  bool admitted_ = false;
+  CUdeviceptr address_ = 0;
+};
 /// A plain allocation is being freed (an address that was never counted changes nothing). Any
 /// thread; a hash table's time.
 void uncount_plain(CUdeviceptr address) noexcept;
@@ -25,6 +40,8 @@ void uncount_plain_of(CUcontext context) noexcept;
 /// Bytes of a device, with those that engine_memory.h counts. Not in it: what the driver
 /// itself needs (contexts, modules, graphs) and managed memory.
 std::uint64_t plain_bytes(CUdevice device) noexcept;
+/// With those that were admitted and have not ended.
+std::uint64_t plain_bytes_admitted(CUdevice device) noexcept;
 void forget_plain_after_fork() noexcept;
 
 }  // namespace kvshim::preload

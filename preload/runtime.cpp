@@ -4,11 +4,13 @@
 #include <chrono>
 #include <iterator>
 #include <system_error>
+#include <thread>
 #include <unordered_set>
 #include <utility>
 
 #include "preload/context_life.h"
 #include "preload/function_info.h"
+#include "preload/graph_capture.h"
 #include "preload/host_memory.h"
 #include "preload/membership.h"
 #include "preload/mps.h"
@@ -264,6 +266,16 @@ DeviceRuntime* Runtime::device_for_pool(CUcontext context, std::string* why) {
   return made;
 }
 
+CUresult DeviceRuntime::wait_beside_captures(const vmm::DriverApi& driver) {
+  vmm::RelaxedCaptureScope relaxed(driver);
+  while (!streams.all_but_lost_finished()) {
+    const CUresult state = driver.cuStreamQuery(memory.kernels().stream());
+    if (state != CUDA_SUCCESS && state != CUDA_ERROR_NOT_READY) return state;
+    std::this_thread::sleep_for(std::chrono::microseconds(100));
+  }
+  return streams.lost() == 0 ? CUDA_SUCCESS : CUDA_ERROR_NOT_READY;
+}
+
 void Runtime::context_ends(CUcontext context) {
   const std::vector<DeviceRuntime*> all = devices();
   if (all.empty()) return;
@@ -277,7 +289,12 @@ void Runtime::context_ends(CUcontext context) {
     device->releaser.stop();
     device->memory.kernels().refuse_launches(kLaunchPatience);
   }
-  driver_.cuCtxSynchronize();  // as the context's destruction does
+  // As the context's destruction does, which waits beside a capture as well.
+  if (!any_capture()) {
+    driver_.cuCtxSynchronize();
+  } else {
+    for (DeviceRuntime* device : ending) device->wait_beside_captures(driver_);
+  }
   for (DeviceRuntime* device : all) device->streams.before_context_destroy(context);
   for (DeviceRuntime* device : ending) end(*device);
 }

@@ -39,6 +39,10 @@ struct DeviceRuntime {
                 const vmm::ReleaseSettings& release_settings, std::uint64_t watchdog_milliseconds);
   void start_threads();
   void stop_threads();
+  /// Until all its work has finished, beside a capture, which lets no thread synchronise; or ended
+  /// with an error, which is given. NOT_READY: some of it can't be asked about (of a stream that
+  /// was destroyed). The context must be current.
+  CUresult wait_beside_captures(const vmm::DriverApi& driver);
 
   vmm::DeviceMemory memory;
   vmm::SubmissionGate gate;

@@ -144,7 +144,7 @@ struct Control {
   std::uint64_t paused = 0;            // 1: elasticity off, what is absent comes back as written
   std::uint64_t release_requests = 0;  // counter: a change means "release what is idle now"
   std::uint64_t set_ns = 0;
-  std::int64_t set_by = 0;  // pid of the last writer, in its own namespace
+  std::int64_t set_by = 0;  // pid of the last writer, in its own namespace; 0: a configuration
   /// In a process's record: the group it belongs to ("" : none). In a group's
   /// cell: the group's name ("*": all processes of this user on this GPU).
   Text<48> group;

@@ -112,8 +112,8 @@ struct alignas(64) Record {
   /// Raised under the quota lock only.
   alignas(64) Word quota;
   Word quota_wanted;  // bytes it would like to hold; 0: no wish
-  /// GPU memory of its pools and their caches, bytes: at any moment no less than the driver has
-  /// for them, and more only while some is made or released.
+  /// GPU memory of its pools and their caches, bytes: raised before some is made, lowered after it
+  /// was released.
   Word held;
   alignas(64) Seqlock<Need> need;
   alignas(64) Committed<Control> control;

@@ -104,7 +104,7 @@ bool Owner::take_record(Segment& segment, int file, std::size_t index, std::uint
     record.answered_bytes.store(0, std::memory_order_relaxed);
     record.quota.store(0, std::memory_order_relaxed);
     record.quota_wanted.store(0, std::memory_order_relaxed);
-    record.held.store(held_, std::memory_order_relaxed);
+    record.held.store(held_.load(), std::memory_order_relaxed);
     identity_.attached_ns = monotonic_ns();
     record.identity.write(identity_);
     record.control.commit(control_, record_place(index, claim));
@@ -118,6 +118,7 @@ bool Owner::take_record(Segment& segment, int file, std::size_t index, std::uint
   // heard on another bell.
   bell_seen_.store(record.bell.load() - 1, std::memory_order_relaxed);
   claim_.store(claim, std::memory_order_release);
+  write_held();  // it may have changed since
   return true;
 }
 
@@ -190,9 +191,21 @@ void Owner::publish(const Figures& figures, const Settings& settings) noexcept {
 }
 
 void Owner::holds(std::uint64_t bytes) noexcept {
-  std::lock_guard lock(mutex_);
-  held_ = bytes;
-  if (Record* record = own()) record->held.store(bytes, std::memory_order_release);
+  held_.store(bytes);
+  write_held();
+}
+
+// Of several threads the last one to write has seen the last word.
+void Owner::write_held() noexcept {
+  Record* const record = own();
+  if (record == nullptr) return;
+  std::uint64_t written = held_.load();
+  for (;;) {
+    record->held.store(written);
+    const std::uint64_t now = held_.load();
+    if (now == written) return;
+    written = now;
+  }
 }
 
 // Why the segment must be joined anew; empty: all is well.

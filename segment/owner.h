@@ -83,7 +83,8 @@ class Owner {
   void publish(const Figures& figures, const Settings& settings) noexcept;
 
   /// Says at once that pools and their caches hold so many bytes of GPU memory: before some is
-  /// made, and after some was released. A microsecond or two. Kept while detached.
+  /// made, and after some was released. Takes no lock, so that no fault waits for a thread that
+  /// attaches: a microsecond. Kept while detached.
   void holds(std::uint64_t bytes) noexcept;
 
   /// Checks the file and the descriptor, attaches anew if need be, clears the
@@ -195,7 +196,8 @@ class Owner {
   Control control_;
   std::uint64_t control_generation_ = 0;
   Figures figures_;
-  std::uint64_t held_ = 0;
+  void write_held() noexcept;
+  std::atomic<std::uint64_t> held_{0};
   Settings settings_;
   Need need_;
 

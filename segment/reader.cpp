@@ -70,12 +70,14 @@ void read_group_controls(const std::array<Group, kGroups>& groups, GpuSnapshot* 
     if (cell.generation() == 0 || !read_whole(cell, group_place(j), &control, &generation)) {
       continue;
     }
-    if (says_nothing(control)) continue;
-    gpu->groups.push_back(control);
+    (says_nothing(control) ? gpu->lifted_groups : gpu->groups).push_back(control);
   }
 }
 
-GpuSnapshot read_segment(const std::string& path, const std::string& uuid, std::uint32_t uid) {
+/// Nothing: of another version of the layout, and no process lives in it. After an upgrade such a
+/// file lies there until the next process on its GPU sets it aside, and nobody misses what it says.
+std::optional<GpuSnapshot> read_segment(const std::string& path, const std::string& uuid,
+                                        std::uint32_t uid) {
   GpuSnapshot gpu;
   gpu.uuid = uuid;
   gpu.path = path;
@@ -86,7 +88,11 @@ GpuSnapshot read_segment(const std::string& path, const std::string& uuid, std::
     return gpu;
   }
   gpu.error = not_ours(file, uid);
-  if (gpu.error.empty()) check_header(file, uuid, &gpu.error);
+  if (gpu.error.empty() && check_header(file, uuid, &gpu.error) == HeaderState::kOtherVersion &&
+      !locked_by_other(file, kLockBase, kLockedRecords)) {
+    close(file);
+    return std::nullopt;
+  }
   std::array<Group, kGroups> groups{};
   bool whole = gpu.error.empty() && read_groups(file, &groups);
   if (whole) read_group_controls(groups, &gpu);
@@ -115,7 +121,9 @@ std::vector<GpuSnapshot> read_all(const std::string& folder, std::uint32_t uid,
     const std::string name = entry->d_name;
     if (name.compare(0, prefix.size(), prefix) != 0) continue;
     const std::string uuid = name.substr(prefix.size());
-    if (is_uuid_text(uuid)) all.push_back(read_segment(where + "/" + name, uuid, uid));
+    if (!is_uuid_text(uuid)) continue;
+    auto gpu = read_segment(where + "/" + name, uuid, uid);
+    if (gpu) all.push_back(std::move(*gpu));
   }
   closedir(directory);
   std::sort(all.begin(), all.end(),

@@ -43,10 +43,13 @@ struct GpuSnapshot {
   std::uint64_t taken_ns = 0;
   std::vector<RecordSnapshot> records;  // live and dead, in order of index
   std::vector<Control> groups;          // those of which something is set, paused ones too
+  /// Those of which nothing is set any more; who said so last may matter (Control::set_by).
+  std::vector<Control> lifted_groups;
 };
 
-/// Every segment of `uid` in `folder` (empty: /dev/shm), ordered by uuid. A folder
-/// that can't be read: empty with `*error`. Well under a millisecond per GPU.
+/// Every segment of `uid` in `folder` (empty: /dev/shm), ordered by uuid, but for those of
+/// another layout version in which no process lives. A folder that can't be read: empty with
+/// `*error`. Well under a millisecond per GPU.
 std::vector<GpuSnapshot> read_all(const std::string& folder, std::uint32_t uid,
                                   std::string* error = nullptr);
 /// The same, of the calling (effective) user.
@@ -60,6 +63,8 @@ struct ControlChange {
   std::optional<bool> paused;
   std::optional<std::string> group;
   bool release_now = false;
+  /// Written with set_by = 0: a word of the configuration yields to what somebody typed.
+  bool by_configuration = false;
 };
 
 /// Changes the control of a record and rings its process. Empty: done (the

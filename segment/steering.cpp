@@ -77,7 +77,7 @@ void apply(const ControlChange& change, Control* control) {
   if (change.group) control->group = *change.group;
   if (change.release_now) ++control->release_requests;
   control->set_ns = monotonic_ns();
-  control->set_by = getpid();
+  control->set_by = change.by_configuration ? 0 : getpid();
 }
 
 // What the process says it goes by, when what it was told is unreadable.
@@ -119,7 +119,7 @@ std::string change_group(const WritableSegment& segment, const std::string& grou
   const HeldLock steering(segment.file(), group_lock(0), kPatience);
   if (!steering) return kBusy;
   std::size_t chosen = kGroups;
-  bool known = false;
+  bool known = false, unused = false;
   Control control;
   for (std::size_t j = 0; j < kGroups && !known; ++j) {
     Control read;
@@ -127,7 +127,10 @@ std::string change_group(const WritableSegment& segment, const std::string& grou
     const bool valid = read_whole(segment->groups[j].control, group_place(j), &read, &generation);
     known = valid && read.group.str() == group;
     if (known) control = read;
-    if (known || (chosen == kGroups && (!valid || says_nothing(read)))) chosen = j;
+    // A cell that was never used before a lifted one, which tells that it was lifted.
+    const bool better = valid ? chosen == kGroups && says_nothing(read) : !unused;
+    if (known || better) chosen = j;
+    unused |= !valid;
   }
   apply(change, &control);
   if (!known && says_nothing(control)) return {};  // nothing is lifted where nothing was set

@@ -18,7 +18,8 @@ class Pattern {
   /// Found in none.
   static Pattern of_nothing();
   /// Nothing, and `*complaint` (may be null) says why, when `expression` isn't one, or one that
-  /// could take gigabytes or seconds (pattern_cost.h). The empty one is found in every text.
+  /// could take gigabytes, seconds or a whole stack, or looks so (pattern_cost.h). The empty one is
+  /// found in every text.
   static std::optional<Pattern> compile(const std::string& expression, std::string* complaint);
 
   bool found_in(const std::string& subject) const;

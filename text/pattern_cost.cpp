@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 namespace kvshim::text {
@@ -11,10 +12,40 @@ namespace {
 // glibc copies what a counted repetition or a "+" repeats; a thousand copies take it some
 // megabytes, and time and memory grow with the square.
 constexpr std::uint64_t kMostCopies = 1000;
-// It recurses into groups, on whatever stack the host gives.
+// It copies what stands behind an anchor, again for each anchor before it.
+constexpr std::uint64_t kMostAnchors = 16;
+// It recurses along what may be empty and along alternatives, on whatever stack the host gives.
+constexpr std::uint64_t kMostLoose = 200;
+// Both together multiply: sixteen \b before 200 "a?" take half a second and 100 MB.
+constexpr std::uint64_t kMostAnchorsTimesLoose = 1000;
+// It recurses into groups as well.
 constexpr std::size_t kDeepest = 30;
 // Larger counts are all too large; keeps products from overflowing.
 constexpr std::uint64_t kCountedTo = std::uint64_t{1} << 24;
+
+/// What a part of an expression comes to, repetitions written out.
+struct Weight {
+  std::uint64_t atoms = 0;
+  std::uint64_t anchors = 0;
+  std::uint64_t loose = 0;   // what may be empty, and alternatives
+  bool may_be_empty = true;  // as nothing at all is
+  bool branches = false;     // holds a repetition, an alternative or an anchor
+
+  void append(const Weight& next) {
+    atoms = std::min(atoms + next.atoms, kCountedTo);
+    anchors = std::min(anchors + next.anchors, kCountedTo);
+    loose = std::min(loose + next.loose, kCountedTo);
+    may_be_empty = may_be_empty && next.may_be_empty;
+    branches = branches || next.branches;
+  }
+};
+
+/// How often a repetition repeats.
+struct Times {
+  std::uint64_t least = 0;
+  std::uint64_t most = 1;  // as glibc writes them out: of "a+" it makes "aa*"
+  bool endless = false;
+};
 
 /// Reads an expression as glibc does, as far as its cost goes.
 class CostReader {
@@ -26,19 +57,46 @@ class CostReader {
       std::string reason = next();
       if (!reason.empty()) return reason;
     }
-    std::uint64_t in_all = 0;
-    for (const Group& group : groups_) in_all += group.atoms;
-    if (in_all - written_ > kMostCopies) {
+    while (groups_.size() > 1) close_group();  // regcomp finds what is not closed
+    const Weight all = groups_.back().all();
+    if (all.atoms > written_ + kMostCopies) {
       return "its repetitions come to more than " + std::to_string(kMostCopies) + " copies";
+    }
+    if (all.anchors > kMostAnchors) {
+      return "it has more than " + std::to_string(kMostAnchors) + " anchors, copies included";
+    }
+    if (all.loose > kMostLoose) {
+      return "it has more than " + std::to_string(kMostLoose) +
+             " alternatives and parts that may be empty, copies included";
+    }
+    if (all.anchors * all.loose > kMostAnchorsTimesLoose) {
+      return "its anchors times its alternatives and parts that may be empty come to more than " +
+             std::to_string(kMostAnchorsTimesLoose);
     }
     return {};
   }
 
  private:
-  /// What stands between two parentheses, repetitions written out.
+  /// What stands between two parentheses.
   struct Group {
-    std::uint64_t atoms = 0;
-    std::uint64_t last = 0;  // of them, what a repetition that follows repeats
+    std::optional<Weight> alternatives;  // those before the last "|"
+    Weight before;                       // the current one, without its last part
+    Weight last;                         // what a repetition that follows repeats
+
+    Weight alternative() const {
+      Weight whole = before;
+      whole.append(last);
+      return whole;
+    }
+
+    Weight all() const {
+      const Weight current = alternative();
+      if (!alternatives) return current;
+      Weight whole = *alternatives;
+      whole.append(current);
+      whole.may_be_empty = alternatives->may_be_empty || current.may_be_empty;
+      return whole;
+    }
   };
 
   std::string next() {
@@ -46,78 +104,134 @@ class CostReader {
     rest_.remove_prefix(1);
     switch (c) {
       case '\\':
-        if (!rest_.empty() && rest_.front() >= '1' && rest_.front() <= '9') {
-          return "it has a back reference";
-        }
-        rest_.remove_prefix(std::min<std::size_t>(1, rest_.size()));
-        add(1);
-        break;
+        return escape();
       case '[':
         if (!skip_bracket()) return "a bracket is not closed";
-        add(1);
-        break;
+        add_atom();
+        return {};
       case '(':
         if (groups_.size() > kDeepest) {
           return "groups are nested more than " + std::to_string(kDeepest) + " deep";
         }
         groups_.emplace_back();
-        break;
+        return {};
       case ')':
         close_group();
-        break;
+        return {};
+      case '|':
+        split();
+        return {};
+      case '^':
+      case '$':
+        add_anchor();
+        return {};
       case '+':
-        repeat(2);  // glibc makes "aa*" of "a+"
-        break;
-      case '{':
-        repeat(interval());
-        break;
+        return repeat({.least = 1, .most = 2, .endless = true});
       case '*':
+        return repeat({.endless = true});
       case '?':
-        repeat(1);
-        break;
+        return repeat({});
+      case '{':
+        if (const std::optional<Times> times = interval()) return repeat(*times);
+        return R"(a "{" is not followed by numbers and a "}" (write "\{" for the character))";
       default:
-        add(1);
+        add_byte(c);
+        return {};
+    }
+  }
+
+  std::string escape() {
+    constexpr std::string_view kAnchors = "bB<>`'";
+    const char c = rest_.empty() ? '\\' : rest_.front();
+    rest_.remove_prefix(std::min<std::size_t>(1, rest_.size()));
+    if (c >= '1' && c <= '9') return "it has a back reference";
+    if (kAnchors.find(c) != std::string_view::npos) {
+      add_anchor();
+    } else {
+      add_atom();
     }
     return {};
   }
 
-  void add(std::uint64_t atoms) {
+  /// In UTF-8 locales a repetition repeats all bytes of a character.
+  void add_byte(char c) {
+    if ((static_cast<unsigned char>(c) & 0xC0U) != 0x80U) return add_atom();
     ++written_;
-    groups_.back().atoms = std::min(groups_.back().atoms + atoms, kCountedTo);
-    groups_.back().last = atoms;
+    groups_.back().last.append({.atoms = 1, .may_be_empty = false});
+  }
+
+  void add_atom() {
+    ++written_;
+    add({.atoms = 1, .may_be_empty = false});
+  }
+
+  void add_anchor() {
+    ++written_;
+    add({.atoms = 1, .anchors = 1, .branches = true});
+  }
+
+  void add(const Weight& part) {
+    Group& group = groups_.back();
+    group.before.append(group.last);
+    group.last = part;
+  }
+
+  void split() {
+    Group& group = groups_.back();
+    Weight whole = group.all();
+    whole.loose = std::min(whole.loose + 1, kCountedTo);
+    whole.branches = true;
+    group = {.alternatives = whole, .before = {}, .last = {}};
   }
 
   void close_group() {
-    if (groups_.size() == 1) return add(1);  // without a partner it stands for itself
-    const std::uint64_t inside = groups_.back().atoms;
+    if (groups_.size() == 1) return add_atom();  // without a partner it stands for itself
+    Weight whole = groups_.back().all();
     groups_.pop_back();
-    add(inside + 1);
+    ++written_;
+    whole.atoms = std::min(whole.atoms + 1, kCountedTo);
+    if (whole.may_be_empty) whole.loose = std::min(whole.loose + 1, kCountedTo);
+    add(whole);
   }
 
-  /// One more for the operator: glibc recurses along what may be empty.
-  void repeat(std::uint64_t copies) {
-    Group& group = groups_.back();
-    const std::uint64_t repeated = std::min(group.last * copies + 1, kCountedTo);
-    group.atoms = std::min(group.atoms + repeated - group.last, kCountedTo);
-    group.last = repeated;
+  std::string repeat(const Times& times) {
+    Weight& last = groups_.back().last;
+    if ((times.most > 1 || times.endless) && last.may_be_empty && last.branches) {
+      return "it repeats what may be empty and holds a repetition, an alternative or an anchor";
+    }
+    const std::uint64_t copies = std::max<std::uint64_t>(times.most, 1);
+    // One more for the operator itself.
+    last.atoms = std::min(last.atoms * copies + 1, kCountedTo);
+    last.anchors = std::min(last.anchors * copies, kCountedTo);
+    const std::uint64_t optional = times.endless ? 1 : times.most - std::min(times.least, copies);
+    last.loose = std::min(last.loose * copies + optional, kCountedTo);
+    last.may_be_empty = last.may_be_empty || times.least == 0;
+    last.branches = true;
+    return {};
   }
 
-  /// Behind the "{": how many copies it asks for.
-  std::uint64_t interval() {
-    std::uint64_t copies = number();
+  /// Behind the "{". Nothing where glibc might read it otherwise: it takes "\0" for a digit.
+  std::optional<Times> interval() {
+    const std::optional<std::uint64_t> least = number();
+    Times times{.least = least.value_or(0), .most = least.value_or(0)};
     if (rest_.starts_with(',')) {
       rest_.remove_prefix(1);
-      copies = rest_.starts_with('}') ? copies + 1 : std::max(copies, number());
+      const std::optional<std::uint64_t> most = number();
+      times.endless = !most;
+      times.most = most ? std::max(*most, times.least) : times.least + 1;
+    } else if (!least) {
+      return std::nullopt;
     }
-    if (rest_.starts_with('}')) rest_.remove_prefix(1);
-    return std::max<std::uint64_t>(copies, 1);
+    if (!rest_.starts_with('}')) return std::nullopt;
+    rest_.remove_prefix(1);
+    return times;
   }
 
-  std::uint64_t number() {
-    std::uint64_t value = 0;
+  std::optional<std::uint64_t> number() {
+    std::optional<std::uint64_t> value;
     for (; !rest_.empty() && rest_.front() >= '0' && rest_.front() <= '9'; rest_.remove_prefix(1)) {
-      value = std::min<std::uint64_t>(value * 10 + static_cast<unsigned>(rest_.front() - '0'),
-                                      kCountedTo);
+      value = std::min<std::uint64_t>(
+          value.value_or(0) * 10 + static_cast<unsigned>(rest_.front() - '0'), kCountedTo);
     }
     return value;
   }

@@ -156,11 +156,14 @@ bool DeviceKernels::refuse_launches(std::chrono::milliseconds patience) {
   return true;
 }
 
+bool DeviceKernels::guards_give_up() const {
+  return std::atomic_ref(channel_->give_up).load() != 0;
+}
+
 void DeviceKernels::nobody_answers() { std::atomic_ref(channel_->give_up).store(1); }
 
 void DeviceKernels::context_ended() {
-  if (!refused_.load() || launching_.load() != 0) return;
-  context_ended_ = true;
+  if (!refused_.load() || launching_.load() != 0 || context_ended_.exchange(true)) return;
   release_state();
 }
 

@@ -38,6 +38,8 @@ class DeviceKernels {
   /// another thread launched meanwhile has some) gives up instead of waiting for ever, and the
   /// destruction of the context for it. REQUIRES: the context lives.
   void nobody_answers();
+  /// Guards don't wait: they were told to give up, or nobody answers any more.
+  bool guards_give_up() const;
   /// Once the context has been destroyed, and with it the stream, the pinned memory and
   /// everything that could still read or write the bitmap: guards run in this context only,
   /// nodes of graphs, too. Releases what outlives a context: the bitmap's memory, its addresses,
@@ -110,7 +112,7 @@ class DeviceKernels {
   // both the other way round.
   mutable std::atomic<std::uint32_t> launching_{0};
   std::atomic<bool> refused_{false};
-  bool context_ended_ = false;
+  std::atomic<bool> context_ended_{false};
 };
 
 }  // namespace kvshim::vmm

@@ -128,7 +128,7 @@ bool DeviceMemory::let_guards_first() const {
   constexpr auto kAtMost = std::chrono::milliseconds(2);
   constexpr auto kPause = std::chrono::microseconds(10);
   const Stopwatch watch;
-  while (open_question() != 0 && !answer_waits_for_room_.load()) {
+  while (open_question() != 0 && !answer_waits_for_room_.load() && !kernels_->guards_give_up()) {
     if (watch.elapsed() >= kAtMost) return false;
     std::this_thread::sleep_for(kPause);
   }

@@ -425,7 +425,7 @@ std::array<std::size_t, kOrders> DeviceMemory::slabs_wanted() const {
     add_blocks(*pool, resident, Direction::kToHost, &blocks);
     const std::uint8_t largest = parked_order(groups_[pool->group]);
     for (const ExtentName& block : blocks) {
-      // With all of it written it takes the most of each order.
+      // As if all of it were written. (With zeros between, a small one may be lacking.)
       if (block.next_write) {
         for (const ParkPart& part : parts_of(block, largest)) ++wanted[part.order];
         continue;

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "vmm/device_memory.h"
+#include "vmm/steady_figure.h"
 #include "vmm/stopwatch.h"
 
 namespace kvshim::vmm {
@@ -15,11 +16,8 @@ std::uint64_t less(std::uint64_t from, std::uint64_t what) { return from > what 
 // --- what an engine is told -------------------------------------------------------
 
 // The driver's figure is read under the lock: else memory released between the two
-// figures counts as taken. What neighbours hold is theirs to change at any time: it is
-// read before and after, and again when it has changed in between. What remains: their
-// figures are up to 100 ms old, so what they took meanwhile counts as used (too little
-// is told), and what they gave back meanwhile counts twice (too much, at most the GPU's
-// size less own pools).
+// figures counts as taken. What neighbours hold is theirs to change at any time, told before
+// they make it and after they released it.
 CUresult DeviceMemory::memory_info(std::size_t* free, std::size_t* total) const {
   return memory_info_under(limit_told(), free, total);
 }
@@ -30,24 +28,21 @@ DeviceMemory::LimitTold DeviceMemory::limit_told() const {
 
 CUresult DeviceMemory::memory_info_under(const LimitTold& told, std::size_t* free,
                                          std::size_t* total) const {
-  constexpr int kTries = 4;
   Pressure* const pressure = settings_.pressure;
-  std::uint64_t elsewhere = pressure != nullptr ? pressure->elastic_elsewhere() : 0;
-  std::uint64_t full_size = 0, without_pools = 0;
-  for (int i = 0; i < kTries; ++i) {
-    {
-      std::lock_guard lock(mutex_);
-      const CUresult result = driver_.cuMemGetInfo_v2(free, total);
-      if (result != CUDA_SUCCESS) return result;
-      full_size = 0;
-      for (const auto& [first, pool] : pools_) full_size += pool->granules * kGranuleBytes;
-      const PhysicalBytes& held = mapper_.physical();
-      without_pools = *free + held.device + held.zero;
-    }
-    if (pressure == nullptr) break;
-    const std::uint64_t again = pressure->elastic_elsewhere();
-    if (std::exchange(elsewhere, again) == again) break;
-  }
+  std::uint64_t elsewhere = 0, full_size = 0, without_pools = 0;
+  const CUresult result = read_beside(
+      [&]() -> CUresult {
+        std::lock_guard lock(mutex_);
+        const CUresult told_by_driver = driver_.cuMemGetInfo_v2(free, total);
+        if (told_by_driver != CUDA_SUCCESS) return told_by_driver;
+        full_size = 0;
+        for (const auto& [first, pool] : pools_) full_size += pool->granules * kGranuleBytes;
+        const PhysicalBytes& held = mapper_.physical();
+        without_pools = *free + held.device + held.zero;
+        return CUDA_SUCCESS;
+      },
+      [&] { return pressure != nullptr ? pressure->elastic_elsewhere() : 0; }, &elsewhere);
+  if (result != CUDA_SUCCESS) return result;
   without_pools = std::min<std::uint64_t>(without_pools + elsewhere, *total);
   if (told.limit != 0) {
     *total = std::min<std::uint64_t>(*total, told.limit);

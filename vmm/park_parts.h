@@ -17,7 +17,8 @@ struct ParkPart {
 
 /// The parts of an extent of which each granule was looked at (ExtentName::by_granule), by
 /// address. The last granule that is not zero is one by itself: where writing stopped it goes on,
-/// and that alone has to be back for it. What is copied comes in parts of at most `largest`.
+/// and little has to be back for it. (Where nothing is zero its parts come back as one block.)
+/// What is copied comes in parts of at most `largest`.
 std::vector<ParkPart> parts_of(const ExtentName& extent, std::uint8_t largest);
 /// How many granules of it lie before the end of what is not zero.
 std::uint32_t written_granules(const ExtentName& extent);

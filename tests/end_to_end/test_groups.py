@@ -113,6 +113,32 @@ class Groups(Servers):
         third = self.members(1, options)[0]
         self.shows(third, lambda p: p["limit_bytes"] == 400 * MIB)
 
+    def test_what_a_tool_lifts_no_later_member_sets_again(self):
+        options = {"group_limit": '"400MiB"', "group_reserve": '"100MiB"', "group_priority": "7"}
+        first = self.members(1, options)[0]
+        self.shows(first, lambda p: p["limit_bytes"] == 400 * MIB and p["priority"] == 7)
+        self.tool("limit", "@tenant", "none")
+        self.tool("reserve", "@tenant", "none")
+        self.tool("priority", "@tenant", "0")
+        lifted = lambda p: not p["limit_bytes"] and not p["reserve_bytes"] and p["priority"] == 0
+        self.shows(first, lifted)
+        second = self.members(1, options)[0]
+        second.burst(0)
+        self.shows(second, lifted)
+        self.shows(first, lifted)
+
+    def test_a_pause_outlives_the_members_and_can_be_lifted_then(self):
+        first = self.members(1)[0]
+        self.shows(first, lambda p: not p["paused"])
+        self.tool("pause", "@tenant")
+        self.shows(first, lambda p: p["paused"])
+        first.close()
+        self.eventually(lambda: not self.processes())
+        self.tool("resume", "@tenant")
+        second = self.members(1)[0]
+        second.burst(0)
+        self.shows(second, lambda p: not p["paused"])
+
     def test_reserve_and_priority_come_from_the_configuration_as_well(self):
         options = {"group_reserve": '"300MiB"', "group_priority": "7"}
         first, second = self.members(2, options)

@@ -121,7 +121,7 @@ TEST_F(SegmentFileTest, OneOfAnotherGpuIsSetAside) {
 TEST_F(SegmentFileTest, AnotherVersionThatNobodyUsesIsSetAside) {
   make_valid_one();
   overwrite_header_word(2, 0x0000004000000000u + kLayoutVersion + 1);
-  EXPECT_NE(read_all(folder_)[0].error.find(kOther), std::string::npos);
+  EXPECT_TRUE(read_all(folder_).empty()) << "a tool has no problem with it";
   expect_set_aside(kOther);
 }
 
@@ -132,6 +132,7 @@ TEST_F(SegmentFileTest, AnotherVersionThatSomebodyUsesIsLeftAlone) {
   ASSERT_TRUE(try_lock(user, record_lock(100)));  // a record that our version doesn't have
   EXPECT_NE(refusal().find("another version"), std::string::npos);
   EXPECT_FALSE(exists(aside()));
+  EXPECT_NE(snapshot().error.find(kOther), std::string::npos);
   close(user);
   expect_set_aside(kOther);
 }

@@ -163,6 +163,24 @@ TEST_F(SteeringTest, GroupsAreFewAndTheirNamesPlain) {
   EXPECT_NE(set_group_control(snapshot(), std::string(48, 'x'), limit_of(1)), "");
 }
 
+TEST_F(SteeringTest, WhoLiftedAGroupIsKeptAsLongAsACellIsUnused) {
+  auto owner = join();
+  ControlChange configured = limit_of(1);
+  configured.by_configuration = true;
+  EXPECT_EQ(set_group_control(snapshot(), "chat", configured), "");
+  ASSERT_EQ(snapshot().groups.size(), 1u);
+  EXPECT_EQ(snapshot().groups[0].set_by, 0);
+  EXPECT_EQ(set_group_control(snapshot(), "chat", limit_of(0)), "");
+  for (std::size_t j = 0; j + 1 < kGroups; ++j) {
+    EXPECT_EQ(set_group_control(snapshot(), "g" + std::to_string(j), limit_of(1)), "");
+  }
+  ASSERT_EQ(snapshot().lifted_groups.size(), 1u);
+  EXPECT_EQ(snapshot().lifted_groups[0].group.str(), "chat");
+  EXPECT_EQ(snapshot().lifted_groups[0].set_by, getpid());
+  EXPECT_EQ(set_group_control(snapshot(), "more", limit_of(1)), "") << "it is free nevertheless";
+  EXPECT_TRUE(snapshot().lifted_groups.empty());
+}
+
 TEST_F(SteeringTest, AProcessCanBeMovedToAGroup) {
   auto owner = join();
   const GpuSnapshot gpu = snapshot();

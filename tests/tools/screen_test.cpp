@@ -114,6 +114,32 @@ TEST(Screen, NeverExceedsTheTerminal) {
   }
 }
 
+TEST(Screen, TellsProblemsWhereProcessesFillTheScreen) {
+  Snapshot snapshot = two_engines();
+  while (snapshot.gpus[0].processes.size() < 40) {
+    ProcessFigures process = testing::idle_engine();
+    process.pid = 30000 + static_cast<int>(snapshot.gpus[0].processes.size());
+    snapshot.gpus[0].processes.push_back(process);
+  }
+  snapshot.problems = {"one can't be read"};
+  View view = plain_view();
+  view.live = true;
+  const auto one = lines_of(plain_text(render(snapshot, nullptr, view, 80, 24)));
+  ASSERT_EQ(one.size(), 24u);
+  EXPECT_EQ(one[22], "! one can't be read");
+  EXPECT_THAT(one[21], HasSubstr("more below"));
+
+  snapshot.problems.assign(40, "one of many");
+  const auto many = lines_of(plain_text(render(snapshot, nullptr, view, 80, 24)));
+  ASSERT_EQ(many.size(), 24u);
+  EXPECT_THAT(many[8], HasSubstr("+36 more below")) << "four processes stay";
+  EXPECT_EQ(many[9], "! one of many");
+
+  snapshot.problems.resize(1);
+  const auto small = lines_of(plain_text(render(snapshot, nullptr, view, 80, 5)));
+  EXPECT_EQ(small[3], "! one of many");
+}
+
 TEST(Screen, KeepsTheFootWhereRowsDoNotFit) {
   Snapshot snapshot = two_engines();
   View view = plain_view();

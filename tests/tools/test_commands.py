@@ -214,6 +214,15 @@ class Steering(Case):
         self.kvshim("resume", "@chat")
         self.assertNotIn("group chat", self.kvshim("list"))
 
+    def test_what_a_group_was_told_outlives_its_members_and_can_be_lifted(self):
+        process = self.member()
+        self.kvshim("pause", "@chat")
+        process.kill()
+        process.wait()
+        self.refused("pause", "@other", code=NO_PROCESS)
+        self.assertIn("0 processes", self.kvshim("resume", "@chat"))
+        self.refused("resume", "@chat", code=NO_PROCESS)
+
     def test_releases_a_group_without_recording_it(self):
         process = self.member()
         self.assertIn("asked its 1 process to release what is idle", self.kvshim("release", "--pid", "@*"))

@@ -14,7 +14,10 @@ class FakePressure final : public Pressure {
  public:
   bool anyone_else() const noexcept override { return there.load(); }
   std::uint64_t elastic_elsewhere() noexcept override { return elsewhere.load(); }
-  void holds_more(std::int64_t bytes) noexcept override { held.fetch_add(bytes); }
+  void holds_more(std::int64_t bytes) noexcept override {
+    held.fetch_add(bytes);
+    if (on_held) on_held();
+  }
   bool ask(Lack lack, std::uint64_t bytes) noexcept override {
     asked_for.store(bytes);
     last_lack.store(lack);
@@ -52,6 +55,7 @@ class FakePressure final : public Pressure {
   }
 
   std::atomic<std::int64_t> held{0};
+  std::function<void()> on_held;
   std::atomic<bool> there{true}, worth_waiting{true}, refused{false};
   std::atomic<std::uint64_t> elsewhere{0}, before_us{0}, answered{0};
   std::atomic<std::uint64_t> ahead{0}, asked_ahead_for{0}, asks_ahead{0};

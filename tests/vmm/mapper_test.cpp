@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/vmm/fake_driver.h"
+#include "tests/vmm/fake_pressure.h"
 
 namespace kvshim::vmm::testing {
 namespace {
@@ -39,6 +40,29 @@ TEST_F(MapperTest, CountsEveryHandleByKind) {
   mapper_.release_host(1, host);
   mapper_.release_zero_handles();
   EXPECT_EQ(driver_.live_handles(), 0u);
+}
+
+// Neighbours must never take for used what a pool is about to hold or has just let go.
+TEST_F(MapperTest, WhatIsHeldIsToldBeforeItIsMadeAndAfterItsRelease) {
+  FakePressure pressure;
+  Mapper mapper(driver_.api(), 0, 0, &pressure);
+  CUmemGenericAllocationHandle handle = 0, zero = 0;
+  const auto told = [&] { return static_cast<std::uint64_t>(pressure.held.load()); };
+  // At no moment is less told than there is.
+  pressure.on_held = [&] { EXPECT_GE(told(), driver_.device_bytes()); };
+  ASSERT_EQ(mapper.create_device(3, &handle), CUDA_SUCCESS);
+  EXPECT_EQ(told(), order_bytes(3));
+  driver_.fail(Call::cuMemCreate, 1, CUDA_ERROR_OUT_OF_MEMORY);
+  CUmemGenericAllocationHandle none = 0;
+  EXPECT_EQ(mapper.create_device(4, &none), CUDA_ERROR_OUT_OF_MEMORY);
+  EXPECT_EQ(told(), order_bytes(3));
+  ASSERT_EQ(mapper.zero_handle(1, &zero), CUDA_SUCCESS);
+  EXPECT_EQ(told(), order_bytes(3) + order_bytes(1));
+  mapper.release_device(3, handle);
+  ASSERT_EQ(mapper.create_device(2, &handle), CUDA_SUCCESS);
+  mapper.release_device(2, handle);
+  mapper.release_zero_handles();
+  EXPECT_EQ(told(), 0u);
 }
 
 TEST_F(MapperTest, OneZeroHandleServesAllPiecesOfAnOrderReadOnly) {

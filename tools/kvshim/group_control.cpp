@@ -28,19 +28,31 @@ bool is_member(const segment::RecordSnapshot& record, const std::string& group) 
   return record.live && (group == "*" || record.control.group.str() == group);
 }
 
-/// The group on each GPU that has living processes. On GPUs without members too: a
-/// group can be steered before its processes start.
+bool is_set(const segment::GpuSnapshot& gpu, const std::string& group) {
+  return std::any_of(gpu.groups.begin(), gpu.groups.end(),
+                     [&](const segment::Control& one) { return one.group.str() == group; });
+}
+
+/// The group on each GPU that has living processes, members or not: a group can be steered
+/// before its processes start. And on each where something is set of it: that outlives its
+/// members and can be lifted then.
 std::vector<GroupOnGpu> places_of(const std::vector<segment::GpuSnapshot>& segments,
                                   const std::string& group, const std::string& gpu) {
   std::vector<GroupOnGpu> places;
-  for (const Target& target : all_targets(segments, gpu)) {
-    if (places.empty() || places.back().gpu != target.gpu) places.push_back({target.gpu, 0, 0, 0});
-    GroupOnGpu& place = places.back();
-    place.total = std::max(place.total, target.record->identity.gpu_total);
-    if (!is_member(*target.record, group)) continue;
-    place.other += target.record->figures.other_bytes;
-    ++place.members;
+  for (const segment::GpuSnapshot* segment : chosen_gpus(segments, gpu)) {
+    GroupOnGpu place{segment, 0, 0, 0};
+    bool wanted = is_set(*segment, group);
+    for (const segment::RecordSnapshot& record : segment->records) {
+      if (!record.live) continue;
+      wanted = true;
+      place.total = std::max(place.total, record.identity.gpu_total);
+      if (!is_member(record, group)) continue;
+      place.other += record.figures.other_bytes;
+      ++place.members;
+    }
+    if (wanted) places.push_back(place);
   }
+  if (places.empty()) all_targets(segments, gpu);  // says why there are none
   return places;
 }
 
@@ -62,11 +74,7 @@ void check_room(const GroupOnGpu& place, const std::string& group,
                 const segment::ControlChange& change) {
   const bool sets = change.limit.value_or(0) != 0 || change.reserve.value_or(0) != 0 ||
                     change.priority.value_or(0) != 0 || change.paused.value_or(false);
-  const std::vector<segment::Control>& groups = place.gpu->groups;
-  const bool known = std::any_of(groups.begin(), groups.end(), [&](const segment::Control& one) {
-    return one.group.str() == group;
-  });
-  if (sets && !known && groups.size() >= segment::kGroups) {
+  if (sets && !is_set(*place.gpu, group) && place.gpu->groups.size() >= segment::kGroups) {
     throw Failure(Exit::kRefused, place.gpu->uuid + ": " + segment::groups_full());
   }
 }

@@ -19,7 +19,7 @@ constexpr std::array<ExitMeaning, 12> kMeanings{{
      "recorded, but the process did not acknowledge it in time"},
     {Exit::kNoPermission, "no-permission", "no permission"},
     {Exit::kForeignSegment, "foreign-segment",
-     "the shared segment is of another version, or damaged"},
+     "the shared segment is of another version and in use, or damaged"},
     {Exit::kNoGpu, "no-gpu", "no usable driver or GPU"},
     {Exit::kCannotWrite, "cannot-write",
      "a file or the output can't be read or written, or an address not be listened on"},

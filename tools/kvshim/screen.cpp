@@ -16,6 +16,8 @@ namespace {
 
 constexpr std::size_t kMostSamples = 1000;
 constexpr int kMostGraphLines = 14;
+// A GPU's three headings, four processes, and how many more there are.
+constexpr std::size_t kFewestTableLines = 8;
 
 constexpr const char* kLegend =
     "CAPITALS other (weights)  small KV  ~ caches  # without kvshim  . free";
@@ -159,7 +161,13 @@ void add_gpu(const GpuFigures& gpu, const Snapshot& now, const Snapshot* before,
   }
 }
 
-/// GPUs, processes, and what is to be said about them; at most `rows` lines.
+/// How many of `rows` (1 or more) are kept for problems, whatever there is to show otherwise.
+std::size_t lines_for_problems(std::size_t problems, std::size_t rows) {
+  const std::size_t beside_table = rows > kFewestTableLines ? rows - kFewestTableLines : 1;
+  return std::min({problems, beside_table, rows - 1});
+}
+
+/// GPUs, processes, and what is to be said about them; at most `rows` (1 or more) lines.
 std::vector<Line> figures_part(const Snapshot& now, const Snapshot* before, const View& view,
                                int width, std::size_t rows) {
   std::vector<BodyLine> body;
@@ -173,7 +181,8 @@ std::vector<Line> figures_part(const Snapshot& now, const Snapshot* before, cons
   } else {
     legend.push_back(line_of(kLegend, Style::kDim));
   }
-  std::vector<Line> lines = visible_lines(body, rows);
+  std::vector<Line> lines =
+      visible_lines(body, rows - lines_for_problems(now.problems.size(), rows));
   // What is wrong is told rather than what letters mean.
   if (lines.size() + legend.size() + now.problems.size() <= rows || now.gpus.empty()) {
     lines.insert(lines.end(), legend.begin(), legend.end());

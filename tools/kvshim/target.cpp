@@ -44,22 +44,13 @@ bool is_gpu(const segment::GpuSnapshot& segment, std::size_t place, const std::s
 std::vector<Target> living(const std::vector<segment::GpuSnapshot>& segments,
                            const std::string& gpu) {
   std::vector<Target> targets;
-  bool gpu_found = gpu.empty();
-  for (std::size_t place = 0; place < segments.size(); ++place) {
-    if (!is_gpu(segments[place], place, gpu)) continue;
-    gpu_found = true;
-    for (const segment::RecordSnapshot& record : segments[place].records) {
+  for (const segment::GpuSnapshot* segment : chosen_gpus(segments, gpu)) {
+    for (const segment::RecordSnapshot& record : segment->records) {
       if (!record.live) continue;
-      targets.push_back({&segments[place], &record,
+      targets.push_back({segment, &record,
                          std::to_string(record.identity.pid) + " (" + name_of(record) + ") on " +
-                             printable(segments[place].uuid.substr(0, 12))});
+                             printable(segment->uuid.substr(0, 12))});
     }
-  }
-  if (!gpu_found) {
-    std::string known;
-    for (const auto& segment : segments) known += (known.empty() ? "" : ", ") + segment.uuid;
-    throw Failure(Exit::kNoProcess, "no process under kvshim is on GPU " + printable(gpu) +
-                                        (known.empty() ? std::string() : "; there is " + known));
   }
   return targets;
 }
@@ -106,6 +97,21 @@ std::vector<segment::GpuSnapshot> read_segments() {
   auto segments = segment::read_all(segment_folder(), ::geteuid(), &error);
   if (!error.empty()) throw Failure(Exit::kNoPermission, printable(error, 1024));
   return segments;
+}
+
+std::vector<const segment::GpuSnapshot*> chosen_gpus(
+    const std::vector<segment::GpuSnapshot>& segments, const std::string& gpu) {
+  std::vector<const segment::GpuSnapshot*> chosen;
+  for (std::size_t place = 0; place < segments.size(); ++place) {
+    if (is_gpu(segments[place], place, gpu)) chosen.push_back(&segments[place]);
+  }
+  if (chosen.empty() && !gpu.empty()) {
+    std::string known;
+    for (const auto& segment : segments) known += (known.empty() ? "" : ", ") + segment.uuid;
+    throw Failure(Exit::kNoProcess, "no process under kvshim is on GPU " + printable(gpu) +
+                                        (known.empty() ? std::string() : "; there is " + known));
+  }
+  return chosen;
 }
 
 std::vector<Target> all_targets(const std::vector<segment::GpuSnapshot>& segments,

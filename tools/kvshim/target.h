@@ -23,6 +23,11 @@ struct Target {
 std::vector<Target> find_targets(const std::vector<segment::GpuSnapshot>& segments,
                                  const std::string& target, const std::string& gpu);
 
+/// The segments that `gpu` (as above) narrows to. Throws Failure: kNoProcess when there are none
+/// and `gpu` is not empty.
+std::vector<const segment::GpuSnapshot*> chosen_gpus(
+    const std::vector<segment::GpuSnapshot>& segments, const std::string& gpu);
+
 /// All living records (on one GPU). Throws Failure when there are none.
 std::vector<Target> all_targets(const std::vector<segment::GpuSnapshot>& segments,
                                 const std::string& gpu);

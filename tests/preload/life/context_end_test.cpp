@@ -145,7 +145,7 @@ TEST_F(ContextEndTest, NothingIsLeftOfAPrimaryContextThatWasReset) {
   });
 }
 
-// While a graph with guards is still there, and with another context beside.
+// After graphs with guards, and with another context beside.
 TEST_F(ContextEndTest, NothingIsLeftOfGraphsWithGuards) {
   expect_nothing_left_of_a_created_context([] {
     const std::vector<CUdeviceptr> pools = make_pools();
@@ -163,6 +163,29 @@ TEST_F(ContextEndTest, NothingIsLeftOfGraphsWithGuards) {
     EXPECT_EQ(cuGraphExecDestroy(exec), CUDA_SUCCESS);
     EXPECT_EQ(cuGraphDestroy(graph), CUDA_SUCCESS);
   });
+}
+
+// A capture lets no thread synchronise; the destruction waits for the work beside it all the same,
+// and so must what comes before it.
+TEST_F(ContextEndTest, WorkIsFinishedThoughAnotherStreamIsBeingCaptured) {
+  constexpr std::size_t kCopied = 64 * 1024;
+  CUcontext context = nullptr;
+  ASSERT_EQ(cuCtxCreate_v2(&context, 0, 0), CUDA_SUCCESS);
+  const std::vector<CUdeviceptr> pools = make_pools();
+  CUstream stream = nullptr, captured = nullptr;
+  ASSERT_EQ(cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING), CUDA_SUCCESS);
+  ASSERT_EQ(cuStreamCreate(&captured, CU_STREAM_NON_BLOCKING), CUDA_SUCCESS);
+  alignas(4096) static std::array<std::uint8_t, kCopied> host;
+  host.fill(1);
+  ASSERT_EQ(cuMemHostRegister_v2(host.data(), kCopied, 0), CUDA_SUCCESS);
+  const auto slow = [](void*) { std::this_thread::sleep_for(std::chrono::milliseconds(200)); };
+  EXPECT_EQ(cuLaunchHostFunc(stream, slow, nullptr), CUDA_SUCCESS);
+  EXPECT_EQ(cuMemsetD8Async(pools[0] + kMiB, 7, kCopied, stream), CUDA_SUCCESS);
+  EXPECT_EQ(cuLaunchHostFunc(stream, slow, nullptr), CUDA_SUCCESS);
+  EXPECT_EQ(cuMemcpyDtoHAsync_v2(host.data(), pools[0] + kMiB, kCopied, stream), CUDA_SUCCESS);
+  ASSERT_EQ(cuStreamBeginCapture_v2(captured, CU_STREAM_CAPTURE_MODE_GLOBAL), CUDA_SUCCESS);
+  EXPECT_EQ(cuCtxDestroy_v2(context), CUDA_SUCCESS);
+  for (const std::uint8_t byte : host) ASSERT_EQ(byte, 7);
 }
 
 }  // namespace

@@ -45,5 +45,26 @@ TEST_F(LimitRace, NoTwoThreadsGetTheLastOfALimit) {
   EXPECT_GE(got.load(), kRounds) << "one of them in each round";
 }
 
+// What can't be had anyway takes nothing from others while it is refused.
+TEST_F(LimitRace, WhatIsRefusedTakesNothingFromOthers) {
+  std::atomic<bool> done{false};
+  std::thread greedy([&] {
+    EXPECT_EQ(cuCtxSetCurrent(context_), CUDA_SUCCESS);
+    while (!done.load()) {
+      CUdeviceptr made = 0;
+      EXPECT_EQ(cuMemAlloc_v2(&made, 2 * kLimit), CUDA_ERROR_OUT_OF_MEMORY);
+    }
+  });
+  for (int round = 0; round < 3000; ++round) {
+    CUdeviceptr made = 0;
+    const CUresult result = cuMemAlloc_v2(&made, 2 * kMiB);
+    EXPECT_EQ(result, CUDA_SUCCESS) << "round " << round;
+    if (result != CUDA_SUCCESS) break;
+    EXPECT_EQ(cuMemFree_v2(made), CUDA_SUCCESS);
+  }
+  done.store(true);
+  greedy.join();
+}
+
 }  // namespace
 }  // namespace kvshim::preload

@@ -7,16 +7,16 @@
 namespace kvshim::preload {
 namespace {
 
-constexpr std::size_t kAt = 4 * kMiB - 4096;  // across the border of two granules
-constexpr std::size_t kBytes = 64 * 1024;
+constexpr std::size_t kNodeAt = 4 * kMiB - 4096;  // across the border of two granules
+constexpr std::size_t kNodeBytes = 64 * 1024;
 constexpr std::uint8_t kValue = 9;
 
 CUDA_MEMSET_NODE_PARAMS fill_of(CUdeviceptr memory) {
   CUDA_MEMSET_NODE_PARAMS fill{};
-  fill.dst = memory + kAt;
+  fill.dst = memory + kNodeAt;
   fill.value = kValue;
   fill.elementSize = 1;
-  fill.width = kBytes;
+  fill.width = kNodeBytes;
   fill.height = 1;
   return fill;
 }
@@ -26,8 +26,8 @@ CUDA_MEMCPY3D copy_of(CUdeviceptr memory, CUdeviceptr from) {
   copy.srcMemoryType = CU_MEMORYTYPE_DEVICE;
   copy.srcDevice = from;
   copy.dstMemoryType = CU_MEMORYTYPE_DEVICE;
-  copy.dstDevice = memory + kAt;
-  copy.WidthInBytes = kBytes;
+  copy.dstDevice = memory + kNodeAt;
+  copy.WidthInBytes = kNodeBytes;
   copy.Height = copy.Depth = 1;
   return copy;
 }
@@ -37,7 +37,7 @@ class ManualGraph : public PoolTest {
   void SetUp() override {
     PoolTest::SetUp();
     if (IsSkipped() || HasFatalFailure()) return;
-    ASSERT_EQ(cuMemsetD8_v2(plain_, kValue, kBytes), CUDA_SUCCESS);
+    ASSERT_EQ(cuMemsetD8_v2(plain_, kValue, kNodeBytes), CUDA_SUCCESS);
     ASSERT_EQ(cuCtxSynchronize(), CUDA_SUCCESS);
     fresh();
   }
@@ -80,7 +80,8 @@ class ManualGraph : public PoolTest {
     ASSERT_EQ(cuGraphLaunch(exec, stream_), CUDA_SUCCESS) << how;
     ASSERT_EQ(cuStreamSynchronize(stream_), CUDA_SUCCESS) << how;
     EXPECT_EQ(cuGraphExecDestroy(exec), CUDA_SUCCESS) << how;
-    EXPECT_EQ(contents(pool_ + kAt, kBytes), std::vector<std::uint8_t>(kBytes, kValue)) << how;
+    EXPECT_EQ(contents(pool_ + kNodeAt, kNodeBytes), std::vector<std::uint8_t>(kNodeBytes, kValue))
+        << how;
   }
 
   std::atomic<bool> open_{false};
@@ -150,7 +151,8 @@ TEST_F(ManualGraph, ParametersAreTaken) {
 
 TEST_F(ManualGraph, ANodeWaitsForUnfinishedReaders) {
   ASSERT_EQ(cuLaunchHostFunc(stream_, until_open, &open_), CUDA_SUCCESS);
-  ASSERT_EQ(cuMemcpyDtoDAsync_v2(plain_ + 2 * kMiB, pool_ + kAt, kBytes, stream_), CUDA_SUCCESS);
+  ASSERT_EQ(cuMemcpyDtoDAsync_v2(plain_ + 2 * kMiB, pool_ + kNodeAt, kNodeBytes, stream_),
+            CUDA_SUCCESS);
   std::thread opener([this] {
     std::this_thread::sleep_for(std::chrono::milliseconds(100));
     open_.store(true);
