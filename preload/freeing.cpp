@@ -4,7 +4,6 @@
 #include <chrono>
 #include <list>
 #include <string>
-#include <thread>
 #include <utility>
 
 #include "observe/log.h"

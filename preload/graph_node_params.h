@@ -7,33 +7,29 @@
 
 namespace kvshim::preload {
 
-inline CUDA_KERNEL_NODE_PARAMS_v2 widened(const CUDA_KERNEL_NODE_PARAMS_v1& first) {
+/// What all versions have.
+template <class Params>
+CUDA_KERNEL_NODE_PARAMS_v2 common_params(const Params& from) {
   CUDA_KERNEL_NODE_PARAMS_v2 params{};
-  params.func = first.func;
-  params.gridDimX = first.gridDimX;
-  params.gridDimY = first.gridDimY;
-  params.gridDimZ = first.gridDimZ;
-  params.blockDimX = first.blockDimX;
-  params.blockDimY = first.blockDimY;
-  params.blockDimZ = first.blockDimZ;
-  params.sharedMemBytes = first.sharedMemBytes;
-  params.kernelParams = first.kernelParams;
-  params.extra = first.extra;
+  params.func = from.func;
+  params.gridDimX = from.gridDimX;
+  params.gridDimY = from.gridDimY;
+  params.gridDimZ = from.gridDimZ;
+  params.blockDimX = from.blockDimX;
+  params.blockDimY = from.blockDimY;
+  params.blockDimZ = from.blockDimZ;
+  params.sharedMemBytes = from.sharedMemBytes;
+  params.kernelParams = from.kernelParams;
+  params.extra = from.extra;
   return params;
 }
 
+inline CUDA_KERNEL_NODE_PARAMS_v2 widened(const CUDA_KERNEL_NODE_PARAMS_v1& first) {
+  return common_params(first);
+}
+
 inline CUDA_KERNEL_NODE_PARAMS_v2 narrowed(const CUDA_KERNEL_NODE_PARAMS_v3& third) {
-  CUDA_KERNEL_NODE_PARAMS_v2 params{};
-  params.func = third.func;
-  params.gridDimX = third.gridDimX;
-  params.gridDimY = third.gridDimY;
-  params.gridDimZ = third.gridDimZ;
-  params.blockDimX = third.blockDimX;
-  params.blockDimY = third.blockDimY;
-  params.blockDimZ = third.blockDimZ;
-  params.sharedMemBytes = third.sharedMemBytes;
-  params.kernelParams = third.kernelParams;
-  params.extra = third.extra;
+  CUDA_KERNEL_NODE_PARAMS_v2 params = common_params(third);
   params.kern = third.kern;
   return params;
 }

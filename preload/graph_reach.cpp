@@ -4,6 +4,7 @@
 
 #include "preload/function_info.h"
 #include "preload/graph_capture.h"
+#include "preload/graph_node_params.h"
 #include "preload/real_driver.h"
 #include "preload/root_scan.h"
 
@@ -90,18 +91,9 @@ bool read_kernel_node(CUgraphNode node, CUDA_KERNEL_NODE_PARAMS_v2* out) {
     if (real().cuGraphKernelNodeGetParams_v2(node, &params) != CUDA_SUCCESS) return false;
   } else {
     if (real().cuGraphKernelNodeGetParams == nullptr) return false;
-    // The first version's members are the second's first ones.
     CUDA_KERNEL_NODE_PARAMS_v1 first{};
     if (real().cuGraphKernelNodeGetParams(node, &first) != CUDA_SUCCESS) return false;
-    params.func = first.func;
-    params.gridDimX = first.gridDimX;
-    params.gridDimY = first.gridDimY;
-    params.gridDimZ = first.gridDimZ;
-    params.blockDimX = first.blockDimX;
-    params.blockDimY = first.blockDimY;
-    params.blockDimZ = first.blockDimZ;
-    params.kernelParams = first.kernelParams;
-    params.extra = first.extra;
+    params = widened(first);
   }
   // A node captured from a CUkernel has both set, and `func` is not what was launched.
   if (params.kern != nullptr && find_function(params.kern) != nullptr) params.func = nullptr;

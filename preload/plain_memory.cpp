@@ -82,7 +82,7 @@ void uncount_plain(CUdeviceptr address) noexcept {
 }
 
 void change_plain(CUdevice device, std::int64_t change) noexcept {
-  if (device < 0 || static_cast<std::size_t>(device) >= kMostDevices) return;
+  if (!has_counter(device)) return;
   Counted& all = *counted().load();
   std::lock_guard lock(all.mutex);
   const auto bytes = static_cast<std::uint64_t>(change);  // modulo 2^64: also less
@@ -103,7 +103,7 @@ void uncount_plain_of(CUcontext context) noexcept {
 }
 
 std::uint64_t plain_bytes(CUdevice device) noexcept {
-  if (device < 0 || static_cast<std::size_t>(device) >= kMostDevices) return 0;
+  if (!has_counter(device)) return 0;
   return counted().load()->bytes[static_cast<std::size_t>(device)].load();
 }
 
