@@ -275,8 +275,12 @@ class DeviceMemory {
   void cancel_return(const PreparedPark& prepared);
 
   /// Quiet-moment work: makes one host slab ahead, of the orders that a release
-  /// would need now. False when there is nothing left to do.
+  /// would need now, or maps windows of some. False when there is nothing left to do.
   bool make_slabs_ahead();
+  /// The opposite, once all is parked: unmaps some of the windows, of slabs with contents and of
+  /// others.
+  /// False when none is left.
+  bool unmap_spare_windows();
   std::uint64_t oldest_parked_tick() const;
   /// What was written later has a larger ExtentName::written.
   std::uint64_t newest_serial() const;

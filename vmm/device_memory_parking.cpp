@@ -157,6 +157,7 @@ bool DeviceMemory::swap_out(const Block& block, const PreparedPark& prepared, st
   if (!swap_block(block, prepared.extent, prepared.parts)) return false;
   replace_block(block, prepared,
                 {.state = ExtentState::kParked, .parked_tick = tick, .cold = cold});
+  for (const PreparedPart& part : prepared.parts) host_.window_is_spare(part.handle);
   const std::uint64_t zero = prepared.zero_bytes();
   statistics_.parked_bytes_total.fetch_add(prepared.extent.bytes() - zero,
                                            std::memory_order_relaxed);
@@ -268,23 +269,31 @@ std::array<std::size_t, kOrders> DeviceMemory::slabs_wanted() const {
   return wanted;
 }
 
-// One slab a call, made without the lock (pinning 32 MiB takes about 10 ms). As many
-// of each order are wanted as the next release would use.
+// One slab a call, made without the lock (pinning 32 MiB takes about 10 ms), or a few windows. As
+// many of each order are wanted as the next release would use.
 bool DeviceMemory::make_slabs_ahead() {
   std::array<std::size_t, kOrders> wanted{};
   unsigned order = kOrders;
   {
     std::lock_guard lock(mutex_);
     wanted = slabs_wanted();
+    if (host_.map_windows_ahead(wanted)) return true;
     order = host_.order_to_make(wanted);
   }
   if (order == kOrders) return false;
   CUmemGenericAllocationHandle handle = 0;
   if (mapper_.create_host_uncounted(order, &handle) != CUDA_SUCCESS) return false;
   std::lock_guard lock(mutex_);
-  if (host_.add_made(order, handle, wanted)) host_.window(order, handle);
+  host_.add_made(order, handle, wanted);
   if (pools_.empty()) host_.trim(0);
   return true;
+}
+
+bool DeviceMemory::unmap_spare_windows() {
+  constexpr std::size_t kBatch = 4;
+  let_guards_first();
+  std::lock_guard lock(mutex_);
+  return host_.unmap_spare_windows(kBatch);
 }
 
 std::uint64_t DeviceMemory::newest_serial() const {

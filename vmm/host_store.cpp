@@ -4,29 +4,30 @@
 
 namespace kvshim::vmm {
 
-// A handle lives while it is mapped: its window goes first. A window that can't be
-// unmapped is never used again; its memory is then gone until the process ends.
-void HostStore::release_last(Handles& from, unsigned order) {
-  const CUmemGenericAllocationHandle handle = from[order].back();
-  from[order].pop_back();
-  if (const auto it = mapped_.find(handle); it != mapped_.end()) {
-    const CUdeviceptr window = it->second;
-    mapped_.erase(it);
-    if (mapper_.unmap(window, order_bytes(order)) == CUDA_SUCCESS ||
-        mapper_.unmap(window, order_bytes(order)) == CUDA_SUCCESS) {
-      windows_.give_back(order, window);
-    }
+// A window that can't be unmapped is never used again; its memory is then gone until the process
+// ends.
+void HostStore::unmap_window(unsigned order, CUdeviceptr window) {
+  if (mapper_.unmap(window, order_bytes(order)) == CUDA_SUCCESS ||
+      mapper_.unmap(window, order_bytes(order)) == CUDA_SUCCESS) {
+    windows_.give_back(order, window);
   }
-  mapper_.release_host(order, handle);
+}
+
+// A handle lives while it is mapped: its window goes first.
+void HostStore::release_last(Slabs& from, unsigned order) {
+  const Slab slab = from[order].back();
+  from[order].pop_back();
+  if (slab.window != 0) unmap_window(order, slab.window);
+  mapper_.release_host(order, slab.handle);
   cached_ -= order_bytes(order);
 }
 
 bool HostStore::make_room(std::uint64_t bytes, const std::array<std::size_t, kOrders>& wanted) {
-  for (Handles* handles : {&cache_, &unused_}) {
+  for (Slabs* slabs : {&cache_, &unused_}) {
     for (unsigned order = kOrders; order-- > 0;) {
-      while (used_ + cached_ + bytes > budget_ && !(*handles)[order].empty() &&
+      while (used_ + cached_ + bytes > budget_ && !(*slabs)[order].empty() &&
              cached_of(order) > wanted[order]) {
-        release_last(*handles, order);
+        release_last(*slabs, order);
       }
     }
   }
@@ -35,17 +36,19 @@ bool HostStore::make_room(std::uint64_t bytes, const std::array<std::size_t, kOr
 
 bool HostStore::make_room_for(unsigned order) { return make_room(order_bytes(order), {}); }
 
-void HostStore::take_last(Handles& from, unsigned order, CUmemGenericAllocationHandle* handle) {
-  *handle = from[order].back();
+void HostStore::take_last(Slabs& from, unsigned order, CUmemGenericAllocationHandle* handle) {
+  const Slab slab = from[order].back();
   from[order].pop_back();
+  *handle = slab.handle;
+  if (slab.window != 0) taken_windows_[slab.handle] = {slab.window, order};
   cached_ -= order_bytes(order);
   used_ += order_bytes(order);
 }
 
 bool HostStore::take_cached(unsigned order, CUmemGenericAllocationHandle* handle) {
-  for (Handles* handles : {&cache_, &unused_}) {
-    if ((*handles)[order].empty()) continue;
-    take_last(*handles, order, handle);
+  for (Slabs* slabs : {&cache_, &unused_}) {
+    if ((*slabs)[order].empty()) continue;
+    take_last(*slabs, order, handle);
     return true;
   }
   return false;
@@ -54,6 +57,7 @@ bool HostStore::take_cached(unsigned order, CUmemGenericAllocationHandle* handle
 CUresult HostStore::take_zero(unsigned order, CUmemGenericAllocationHandle* handle) {
   if (!unused_[order].empty()) {
     take_last(unused_, order, handle);
+    window_is_spare(*handle);
     return CUDA_SUCCESS;
   }
   if (!make_room_for(order)) return CUDA_ERROR_OUT_OF_MEMORY;
@@ -63,22 +67,89 @@ CUresult HostStore::take_zero(unsigned order, CUmemGenericAllocationHandle* hand
 }
 
 void HostStore::give_back(unsigned order, CUmemGenericAllocationHandle handle) {
+  Slab slab{handle};
+  if (const auto it = taken_windows_.find(handle); it != taken_windows_.end()) {
+    slab.window = it->second.address;
+    taken_windows_.erase(it);
+  }
   used_ -= order_bytes(order);
   cached_ += order_bytes(order);
-  cache_[order].push_back(handle);
+  cache_[order].push_back(slab);
 }
 
-CUdeviceptr HostStore::window(unsigned order, CUmemGenericAllocationHandle handle) {
-  if (const auto it = mapped_.find(handle); it != mapped_.end()) return it->second;
+// --- windows ----------------------------------------------------------------------
+
+CUdeviceptr HostStore::map_window(unsigned order, CUmemGenericAllocationHandle handle) {
   const CUdeviceptr window = windows_.take(order);
   if (window == 0) return 0;
   if (mapper_.map(window, order, handle, true) != CUDA_SUCCESS) {
     windows_.give_back(order, window);
     return 0;
   }
-  mapped_[handle] = window;
   return window;
 }
+
+CUdeviceptr HostStore::window(unsigned order, CUmemGenericAllocationHandle handle) {
+  if (const auto it = taken_windows_.find(handle); it != taken_windows_.end()) {
+    it->second.spare = false;
+    return it->second.address;
+  }
+  const CUdeviceptr window = map_window(order, handle);
+  if (window != 0) taken_windows_[handle] = {window, order};
+  return window;
+}
+
+void HostStore::window_is_spare(CUmemGenericAllocationHandle handle) {
+  const auto it = taken_windows_.find(handle);
+  if (it == taken_windows_.end()) return;
+  it->second.spare = true;
+  spare_windows_.push_back(handle);
+}
+
+bool HostStore::unmap_spare_windows(std::size_t most) {
+  while (most != 0 && !spare_windows_.empty()) {
+    const auto it = taken_windows_.find(spare_windows_.back());
+    spare_windows_.pop_back();
+    if (it == taken_windows_.end() || !it->second.spare) continue;
+    unmap_window(it->second.order, it->second.address);
+    taken_windows_.erase(it);
+    --most;
+  }
+  for (Slabs* slabs : {&cache_, &unused_}) {
+    for (unsigned order = 0; order < kOrders; ++order) {
+      for (Slab& slab : (*slabs)[order]) {
+        if (slab.window == 0) continue;
+        if (most == 0) return true;
+        unmap_window(order, slab.window);
+        slab.window = 0;
+        --most;
+      }
+    }
+  }
+  return !spare_windows_.empty();
+}
+
+// Opening one takes 35 us and 9 us for each MiB (docs/results/parking.md), for which a fault waits.
+bool HostStore::map_windows_ahead(const std::array<std::size_t, kOrders>& wanted) {
+  constexpr std::uint64_t kAtOnce = std::uint64_t{8} << 20;
+  std::uint64_t mapped = 0;
+  for (unsigned order = kOrders; order-- > 0;) {
+    std::size_t left = wanted[order];
+    for (Slabs* slabs : {&cache_, &unused_}) {
+      std::vector<Slab>& all = (*slabs)[order];
+      for (auto slab = all.rbegin(); slab != all.rend() && left != 0; ++slab, --left) {
+        if (slab->window != 0) continue;
+        slab->window = map_window(order, slab->handle);
+        if (slab->window == 0) return false;
+        mapped += order_bytes(order);
+        if (mapped >= kAtOnce) return true;
+      }
+    }
+  }
+  return mapped != 0;
+}
+
+// --- making ahead -----------------------------------------------------------------
 
 unsigned HostStore::order_to_make(const std::array<std::size_t, kOrders>& wanted) const {
   std::uint64_t needed = used_;
@@ -98,15 +169,15 @@ bool HostStore::add_made(unsigned order, CUmemGenericAllocationHandle handle,
     mapper_.release_host(order, handle);
     return false;
   }
-  unused_[order].push_back(handle);
+  unused_[order].push_back({handle});
   cached_ += order_bytes(order);
   return true;
 }
 
 void HostStore::trim(std::uint64_t keep) {
-  for (Handles* handles : {&cache_, &unused_}) {
+  for (Slabs* slabs : {&cache_, &unused_}) {
     for (unsigned order = kOrders; order-- > 0;) {
-      while (cached_ > keep && !(*handles)[order].empty()) release_last(*handles, order);
+      while (cached_ > keep && !(*slabs)[order].empty()) release_last(*slabs, order);
     }
   }
   windows_.release();

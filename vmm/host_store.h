@@ -13,10 +13,11 @@
 
 namespace kvshim::vmm {
 
-/// A slab is a host handle and its window: a second mapping, outside the pools,
-/// through which contents are copied to it and from it. A window lives as long as
-/// its slab, so that parking and coming back pay for one mapping only, the pool's.
-/// Not thread-safe: under the owning DeviceMemory's mutex.
+/// A slab is a host handle. Contents are copied to it through its window: a second mapping,
+/// outside the pools. A cached slab gets one ahead of the release that will use it, so that parking
+/// pays for the pool's mapping only. Then it goes: a GiB of them takes 2 MiB of GPU memory for page
+/// tables (docs/results/driver_semantics.md). Not thread-safe: under the owning
+/// DeviceMemory's mutex.
 class HostStore {
  public:
   HostStore(const DriverApi& driver, Mapper& mapper, std::uint64_t budget)
@@ -31,9 +32,18 @@ class HostStore {
   CUresult take_zero(unsigned order, CUmemGenericAllocationHandle* handle);
   /// Back to the cache.
   void give_back(unsigned order, CUmemGenericAllocationHandle handle);
-  /// Where the GPU reaches the handle's memory beside the pools; 0 when the driver
-  /// refuses to map it. Mapped at first use.
+
+  /// Where the GPU reaches a taken handle's memory beside the pools, until it is given back or
+  /// window_is_spare(); 0 when the driver refuses to map it. Mapped now if need be.
   CUdeviceptr window(unsigned order, CUmemGenericAllocationHandle handle);
+  /// Of a taken handle. REQUIRES: no copy through it is under way, none will begin.
+  void window_is_spare(CUmemGenericAllocationHandle handle);
+  /// Unmaps at most so many windows, spare ones and those of cached slabs; true when there may be
+  /// more.
+  bool unmap_spare_windows(std::size_t most);
+  /// Maps windows of some of the cached slabs that will be taken next, `wanted` of each order: as
+  /// many as take 0.1 to 0.4 ms. False when all have theirs, or the driver refuses.
+  bool map_windows_ahead(const std::array<std::size_t, kOrders>& wanted);
 
   /// The largest order of which fewer are cached than `wanted`, if the budget has
   /// room for one more beside what is wanted; kOrders: nothing is to be made.
@@ -58,17 +68,30 @@ class HostStore {
   }
 
  private:
-  using Handles = std::array<std::vector<CUmemGenericAllocationHandle>, kOrders>;
-  void take_last(Handles& from, unsigned order, CUmemGenericAllocationHandle* handle);
+  struct Slab {
+    CUmemGenericAllocationHandle handle = 0;
+    CUdeviceptr window = 0;  // 0: none
+  };
+  using Slabs = std::array<std::vector<Slab>, kOrders>;
+  struct TakenWindow {
+    CUdeviceptr address = 0;
+    unsigned order = 0;
+    bool spare = false;
+  };
+  void take_last(Slabs& from, unsigned order, CUmemGenericAllocationHandle* handle);
   bool make_room(std::uint64_t bytes, const std::array<std::size_t, kOrders>& wanted);
-  void release_last(Handles& from, unsigned order);
+  void release_last(Slabs& from, unsigned order);
+  CUdeviceptr map_window(unsigned order, CUmemGenericAllocationHandle handle);
+  void unmap_window(unsigned order, CUdeviceptr window);
   Mapper& mapper_;
   Windows windows_;
   std::uint64_t budget_;
   std::uint64_t used_ = 0, cached_ = 0;
-  Handles cache_;   // hold what was parked in them last
-  Handles unused_;  // made ahead: still zero
-  std::unordered_map<CUmemGenericAllocationHandle, CUdeviceptr> mapped_;  // windows
+  Slabs cache_;   // hold what was parked in them last
+  Slabs unused_;  // made ahead: still zero
+  std::unordered_map<CUmemGenericAllocationHandle, TakenWindow> taken_windows_;
+  // May name handles that are taken no more, or whose window is needed again.
+  std::vector<CUmemGenericAllocationHandle> spare_windows_;
 };
 
 }  // namespace kvshim::vmm

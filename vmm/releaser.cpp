@@ -136,6 +136,10 @@ void Releaser::tick() {
   } else if (settings_.disposable) {
     drop_expired(epoch);
   }
+  // Last, for parking takes its time for calls of the driver already; and never beside work.
+  while (released_ && !interrupted(epoch) && !wakeup_.rung() && memory_.unmap_spare_windows()) {
+    continue;
+  }
 }
 
 // For the figures of tools. Here, because the context is current and nobody waits for

@@ -251,12 +251,37 @@ TEST(DeviceMemoryReleaseTest, SlabsMadeAheadSpareTheReleaseTheDriver) {
   MemoryBench bench({.host_budget = 64 * kMiB});
   const PoolRecord* pool = bench.pool(128 * kMiB);
   for (std::uint32_t g = 0; g < 3; ++g) bench.fault(pool, g * 2);
-  int made = 0;
-  while (bench.memory->make_slabs_ahead()) ++made;
-  EXPECT_EQ(made, 3);
+  const std::uint64_t before = bench.driver.calls(Call::cuMemCreate);
+  while (bench.memory->make_slabs_ahead()) continue;
   const std::uint64_t creates = bench.driver.calls(Call::cuMemCreate);
+  EXPECT_EQ(creates - before, 3u);
+  const std::uint64_t maps = bench.driver.calls(Call::cuMemMap);
   EXPECT_EQ(bench.park_all(), 3u);
   EXPECT_EQ(bench.driver.calls(Call::cuMemCreate), creates);
+  EXPECT_EQ(bench.driver.calls(Call::cuMemMap), maps + 3u) << "the pool's; windows are there";
+}
+
+// What is parked has one mapping, the pool's, after the release; and its slab has a window again
+// before the next one.
+TEST(DeviceMemoryReleaseTest, WhatIsParkedKeepsNoWindow) {
+  MemoryBench bench({.host_budget = 64 * kMiB});
+  const PoolRecord* pool = bench.pool(128 * kMiB);
+  for (std::uint32_t g = 0; g < 3; ++g) bench.fault(pool, g * 2);
+  while (bench.memory->make_slabs_ahead()) continue;
+  EXPECT_EQ(bench.driver.host_mapped_bytes(), 3 * kGranuleBytes);
+  ASSERT_EQ(bench.park_all(), 3u);
+  EXPECT_EQ(bench.driver.host_mapped_bytes(), 6 * kGranuleBytes);
+  while (bench.memory->unmap_spare_windows()) continue;
+  EXPECT_EQ(bench.driver.host_mapped_bytes(), 3 * kGranuleBytes);
+  for (const ExtentName& name : bench.parked()) {
+    PreparedPark back;
+    ASSERT_EQ(bench.memory->prepare_return(name, 0, &back), Preparation::kDone);
+    ASSERT_TRUE(bench.memory->swap_to_resident(back));
+  }
+  bench.memory->release_retired();
+  EXPECT_EQ(bench.driver.host_mapped_bytes(), 0u);
+  while (bench.memory->make_slabs_ahead()) continue;
+  EXPECT_EQ(bench.driver.host_mapped_bytes(), 3 * kGranuleBytes);
 }
 
 TEST(DeviceMemoryReleaseTest, SlabsGoWithTheLastPool) {

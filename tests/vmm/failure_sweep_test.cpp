@@ -120,6 +120,13 @@ const Operation kOperations[] = {
      [](World& w) {
        while (w.bench.memory->make_slabs_ahead()) continue;
      }},
+    {"SpareWindows",
+     [](World& w) {
+       w.bench.park_merged();
+       while (w.bench.memory->unmap_spare_windows()) continue;
+       w.bench.bring_back(w.bench.parked());
+       while (w.bench.memory->make_slabs_ahead()) continue;
+     }},
 };
 
 class FailureSweepTest : public ::testing::TestWithParam<std::tuple<std::size_t, std::size_t>> {};

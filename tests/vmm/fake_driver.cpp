@@ -95,6 +95,12 @@ std::uint64_t FakeDriver::host_bytes() const {
   std::lock_guard lock(mutex_);
   return used(true);
 }
+std::uint64_t FakeDriver::host_mapped_bytes() const {
+  std::lock_guard lock(mutex_);
+  std::uint64_t sum = 0;
+  for (const auto& [id, handle] : handles_) sum += handle.host ? handle.bytes * handle.mappings : 0;
+  return sum;
+}
 std::uint64_t FakeDriver::gpu_free() const {
   std::lock_guard lock(mutex_);
   const std::uint64_t taken = used(false) + others_;

@@ -74,6 +74,8 @@ class FakeDriver {
   /// Bytes of live handles by place. A released handle lives while it is mapped.
   std::uint64_t device_bytes() const;
   std::uint64_t host_bytes() const;
+  /// In all mappings of host memory: twice what is mapped twice.
+  std::uint64_t host_mapped_bytes() const;
   std::uint64_t gpu_free() const;
   std::size_t live_handles() const;
   std::size_t reservations() const;

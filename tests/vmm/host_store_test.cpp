@@ -118,11 +118,13 @@ TEST_F(HostStoreTest, SlabsThatAreNotWantedGiveWayToOnesThatAre) {
 
 // --- windows ---------------------------------------------------------------------
 
-TEST_F(HostStoreTest, AWindowStaysForAsLongAsItsSlab) {
+TEST_F(HostStoreTest, AWindowThatIsNotSpareGoesWithItsSlab) {
   CUmemGenericAllocationHandle a = 0, again = 0;
   ASSERT_TRUE(take(2, &a));
   const CUdeviceptr window = store_.window(2, a);
   ASSERT_NE(window, 0u);
+  EXPECT_EQ(driver_.mapping_bytes(window), order_bytes(2));
+  EXPECT_FALSE(store_.unmap_spare_windows(SIZE_MAX)) << "it is needed";
   EXPECT_EQ(driver_.mapping_bytes(window), order_bytes(2));
   store_.give_back(2, a);
   const std::uint64_t maps = driver_.calls(Call::cuMemMap);
@@ -134,6 +136,86 @@ TEST_F(HostStoreTest, AWindowStaysForAsLongAsItsSlab) {
   EXPECT_EQ(driver_.mapping_bytes(window), 0u);
   EXPECT_EQ(driver_.host_bytes(), 0u) << "a mapping would keep the memory alive";
   EXPECT_EQ(driver_.reservations(), 0u);
+}
+
+// Page tables of a window are GPU memory.
+TEST_F(HostStoreTest, ASlabThatHoldsContentsKeepsNoWindow) {
+  std::array<CUmemGenericAllocationHandle, 3> slabs{};
+  std::array<CUdeviceptr, 3> windows{};
+  for (std::size_t i = 0; i < slabs.size(); ++i) {
+    ASSERT_TRUE(take(2, &slabs[i]));
+    windows[i] = store_.window(2, slabs[i]);
+    store_.window_is_spare(slabs[i]);
+  }
+  EXPECT_TRUE(store_.unmap_spare_windows(1)) << "a few at a time";
+  EXPECT_FALSE(store_.unmap_spare_windows(2));
+  for (const CUdeviceptr window : windows) EXPECT_EQ(driver_.mapping_bytes(window), 0u);
+  EXPECT_EQ(driver_.host_bytes(), 3 * order_bytes(2)) << "the slabs themselves stay";
+}
+
+TEST_F(HostStoreTest, AWindowThatIsNeededAgainIsNotSpare) {
+  CUmemGenericAllocationHandle a = 0, cached = 0, again = 0;
+  ASSERT_TRUE(take(2, &a));
+  ASSERT_TRUE(take(1, &cached));
+  const CUdeviceptr window = store_.window(2, a);
+  const CUdeviceptr other = store_.window(1, cached);
+  store_.window_is_spare(a);
+  store_.window_is_spare(a);
+  store_.window_is_spare(cached);
+  store_.give_back(1, cached);
+  store_.give_back(2, a);
+  ASSERT_TRUE(take(2, &again));
+  ASSERT_EQ(store_.window(2, again), window);
+  EXPECT_FALSE(store_.unmap_spare_windows(SIZE_MAX));
+  EXPECT_EQ(driver_.mapping_bytes(window), order_bytes(2));
+  EXPECT_EQ(driver_.mapping_bytes(other), 0u) << "of a slab in the cache";
+  store_.give_back(2, again);
+  EXPECT_FALSE(store_.unmap_spare_windows(1));
+  EXPECT_EQ(driver_.mapping_bytes(window), 0u);
+  store_.trim(0);
+  EXPECT_EQ(driver_.reservations(), 0u);
+}
+
+TEST_F(HostStoreTest, ASlabMadeAheadThatIsUsedForZerosKeepsNoWindow) {
+  CUmemGenericAllocationHandle made = 0, zero = 0;
+  ASSERT_EQ(mapper_.create_host_uncounted(1, &made), CUDA_SUCCESS);
+  store_.add_made(1, made);
+  EXPECT_TRUE(store_.map_windows_ahead({0, 1}));
+  EXPECT_FALSE(store_.map_windows_ahead({0, 1}));
+  const std::uint64_t unmaps = driver_.calls(Call::cuMemUnmap);
+  ASSERT_EQ(store_.take_zero(1, &zero), CUDA_SUCCESS);
+  EXPECT_FALSE(store_.unmap_spare_windows(SIZE_MAX));
+  EXPECT_EQ(driver_.calls(Call::cuMemUnmap), unmaps + 1);
+}
+
+// Those that will be taken, and no others.
+TEST_F(HostStoreTest, WindowsAreMappedAheadOfWhatIsWanted) {
+  std::vector<CUmemGenericAllocationHandle> slabs(10);
+  for (auto& slab : slabs) ASSERT_TRUE(take(0, &slab));
+  for (auto slab : slabs) store_.give_back(0, slab);
+  const std::uint64_t maps = driver_.calls(Call::cuMemMap);
+  const std::array<std::size_t, kOrders> wanted = {6};
+  EXPECT_TRUE(store_.map_windows_ahead(wanted));
+  EXPECT_EQ(driver_.calls(Call::cuMemMap), maps + 4) << "a few at a time";
+  EXPECT_TRUE(store_.map_windows_ahead(wanted));
+  EXPECT_FALSE(store_.map_windows_ahead(wanted));
+  EXPECT_EQ(driver_.calls(Call::cuMemMap), maps + 6);
+  for (std::size_t i = 0; i < wanted[0]; ++i) {
+    CUmemGenericAllocationHandle slab = 0;
+    ASSERT_TRUE(store_.take_cached(0, &slab));
+    EXPECT_NE(store_.window(0, slab), 0u);
+  }
+  EXPECT_EQ(driver_.calls(Call::cuMemMap), maps + 6);
+}
+
+TEST_F(HostStoreTest, AWindowAheadThatIsRefusedIsMappedWhenItIsNeeded) {
+  CUmemGenericAllocationHandle a = 0, again = 0;
+  ASSERT_TRUE(take(2, &a));
+  store_.give_back(2, a);
+  driver_.fail(Call::cuMemSetAccess, 1, CUDA_ERROR_OUT_OF_MEMORY);
+  EXPECT_FALSE(store_.map_windows_ahead({0, 0, 1}));
+  ASSERT_TRUE(take(2, &again));
+  EXPECT_NE(store_.window(2, again), 0u);
 }
 
 TEST_F(HostStoreTest, AWindowThatIsRefusedIsTriedAgain) {

@@ -17,6 +17,17 @@ TEST_F(ReleaserTest, IdleContentsGoToHostMemoryAndStay) {
   ASSERT_TRUE(eventually([&] { return bench_.memory->physical().device == 0; }));
 }
 
+// A second mapping of what is parked costs GPU memory for page tables.
+TEST_F(ReleaserTest, IdleContentsAreMappedOnce) {
+  bench_.release_when_idle(quick());
+  for (std::uint64_t value = 7; value < 10; ++value) {
+    write(four_, value);
+    ASSERT_TRUE(eventually_resident(0));
+    ASSERT_TRUE(eventually([&] { return bench_.driver.host_mapped_bytes() == 4 * kGranuleBytes; }));
+    for (std::uint32_t g = 1; g < 5; ++g) EXPECT_TRUE(bench_.holds(pool_, g, value));
+  }
+}
+
 // A kernel waits for its turn on a GPU that others use: one behind each copy made parking
 // three times as long (docs/results/sharing.md).
 TEST_F(ReleaserTest, ParkingManyBlocksTakesNoKernelForEach) {
