@@ -4,6 +4,7 @@ import statistics
 import time
 
 from memory import thinned
+from pcie import PcieCounters
 from servers import Ballast, Refused
 
 EXPERIMENTS = {
@@ -11,6 +12,7 @@ EXPERIMENTS = {
     "second": "the other model under bursts",
     "alternating": "two models alternating on one GPU",
     "oversized": "two models at once, together larger than the GPU",
+    "squeezed": "the same, with less and less of the GPU left to them",
     "light": "one model under light traffic, never idle for long",
 }
 # (1), (2), (3), (4) of the tutorial; others can be asked for.
@@ -161,6 +163,36 @@ def oversized(run):
         ballast.close()
 
 
+def tokens_of(burst):
+    return sum(row.get("tokens", 0) for row in burst["requests"])
+
+
+def squeezed(run):
+    """The same work, once for each size of the GPU: how much longer it takes, and what crosses
+    PCIe meanwhile."""
+    run.start()
+    plan, steps, pcie = run.plan, run.content.setdefault("steps", []), PcieCounters()
+    for number, leave in enumerate(plan.squeeze_mib):
+        ballast = Ballast(plan.gpu_reserve + leave, run.context.settings.driver_environment)
+        try:
+            run.pause("the ballast is there", 0.6)
+            before, host = pcie.read(), sum(s.faults_in_host() for s in run.servers)
+            run.burst(run.servers, number, plan.fixed_load())
+            after = pcie.read()
+            bursts = run.content["bursts"][-len(run.servers):]
+            begin = min(burst["begin"] for burst in bursts)
+            steps.append({
+                "usable_mib": ballast.free_mib - plan.gpu_reserve,
+                "seconds": {b["server"]: b["end"] - begin for b in bursts},
+                "tokens": {b["server"]: tokens_of(b) for b in bursts},
+                "pcie_mib": [b - a for a, b in zip(before, after)] if before and after else None,
+                "faults_in_host": sum(s.faults_in_host() for s in run.servers) - host})
+            run.pause(f"after burst {number + 1}", plan.gap)
+        finally:
+            ballast.close()
+    run.idle = []  # with ballasts of several sizes they say nothing
+
+
 def light(run):
     """An hour of light traffic in minutes: requests in turn, whose pauses are no idleness."""
     run.start()
@@ -183,7 +215,7 @@ def light(run):
 
 
 STEPS = {"single": single, "second": single, "light": light, "alternating": alternating,
-         "oversized": oversized}
+         "oversized": oversized, "squeezed": squeezed}
 
 
 def seconds_of(name, plan, servers_to_start):
@@ -191,6 +223,9 @@ def seconds_of(name, plan, servers_to_start):
     if name.startswith("light."):
         return servers_to_start * plan.start_seconds + plan.light_seconds + plan.gap + 2
     burst = plan.seconds or 0.4 * plan.rounds
+    if name.startswith("squeezed."):
+        return (servers_to_start * plan.start_seconds
+                + len(plan.squeeze_mib) * (2 * burst + plan.gap + 1) + plan.gap + 2)
     steps = plan.bursts * (2 if name.startswith("alternating") else 1)
     return servers_to_start * plan.start_seconds + steps * (burst + plan.gap) + plan.gap + 2
 

@@ -36,6 +36,7 @@ class Plan:
     rounds: int
     seconds: float
     leave_mib: float      # what the ballast leaves beyond the pools' reserve
+    squeeze_mib: tuple    # the same, one after the other (squeezed)
     gpu_reserve: float    # MiB that pools never take: max(512 MiB, 1 %)
     start_seconds: float  # a server's start, to foretell what still fits
     # Light traffic. The option cold_after shrinks with the hour.
@@ -55,24 +56,32 @@ class Plan:
         """Long prompts: the two working sets are larger than what the ballast leaves."""
         return Load(2 * self.clients, 1200, 1700, self.tokens, self.rounds, self.seconds)
 
+    def fixed_load(self):
+        """As much work each time, however long it takes."""
+        return dataclasses.replace(self.heavy_load(), rounds=self.rounds or 2, seconds=0)
+
 
 def make_plan(engine, arguments):
     if engine == "small":
         plan = Plan(bursts=3, gap=1.6, idle_timeout=0.5, utilization=0.7, clients=8, tokens=48,
-                    prompt=64, rounds=3, seconds=0, leave_mib=16, gpu_reserve=512, start_seconds=2,
+                    prompt=64, rounds=3, seconds=0, leave_mib=16,
+                    squeeze_mib=(256, 16), gpu_reserve=512, start_seconds=2,
                     light_seconds=60, light_pause=0.2, cold_after=2)
         if arguments.short:
             plan = dataclasses.replace(plan, bursts=2, gap=1.2, rounds=1, tokens=32,
                                        light_seconds=12, cold_after=1)
     else:
         plan = Plan(bursts=3, gap=5, idle_timeout=2, utilization=0.9, clients=16, tokens=128,
-                    prompt=0, rounds=0, seconds=4, leave_mib=600, gpu_reserve=820,
+                    prompt=0, rounds=0, seconds=4, leave_mib=600,
+                    squeeze_mib=(8192, 2048, 1536, 1024, 768, 512, 256), gpu_reserve=820,
                     start_seconds=80, light_seconds=180, light_pause=0.25, cold_after=3)
         if arguments.short:
             plan = dataclasses.replace(plan, bursts=1, light_seconds=60)
     chosen = {name: getattr(arguments, name) for name in
               ("bursts", "gap", "utilization", "clients", "tokens", "rounds", "leave_mib")
               if getattr(arguments, name) is not None}
+    if arguments.squeeze:
+        chosen["squeeze_mib"] = tuple(arguments.squeeze)
     if arguments.light_seconds is not None:
         chosen["light_seconds"] = arguments.light_seconds
     if arguments.burst_seconds is not None:

@@ -3,7 +3,8 @@ from figures import quantile
 
 TITLES = {"single": "one model under bursts", "second": "the other one under bursts",
           "alternating": "two models alternating",
-          "oversized": "two models at once, beyond the GPU", "light": "light traffic"}
+          "oversized": "two models at once, beyond the GPU", "squeezed": "two models at once, less and less GPU",
+          "light": "light traffic"}
 LABELS = {"cold": "kvshim, cold rows", "warm": "kvshim, cold_after = 0", "elastic": "kvshim", "static": "without", "kvcached": "kvcached"}
 
 
@@ -170,6 +171,33 @@ def remarks(content):
     return lines
 
 
+def squeezed(parts):
+    """The same work, for each size of the GPU."""
+    part = parts.get("squeezed.elastic", {})
+    steps = part.get("steps")
+    if not steps:
+        return []
+    servers = list(steps[0]["tokens"])
+    lines = ["", "The same work with less and less GPU for the pools of both:", "",
+             "| pools may take (MiB) | " + " | ".join(f"{s} tokens/s" for s in servers)
+             + " | seconds | GiB to the GPU | GiB from it | ms more for each GiB | faults served in "
+             "host memory |", "|" + " --- |" * (6 + len(servers))]
+    first = steps[0]
+    for step in steps:
+        longest = max(step["seconds"].values())
+        gib = [mib / 1024 for mib in step["pcie_mib"]] if step["pcie_mib"] else [None, None]
+        more = None
+        if step is not first and step["pcie_mib"] and first["pcie_mib"]:
+            more_gib = (sum(step["pcie_mib"]) - sum(first["pcie_mib"])) / 1024
+            if more_gib > 1:
+                more = (longest - max(first["seconds"].values())) / more_gib * 1000
+        rates = [number(step["tokens"][s] / step["seconds"][s]) for s in servers]
+        lines.append("| " + " | ".join([number(step["usable_mib"]), *rates, number(longest, 1),
+                                        number(gib[0], 1), number(gib[1], 1), number(more, 1),
+                                        str(step["faults_in_host"])]) + " |")
+    return lines
+
+
 def faults_in_host(part):
     return sum(facts.get("faults_in_host", 0) for facts in part["servers"].values())
 
@@ -183,5 +211,5 @@ def markdown(content):
              "", *table(content["parts"]), "",
              "Memory is the whole GPU's, as another process sees it; idle: the median of the levels "
              "at the end of the pauses; flex: idle / peak; latency and first token as the clients "
-             "see them.", "", *remarks(content)]
+             "see them.", "", *remarks(content), *squeezed(content["parts"])]
     return "\n".join(lines) + "\n"

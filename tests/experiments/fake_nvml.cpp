@@ -46,6 +46,27 @@ FAKE_NVML int nvmlDeviceGetHandleByIndex_v2(unsigned index, void** device) {
   return 0;
 }
 
+struct FieldValue {  // nvmlFieldValue_t
+  unsigned field, scope;
+  long long time, latency;
+  unsigned type, status;
+  unsigned long long value;
+};
+
+// Each look finds 1 GiB more from the GPU and 3 GiB more to it.
+FAKE_NVML int nvmlDeviceGetFieldValues(void* device, int count, FieldValue* values) {
+  if (!initialized || device != &the_gpu) return kUninitialized;
+  static unsigned long long looks = 0;
+  ++looks;
+  for (int i = 0; i < count; ++i) {
+    constexpr unsigned kFromGpu = 197, kToGpu = 198;
+    const bool known = values[i].field == kFromGpu || values[i].field == kToGpu;
+    values[i].status = known ? 0 : 3;
+    values[i].value = looks * (values[i].field == kToGpu ? 3 : 1) << 30;
+  }
+  return 0;
+}
+
 FAKE_NVML int nvmlDeviceGetMemoryInfo(void* device, Memory* memory) {
   const char* folder = std::getenv("FAKE_GPU");
   if (!initialized || device != &the_gpu || folder == nullptr) return kUninitialized;

@@ -110,6 +110,18 @@ class RealServer(Case):
         facts, = [json.loads(file.read_text()) for file in self.gpu.glob("*.facts")]
         self.assertTrue(facts["enforce_eager"] and facts["no_enable_prefix_caching"])
 
+    def test_the_same_work_with_less_and_less_gpu(self):
+        said = self.run_all(*self.options("--parts", "squeezed.elastic", "--squeeze", "4096,600"),
+                            **self.surroundings())
+        steps = self.part("squeezed.elastic")["steps"]
+        self.assertEqual([step["usable_mib"] for step in steps], [4096, 600])
+        for step in steps:
+            self.assertEqual(step["tokens"]["A"], step["tokens"]["B"])
+            self.assertEqual(step["tokens"]["A"], steps[0]["tokens"]["A"])
+            self.assertGreater(step["tokens"]["A"], 0)
+            self.assertEqual(step["pcie_mib"], [3072, 1024])
+        self.assertRegex(said, r"\| 600 \| \d+ \| \d+ \| [0-9.]+ \| 3.0 \| 1.0 \|  \| 0 \|")
+
     def test_without_kvcached_a_line_says_so(self):
         said = self.run_all(*self.options("--parts", "oversized.static"), **self.surroundings())
         self.assertIn("kvcached was not there: no third contestant", said)
