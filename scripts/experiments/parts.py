@@ -4,7 +4,7 @@ import statistics
 import time
 
 from memory import thinned
-from pcie import PcieCounters
+from pcie import PcieWatch
 from servers import Ballast, Refused
 
 EXPERIMENTS = {
@@ -171,7 +171,7 @@ def squeezed(run):
     """The same work, once for each size of the GPU: how much longer it takes, and what crosses
     PCIe meanwhile."""
     run.start()
-    plan, steps, pcie = run.plan, run.content.setdefault("steps", []), PcieCounters()
+    plan, steps, pcie = run.plan, run.content.setdefault("steps", []), PcieWatch()
     for number, leave in enumerate(plan.squeeze_mib):
         ballast = Ballast(plan.gpu_reserve + leave, run.context.settings.driver_environment)
         try:
@@ -190,6 +190,7 @@ def squeezed(run):
             run.pause(f"after burst {number + 1}", plan.gap)
         finally:
             ballast.close()
+    pcie.close()
     run.idle = []  # with ballasts of several sizes they say nothing
 
 
