@@ -278,8 +278,7 @@ class DeviceMemory {
   /// would need now, or maps windows of some. False when there is nothing left to do.
   bool make_slabs_ahead();
   /// The opposite, once all is parked: unmaps some of the windows, of slabs with contents and of
-  /// others.
-  /// False when none is left.
+  /// others. False when none is left.
   bool unmap_spare_windows();
   std::uint64_t oldest_parked_tick() const;
   /// What was written later has a larger ExtentName::written.

@@ -100,33 +100,34 @@ CUdeviceptr HostStore::window(unsigned order, CUmemGenericAllocationHandle handl
 }
 
 void HostStore::window_is_spare(CUmemGenericAllocationHandle handle) {
-  const auto it = taken_windows_.find(handle);
-  if (it == taken_windows_.end()) return;
-  it->second.spare = true;
-  spare_windows_.push_back(handle);
+  if (const auto it = taken_windows_.find(handle); it != taken_windows_.end()) {
+    it->second.spare = true;
+  }
 }
 
+// At each tick of an idle process: with no window left it looks at no slab.
 bool HostStore::unmap_spare_windows(std::size_t most) {
-  while (most != 0 && !spare_windows_.empty()) {
-    const auto it = taken_windows_.find(spare_windows_.back());
-    spare_windows_.pop_back();
-    if (it == taken_windows_.end() || !it->second.spare) continue;
+  if (windows_.taken() == 0) return false;
+  for (auto it = taken_windows_.begin(); it != taken_windows_.end();) {
+    if (!it->second.spare) {
+      ++it;
+      continue;
+    }
+    if (most-- == 0) return true;
     unmap_window(it->second.order, it->second.address);
-    taken_windows_.erase(it);
-    --most;
+    it = taken_windows_.erase(it);
   }
   for (Slabs* slabs : {&cache_, &unused_}) {
     for (unsigned order = 0; order < kOrders; ++order) {
       for (Slab& slab : (*slabs)[order]) {
         if (slab.window == 0) continue;
-        if (most == 0) return true;
+        if (most-- == 0) return true;
         unmap_window(order, slab.window);
         slab.window = 0;
-        --most;
       }
     }
   }
-  return !spare_windows_.empty();
+  return false;
 }
 
 // Opening one takes 35 us and 9 us for each MiB (docs/results/parking.md), for which a fault waits.

@@ -38,7 +38,7 @@ class HostStore {
   CUdeviceptr window(unsigned order, CUmemGenericAllocationHandle handle);
   /// Of a taken handle. REQUIRES: no copy through it is under way, none will begin.
   void window_is_spare(CUmemGenericAllocationHandle handle);
-  /// Unmaps at most so many windows, spare ones and those of cached slabs; true when there may be
+  /// Unmaps at most so many windows, spare ones and those of cached slabs; true when there are
   /// more.
   bool unmap_spare_windows(std::size_t most);
   /// Maps windows of some of the cached slabs that will be taken next, `wanted` of each order: as
@@ -90,8 +90,6 @@ class HostStore {
   Slabs cache_;   // hold what was parked in them last
   Slabs unused_;  // made ahead: still zero
   std::unordered_map<CUmemGenericAllocationHandle, TakenWindow> taken_windows_;
-  // May name handles that are taken no more, or whose window is needed again.
-  std::vector<CUmemGenericAllocationHandle> spare_windows_;
 };
 
 }  // namespace kvshim::vmm

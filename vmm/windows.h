@@ -39,6 +39,8 @@ class Windows {
     free_[order].push_back(slot);
     --taken_;
   }
+  /// How many slots are not free; one that could not be unmapped never is again.
+  std::size_t taken() const { return taken_; }
   /// Gives the reservations up, if no slot is taken.
   void release() {
     if (taken_ != 0) return;

@@ -9,15 +9,13 @@ import os
 import sys
 import time
 
+from nvml import chosen_gpu, open_device
+
 
 class Memory(ctypes.Structure):
     """nvmlMemory_t: version 1, bytes."""
     _fields_ = [("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong),
                 ("used", ctypes.c_ulonglong)]
-
-
-def chosen_gpu():
-    return os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip() or "0"
 
 
 def pynvml_reader(gpu):
@@ -29,19 +27,7 @@ def pynvml_reader(gpu):
 
 
 def ctypes_reader(gpu):
-    nvml = ctypes.CDLL("libnvidia-ml.so.1")
-
-    def call(name, *arguments):
-        status = getattr(nvml, name)(*arguments)
-        if status != 0:
-            raise OSError(f"{name}: NVML error {status}")
-
-    device, memory = ctypes.c_void_p(), Memory()
-    call("nvmlInit_v2")
-    if gpu.isdigit():
-        call("nvmlDeviceGetHandleByIndex_v2", ctypes.c_uint(int(gpu)), ctypes.byref(device))
-    else:
-        call("nvmlDeviceGetHandleByUUID", gpu.encode(), ctypes.byref(device))
+    (call, device), memory = open_device(gpu), Memory()
 
     def read():
         call("nvmlDeviceGetMemoryInfo", device, ctypes.byref(memory))

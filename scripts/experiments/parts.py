@@ -1,11 +1,13 @@
 """The experiments, each a function of a run; a part is an experiment with a contestant."""
 import concurrent.futures
+import contextlib
 import statistics
 import time
 
 from memory import thinned
 from pcie import PcieWatch
 from servers import Ballast, Refused
+from summary import tokens_of
 
 EXPERIMENTS = {
     "single": "one model under bursts",
@@ -36,6 +38,10 @@ class PartRun:
         self.content = {"name": name, "experiment": self.experiment, "contestant": contestant,
                         "complete": False, "begin": self.begin, "base_mib": context.base_mib,
                         "bursts": [], "probes": {}, "servers": {}}
+
+    def served_in_host(self):
+        """Faults of all servers that found no GPU memory, since they began."""
+        return sum(server.faults_in_host() for server in self.servers)
 
     # -- steps ---------------------------------------------------------------------------------
 
@@ -163,35 +169,34 @@ def oversized(run):
         ballast.close()
 
 
-def tokens_of(burst):
-    return sum(row.get("tokens", 0) for row in burst["requests"])
-
-
 def squeezed(run):
     """The same work, once for each size of the GPU: how much longer it takes, and what crosses
     PCIe meanwhile."""
     run.start()
-    plan, steps, pcie = run.plan, run.content.setdefault("steps", []), PcieWatch()
-    for number, leave in enumerate(plan.squeeze_mib):
-        ballast = Ballast(plan.gpu_reserve + leave, run.context.settings.driver_environment)
-        try:
-            run.pause("the ballast is there", 0.6)
-            before, host = pcie.read(), sum(s.faults_in_host() for s in run.servers)
-            run.burst(run.servers, number, plan.fixed_load())
-            after = pcie.read()
-            bursts = run.content["bursts"][-len(run.servers):]
-            begin = min(burst["begin"] for burst in bursts)
-            steps.append({
-                "usable_mib": ballast.free_mib - plan.gpu_reserve,
-                "seconds": {b["server"]: b["end"] - begin for b in bursts},
-                "tokens": {b["server"]: tokens_of(b) for b in bursts},
-                "pcie_mib": [b - a for a, b in zip(before, after)] if before and after else None,
-                "faults_in_host": sum(s.faults_in_host() for s in run.servers) - host})
-            run.pause(f"after burst {number + 1}", plan.gap)
-        finally:
-            ballast.close()
-    pcie.close()
+    run.content["steps"] = []
+    with contextlib.closing(PcieWatch()) as pcie:
+        for number, leave in enumerate(run.plan.squeeze_mib):
+            squeezed_step(run, number, leave, pcie)
     run.idle = []  # with ballasts of several sizes they say nothing
+
+
+def squeezed_step(run, number, leave, pcie):
+    plan = run.plan
+    with contextlib.closing(Ballast(plan.gpu_reserve + leave,
+                                    run.context.settings.driver_environment)) as ballast:
+        run.pause("the ballast is there", 0.6)
+        before, host = pcie.read(), run.served_in_host()
+        run.burst(run.servers, number, plan.fixed_load())
+        after = pcie.read()
+        bursts = run.content["bursts"][-len(run.servers):]
+        begin = min(burst["begin"] for burst in bursts)
+        run.content["steps"].append({
+            "usable_mib": ballast.free_mib - plan.gpu_reserve,
+            "seconds": {b["server"]: b["end"] - begin for b in bursts},
+            "tokens": {b["server"]: tokens_of(b) for b in bursts},
+            "pcie_mib": [b - a for a, b in zip(before, after)] if before and after else None,
+            "faults_in_host": run.served_in_host() - host})
+        run.pause(f"after burst {number + 1}", plan.gap)
 
 
 def light(run):
@@ -225,9 +230,9 @@ def seconds_of(name, plan, servers_to_start):
         return servers_to_start * plan.start_seconds + plan.light_seconds + plan.gap + 2
     burst = plan.seconds or 0.4 * plan.rounds
     if name.startswith("squeezed."):
-        return (servers_to_start * plan.start_seconds
-                + len(plan.squeeze_mib) * (2 * burst + plan.gap + 1) + plan.gap + 2)
-    steps = plan.bursts * (2 if name.startswith("alternating") else 1)
+        steps, burst = len(plan.squeeze_mib), 2 * burst + 1
+    else:
+        steps = plan.bursts * (2 if name.startswith("alternating") else 1)
     return servers_to_start * plan.start_seconds + steps * (burst + plan.gap) + plan.gap + 2
 
 

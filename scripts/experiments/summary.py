@@ -17,11 +17,15 @@ def latencies(part, server, what):
             for row in burst["requests"] if what in row]
 
 
+def tokens_of(burst):
+    return sum(row.get("tokens", 0) for row in burst["requests"])
+
+
 def rate(part, server):
     """Tokens a second while bursts ran."""
     bursts = [b for b in part["bursts"] if b["server"] == server]
     seconds = sum(b["end"] - b["begin"] for b in bursts)
-    tokens = sum(row.get("tokens", 0) for b in bursts for row in b["requests"])
+    tokens = sum(map(tokens_of, bursts))
     return tokens / seconds if seconds else None
 
 
