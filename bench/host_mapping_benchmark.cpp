@@ -1,13 +1,16 @@
 // What giving the GPU access to host memory costs the driver: by the kind of location,
 // the size of a handle, and with a second thread at it; then joined calls, whole swaps and
-// releases (swap_benchmark.h). Parking is bound by these calls (each parked piece is mapped
+// releases (swap_benchmark.h), and blocks in parts (part_benchmark.h; with the argument "parts"
+// nothing else). Parking is bound by these calls (each parked piece is mapped
 // where it was), so the cheapest way decides how fast it can be. Without the shim. One line
 // of JSON for each combination.
 #include <cstdio>
+#include <cstring>
 #include <thread>
 
 #include "bench/device_work.h"
 #include "bench/mapping_calls.h"
+#include "bench/part_benchmark.h"
 #include "bench/swap_benchmark.h"
 
 namespace kvshim::bench {
@@ -61,9 +64,13 @@ void measure(const MappingDevice& on, const MappingKind& kind, std::size_t bytes
 }  // namespace
 }  // namespace kvshim::bench
 
-int main() {
+int main(int count, char** arguments) {
   using namespace kvshim::bench;
   const MappingDevice on;
+  if (count == 2 && std::strcmp(arguments[1], "parts") == 0) {
+    measure_parts(on);
+    return 0;
+  }
   CUdeviceptr base = 0;
   KVSHIM_BENCH_CHECK(cuMemAddressReserve(&base, 2 * kBytes, 256 * kMebibyte, 0, 0));
   const MappingKind kinds[] = {{"device", CU_MEM_LOCATION_TYPE_DEVICE},
@@ -78,5 +85,6 @@ int main() {
   measure_swaps(on);
   measure_paces(on);
   measure_releases(on);
+  measure_parts(on);
   return 0;
 }

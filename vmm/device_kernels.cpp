@@ -87,11 +87,16 @@ CUresult DeviceKernels::set_up(const Arena& arena, CUdevice device, const char* 
   KVSHIM_STEP(pinned(driver_, 2 * kScanCapacity, &clear_runs_));
   KVSHIM_STEP(pinned(driver_, 1, &mark_channel_));
   KVSHIM_STEP(pinned(driver_, bitmap_words, &marks_taken_));
+  KVSHIM_STEP(pinned(driver_, 1, &copy_word_));
   auto* words = reinterpret_cast<std::uint32_t*>(state_);
   context_ = {arena.base(), words, words + bitmap_words, words + 2 * bitmap_words, nullptr};
   KVSHIM_STEP(device_pointer(driver_, channel_, &context_.channel));
   marks_ = words + 2 * bitmap_words + kLockWords;
   KVSHIM_STEP(device_pointer(driver_, mark_channel_, &mark_channel_on_device_));
+  std::uint32_t* copy_word_on_device = nullptr;
+  KVSHIM_STEP(device_pointer(driver_, copy_word_, &copy_word_on_device));
+  copy_steps_.emplace(driver_, stream_, copy_word_,
+                      reinterpret_cast<CUdeviceptr>(copy_word_on_device));
 
   LinearWrite nothing{};
   nothing.block = 1;
@@ -125,7 +130,8 @@ DeviceKernels::~DeviceKernels() {
   }
   for (void* host : {static_cast<void*>(channel_), static_cast<void*>(scan_ranges_),
                      static_cast<void*>(scan_results_), static_cast<void*>(clear_runs_),
-                     static_cast<void*>(mark_channel_), static_cast<void*>(marks_taken_)}) {
+                     static_cast<void*>(mark_channel_), static_cast<void*>(marks_taken_),
+                     static_cast<void*>(copy_word_)}) {
     if (host != nullptr) driver_.cuMemFreeHost(host);
   }
   release_state();

@@ -6,10 +6,12 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 
 #include "vmm/arena.h"
+#include "vmm/copy_steps.h"
 #include "vmm/driver.h"
 #include "vmm/guard_abi.h"
 
@@ -73,6 +75,8 @@ class DeviceKernels {
   CUresult launch_clear(std::span<const AbiRun> runs, ClearUser user = ClearUser::kRelease);
   /// The device's own non-blocking stream.
   CUstream stream() const { return stream_; }
+  /// Copies on stream().
+  CopySteps& copy_steps() { return *copy_steps_; }
 
   GuardChannel* channel() const { return channel_; }
   /// Device address of the bitmap: readable by the host on the simulator only.
@@ -107,6 +111,8 @@ class DeviceKernels {
   std::uint32_t* marks_ = nullptr;        // device memory
   std::uint32_t* marks_taken_ = nullptr;  // pinned
   std::size_t bitmap_words_ = 0;
+  std::uint32_t* copy_word_ = nullptr;  // pinned
+  std::optional<CopySteps> copy_steps_;
   GuardContext context_{};
   // A launcher counts itself and then looks whether it is refused; refuse_launches() does
   // both the other way round.

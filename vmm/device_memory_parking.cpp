@@ -32,6 +32,7 @@ bool DeviceMemory::swap_block(const Block& block, const ExtentName& name,
   bool ok = mapper_.unmap(name.address, name.bytes()) == CUDA_SUCCESS;
   if (ok) {
     for (const PreparedPart& part : parts) {
+      if (&part != parts.data()) kernels_->copy_steps().let_next_go();
       if (part.handle != 0) {
         ok = mapper_.map(at, part.order, part.handle, true) == CUDA_SUCCESS;
       } else {

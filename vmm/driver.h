@@ -17,7 +17,7 @@ struct DriverApi {
   X(cuMemAlloc_v2) X(cuMemFree_v2) X(cuMemHostAlloc) X(cuMemFreeHost)                           \
   X(cuMemHostGetDevicePointer_v2) X(cuMemsetD8Async) X(cuMemcpyDtoDAsync_v2)                    \
   X(cuStreamCreateWithPriority) X(cuStreamDestroy_v2) X(cuStreamQuery) X(cuStreamWaitEvent)     \
-  X(cuStreamIsCapturing) X(cuEventCreate) X(cuEventDestroy_v2) X(cuEventRecord) X(cuEventQuery) \
+  X(cuStreamWaitValue32_v2) X(cuStreamIsCapturing) X(cuEventCreate) X(cuEventDestroy_v2) X(cuEventRecord) X(cuEventQuery) \
   X(cuLibraryLoadData) X(cuLibraryUnload) X(cuLibraryGetKernel) X(cuLaunchKernel)               \
   X(cuCtxGetCurrent) X(cuCtxSetCurrent) X(cuCtxPushCurrent_v2) X(cuCtxPopCurrent_v2)            \
   X(cuCtxGetDevice) X(cuCtxSynchronize) X(cuDeviceGetAttribute)                                 \

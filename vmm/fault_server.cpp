@@ -181,6 +181,7 @@ void GuardWatchdog::run() {
   while (!stop_.requested()) {
     sleep_microseconds(kTick * 1000);
     if (stop_.requested()) break;
+    memory_.kernels().copy_steps().let_go_what_was_forgotten();
     const std::uint32_t request = load(channel.request);
     if (request == load(channel.answer) || request != waiting_for) {
       waiting_for = request;

@@ -220,7 +220,6 @@ class Releaser {
   void drop_expired(std::uint64_t epoch);
   void warn_no_room(std::span<const ExtentName> stays);
   bool launch_clear(std::span<const ExtentName> extents);
-  bool copy_parts(const PreparedPark& one);
   template <class Step>
   bool in_slices(std::uint64_t epoch, std::size_t count, const Step& step);
 

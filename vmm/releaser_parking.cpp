@@ -130,14 +130,6 @@ bool Releaser::clear_next(const std::deque<ExtentName>& blocks, std::uint64_t* c
   return wait_for_stream() && launched;
 }
 
-bool Releaser::copy_parts(const PreparedPark& one) {
-  const std::vector<AbiCopy> copies = one.copies();
-  return std::all_of(copies.begin(), copies.end(), [this](const AbiCopy& copy) {
-    return driver_.cuMemcpyDtoDAsync_v2(copy.destination, copy.source, copy.bytes,
-                                        memory_.kernels().stream()) == CUDA_SUCCESS;
-  });
-}
-
 // The copy of the next block that there is host memory for. `cleared`: so many bytes of
 // blocks have their bits clear. What is split or not copied after all keeps them clear, and
 // whoever writes it next asks once.
@@ -151,7 +143,7 @@ Releaser::ParkCopy Releaser::start_copy(std::uint64_t epoch, std::deque<ExtentNa
     PreparedPark one;
     switch (memory_.prepare_park(name, &one)) {
       case Preparation::kDone:
-        return {one, copy_parts(one)};
+        return {one, memory_.kernels().copy_steps().submit(one.copies())};
       case Preparation::kSplit: {
         const auto parts = DeviceMemory::halves(name);
         blocks->insert(blocks->begin(), parts.begin(), parts.end());
@@ -196,7 +188,8 @@ bool Releaser::park(std::uint64_t epoch, std::span<const ExtentName> extents, st
 // copies to host memory that were submitted before it (measured: docs/results/parking.md).
 // With one it waits for the rest of that one, after its own work has run beside it. With
 // 128 MiB the first swap waited 2.5 ms for all of them, the lock held and the gate closed,
-// and the others then ran beside nothing.
+// and the others then ran beside nothing. For the same reason a block that is parked in parts
+// is copied in as many steps: each opening of the swap beside it lets one go.
 bool Releaser::park_blocks(std::uint64_t epoch, std::deque<ExtentName> blocks,
                            std::uint64_t* parked, std::vector<ExtentName>* no_room,
                            ParkFigures* figures) {
@@ -212,6 +205,7 @@ bool Releaser::park_blocks(std::uint64_t epoch, std::deque<ExtentName> blocks,
     if (!blocks.empty() && neighbours_want_no_more(*parked)) blocks.clear();
     watch.lap_into(&figures->retire);
     if (copied.block) undisturbed = swap_copied(epoch, *copied.block, parked, figures);
+    memory_.kernels().copy_steps().let_all_go();
     watch.lap_into(&figures->swap);
     if (!next.block) {  // what came after the last swap disturbs nothing
       undisturbed = undisturbed && blocks.empty();

@@ -46,8 +46,10 @@ std::vector<PreparedPark> Releaser::prepare_returns(std::span<const ExtentName>*
 }
 
 bool Releaser::copy_returns(std::span<const PreparedPark> batch) {
-  return std::all_of(batch.begin(), batch.end(),
-                     [this](const PreparedPark& one) { return copy_parts(one); });
+  return std::all_of(batch.begin(), batch.end(), [this](const PreparedPark& one) {
+    const std::vector<AbiCopy> parts = one.copies();
+    return memory_.kernels().copy_steps().submit_at_once(parts);
+  });
 }
 
 // While the copies of one batch run, the one before it is swapped and the next one

@@ -137,6 +137,19 @@ struct FakeDriver::WorkFunctions {
     return CUDA_SUCCESS;
   }
 
+  static CUresult wait_value(CUstream stream, CUdeviceptr address, cuuint32_t value,
+                             unsigned flags) {
+    KVSHIM_INJECT(cuStreamWaitValue32_v2);
+    if (flags != CU_STREAM_WAIT_VALUE_GEQ) return CUDA_ERROR_INVALID_VALUE;
+    self().enqueue(stream, {}, [=] {
+      const std::atomic_ref word(*reinterpret_cast<std::uint32_t*>(address));
+      while (static_cast<std::int32_t>(word.load() - value) < 0) {
+        std::this_thread::sleep_for(std::chrono::microseconds(20));
+      }
+    });
+    return CUDA_SUCCESS;
+  }
+
   static CUresult stream_create(CUstream* stream, unsigned, int) {
     KVSHIM_INJECT(cuStreamCreateWithPriority);
     *stream = self().make_stream();
@@ -218,6 +231,7 @@ struct FakeDriver::WorkFunctions {
 void FakeDriver::fill_work_api() {
   api_.cuMemsetD8Async = WorkFunctions::memset_async;
   api_.cuMemcpyDtoDAsync_v2 = WorkFunctions::copy_async;
+  api_.cuStreamWaitValue32_v2 = WorkFunctions::wait_value;
   api_.cuStreamCreateWithPriority = WorkFunctions::stream_create;
   api_.cuStreamDestroy_v2 = WorkFunctions::stream_destroy;
   api_.cuStreamQuery = WorkFunctions::stream_query;
