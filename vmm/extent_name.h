@@ -4,6 +4,7 @@
 #include <cuda.h>
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "vmm/guard_abi.h"
@@ -33,6 +34,12 @@ struct ExtentName {
   std::uint64_t used = 0;     // Extent::used_tick; the newest of a block
   std::uint64_t bytes() const { return order_bytes(order); }
 };
+
+inline std::uint64_t total_bytes(std::span<const ExtentName> extents) {
+  std::uint64_t sum = 0;
+  for (const ExtentName& extent : extents) sum += extent.bytes();
+  return sum;
+}
 
 /// Memory for a part of a block, with what its contents are copied to. Without a handle: it
 /// was found zero, and becomes absent.

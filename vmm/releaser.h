@@ -39,6 +39,8 @@ struct ReleaseSettings {
   // Where spells of work between idle releases are shorter, that gains nothing: in bursts of a
   // second it costs what it saves, and all is parked again (docs/results/vllm.md).
   std::chrono::nanoseconds short_spell = std::chrono::milliseconds(1500);
+  // Bytes that are looked at in one go when somebody waits for memory: 5 ms on an H200.
+  std::uint64_t seen_at_once = std::uint64_t{16} << 30;
 };
 
 class Releaser {
@@ -168,11 +170,14 @@ class Releaser {
     std::uint64_t most = UINT64_MAX;  // not a byte more: what lies above the reserve
     std::uint64_t free = 0;           // of the GPU, when it was looked at; limits don't ask
   };
-  /// What a scan under `epoch` found idle, oldest last.
+  /// What is idle under `epoch`, of each the next one last: what was not looked at yet, and what
+  /// was found in the rest.
   struct IdleContents {
     std::uint64_t epoch = UINT64_MAX;
     bool of_a_pause = false;
-    std::vector<ExtentName> zero, blocks;
+    std::vector<ExtentName> unseen{}, zero{}, blocks{};
+    std::uint64_t found = 0;  // bytes of zero and blocks
+    bool empty() const { return unseen.empty() && zero.empty() && blocks.empty(); }
   };
   Wanted wanted_now();
   void give_what_is_wanted();
@@ -183,12 +188,14 @@ class Releaser {
     Clock::time_point begin = Clock::now();
     Clock::duration scan{}, zeros{};
     ParkFigures parking;
+    bool tried = false;  // something that was found
   };
   bool give_some(std::uint64_t epoch, const Wanted& wanted, std::uint64_t* freed, Round* round);
   void tell_round(const Wanted& wanted, std::uint64_t freed, bool undisturbed, const Round& round);
   bool merely_pauses() const noexcept;
   std::uint64_t last_step() const noexcept;
-  bool find_idle(std::uint64_t epoch, bool pause);
+  void list_idle(std::uint64_t epoch, bool pause);
+  bool find_idle(std::uint64_t epoch, std::uint64_t bytes);
   void tell_given();
   void tell_needy(std::uint64_t freed);
   bool neighbours_want_no_more(std::uint64_t freed);

@@ -32,6 +32,8 @@ constexpr std::chrono::nanoseconds kPause = milliseconds(500);
 // What counts as written last.
 constexpr std::chrono::nanoseconds kLastStep = milliseconds(200);
 
+bool newer(const ExtentName& a, const ExtentName& b) { return a.written > b.written; }
+
 std::string mebibytes(std::uint64_t bytes) { return std::to_string(bytes >> 20) + " MiB"; }
 
 }  // namespace
@@ -138,7 +140,9 @@ void Releaser::give_what_is_wanted() {
         case For::kNobody:
           break;
       }
-      if (undisturbed && freed == 0) {
+      // Where there is no room for contents, zeros may still lie in what was not looked at.
+      const bool more = round.tried && !idle_contents_.unseen.empty();
+      if (undisturbed && freed == 0 && !more) {
         way_.tried.store(way_seen_);
         nothing_left_epoch_ = epoch;
         nothing_left_until_ = ticks_ + static_cast<std::uint64_t>(kTryAgain / tick_);
@@ -191,59 +195,78 @@ bool Releaser::neighbours_want_no_more(std::uint64_t freed) {
 // Kept until new work comes: nothing changes contents without it, and every swap asks
 // whether the extent is still as it was named. In a mere pause: what was not written
 // last, and it doesn't come back before it is written, as nothing cold does.
-bool Releaser::find_idle(std::uint64_t epoch, bool pause) {
-  idle_contents_.epoch = UINT64_MAX;
-  idle_contents_.zero.clear();
+void Releaser::list_idle(std::uint64_t epoch, bool pause) {
   std::vector<ExtentName> resident = memory_.extents_in(ExtentState::kResident);
   if (pause) {
     std::erase_if(resident, [this](const ExtentName& extent) {
       return extent.front || extent.touched >= last_step();
     });
   }
-  std::vector<ExtentName> nonzero;
-  if (!find_nonzero(epoch, resident, &idle_contents_.zero, &nonzero)) return false;
-  idle_contents_.blocks = memory_.blocks_to_park(nonzero);
-  for (ExtentName& block : idle_contents_.blocks) block.cold = pause;
-  idle_contents_.of_a_pause = pause;
-  idle_contents_.epoch = epoch;
+  idle_contents_ = {.epoch = epoch, .of_a_pause = pause, .unseen = std::move(resident)};
+}
+
+// Looks at more until so many bytes were found: whoever lacks memory waits for it, and to look at
+// all of a large GPU takes 40 ms, and 80 beside its guards (measured: docs/results/sharing.md).
+bool Releaser::find_idle(std::uint64_t epoch, std::uint64_t bytes) {
+  IdleContents& idle = idle_contents_;
+  while (idle.found < bytes && !idle.unseen.empty()) {
+    std::vector<ExtentName> portion, nonzero;
+    for (std::uint64_t sum = 0; sum < settings_.seen_at_once && !idle.unseen.empty();) {
+      portion.push_back(idle.unseen.back());
+      sum += portion.back().bytes();
+      idle.unseen.pop_back();
+    }
+    const std::size_t known = idle.zero.size();
+    if (!find_nonzero(epoch, portion, &idle.zero, &nonzero)) {
+      idle.epoch = UINT64_MAX;
+      return false;
+    }
+    std::vector<ExtentName> blocks = memory_.blocks_to_park(nonzero);
+    for (ExtentName& block : blocks) block.cold = idle.of_a_pause;
+    idle.found += total_bytes(std::span(idle.zero).subspan(known)) + total_bytes(blocks);
+    idle.blocks.insert(idle.blocks.end(), blocks.begin(), blocks.end());
+    std::stable_sort(idle.zero.begin(), idle.zero.end(), newer);
+    std::stable_sort(idle.blocks.begin(), idle.blocks.end(), newer);
+  }
   return true;
 }
 
-// What is zero goes first, it costs nothing; then the least recently written. False:
-// interrupted by new work.
+// Of what was found, what is zero goes first, it costs nothing; then the least recently
+// written. False: interrupted by new work.
 bool Releaser::give_some(std::uint64_t epoch, const Wanted& wanted, std::uint64_t* freed,
                          Round* round) {
   Stopwatch watch(round->begin);
   retire(epoch);
   const bool pause = wanted.whom == For::kNeighbours && merely_pauses();
   if (idle_contents_.epoch != epoch || idle_contents_.of_a_pause != pause ||
-      (idle_contents_.zero.empty() && idle_contents_.blocks.empty())) {
-    const bool found = find_idle(epoch, pause);
-    watch.lap_into(&round->scan);
-    if (!found) return false;
+      idle_contents_.empty()) {
+    list_idle(epoch, pause);
   }
   const std::uint64_t bytes = std::min(wanted.bytes, kAtOnce);
+  const bool found = find_idle(epoch, bytes);
+  watch.lap_into(&round->scan);
+  if (!found) return false;
   std::uint64_t chosen = 0;
   std::vector<ExtentName> zero;
   const auto wants = [&](const std::vector<ExtentName>& from) {
     return !from.empty() && chosen < bytes && from.back().bytes() <= wanted.most - chosen;
   };
-  while (wants(idle_contents_.zero)) {
-    zero.push_back(idle_contents_.zero.back());
-    chosen += zero.back().bytes();
-    idle_contents_.zero.pop_back();
-  }
+  const auto take = [&](std::vector<ExtentName>* from) {
+    const ExtentName taken = from->back();
+    from->pop_back();
+    chosen += taken.bytes();
+    idle_contents_.found -= taken.bytes();
+    return taken;
+  };
+  while (wants(idle_contents_.zero)) zero.push_back(take(&idle_contents_.zero));
   const bool absent = make_absent(epoch, zero, ProofOfAbsence::kZero, freed);
   if (absent) retire(epoch);
   watch.lap_into(&round->zeros);
   if (!absent) return false;
   tell_needy(*freed);
   std::deque<ExtentName> blocks;
-  while (wants(idle_contents_.blocks)) {
-    blocks.push_back(idle_contents_.blocks.back());
-    chosen += blocks.back().bytes();
-    idle_contents_.blocks.pop_back();
-  }
+  while (wants(idle_contents_.blocks)) blocks.push_back(take(&idle_contents_.blocks));
+  round->tried = chosen != 0;
   std::vector<ExtentName> no_room;
   bool undisturbed = park_blocks(epoch, std::move(blocks), freed, &no_room, &round->parking);
   // The user's rule speaks of idle contents, and idle is what has outlasted the timeout:

@@ -13,12 +13,6 @@ namespace {
 
 std::string mebibytes(std::uint64_t bytes) { return std::to_string(bytes >> 20) + " MiB"; }
 
-std::uint64_t total_bytes(std::span<const ExtentName> extents) {
-  std::uint64_t sum = 0;
-  for (const ExtentName& e : extents) sum += e.bytes();
-  return sum;
-}
-
 }  // namespace
 
 // Where writing goes on an extent may be mostly unwritten, whose copy would have to come back

@@ -79,6 +79,25 @@ TEST_F(GivingTest, WhatIsZeroGoesFirstThenWhatWasWrittenLongestAgo) {
   EXPECT_EQ(bench_.parked()[0].offset, 10u);
 }
 
+// Looking at all of a large GPU takes longer than parking what a fault lacks.
+TEST_F(GivingTest, NoMoreIsLookedAtThanIsWanted) {
+  ReleaseSettings settings = patient();
+  settings.seen_at_once = 2 * kGranuleBytes;
+  begin(settings);
+  for (std::int64_t g = 10; g < 90; g += 10) write({g}, 7);
+  std::memset(reinterpret_cast<void*>(bench_.address(pool_, 70)), 0, kGranuleBytes);
+  neighbours_.wanted.store(2 * kGranuleBytes);
+  bench_.releaser->look_now();
+  ASSERT_TRUE(comes_down_to(6));
+  std::vector<std::uint32_t> parked;
+  for (const ExtentName& extent : bench_.parked()) parked.push_back(extent.offset);
+  EXPECT_THAT(parked, ::testing::UnorderedElementsAre(10u, 20u)) << "the zeros were not looked at";
+  neighbours_.wanted.store(8 * kGranuleBytes);  // in all
+  bench_.releaser->look_now();
+  ASSERT_TRUE(comes_down_to(0));
+  EXPECT_EQ(bench_.figures(pool_).parked, 7 * kGranuleBytes);
+}
+
 // Not only when all that was wanted at first is parked.
 TEST_F(GivingTest, WhatOthersGaveMeanwhileIsNotGivenTwice) {
   constexpr std::uint64_t kGranules = 200;
@@ -175,6 +194,18 @@ TEST_F(WithoutHostMemory, ContentsStayWhereTheyAre) {
   stays_as_it_is();
   EXPECT_GE(neighbours_.refusals.load(), 1u);
   EXPECT_TRUE(bench_.holds(pool_, 30, 7));
+}
+
+TEST_F(WithoutHostMemory, ZerosAreLookedForBehindContentsThatMustStay) {
+  ReleaseSettings settings = patient();
+  settings.seen_at_once = 2 * kGranuleBytes;
+  begin(settings);
+  for (std::int64_t g = 10; g < 90; g += 10) write({g}, 7);
+  std::memset(reinterpret_cast<void*>(bench_.address(pool_, 70)), 0, kGranuleBytes);
+  neighbours_.wanted.store(2 * kGranuleBytes);
+  ASSERT_TRUE(comes_down_to(7));
+  EXPECT_FALSE(bench_.writable(pool_, 70)) << "absent";
+  stays_as_it_is();
 }
 
 TEST_F(GivingTest, WorkInTheMiddleLosesNothing) {
