@@ -60,6 +60,7 @@ TEST_F(CopyStepsTest, WhatIsLetGoTooOftenDoesNotOpenTheWayForLaterOnes) {
   expect_arrived(1);
   for (int i = 0; i < 3; ++i) steps().let_next_go();
   expect_arrived(2);
+  ASSERT_TRUE(stream_ends());
   bench_.write(pool_, 5, 0);
   ASSERT_TRUE(steps().submit(copies(2)));
   expect_arrived(1);
