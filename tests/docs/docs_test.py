@@ -83,6 +83,19 @@ class Pages(unittest.TestCase):
         self.assertGreater(examples, 1)
 
 
+    def test_the_logs_page_quotes_what_the_sources_say(self):
+        folders = ("config", "heuristics", "observe", "preload", "segment", "vmm")
+        said = "".join(path.read_text(encoding="utf-8") for folder in folders
+                       for path in sorted((ROOT / folder).rglob("*.cpp")))
+        said = re.sub(r'"\s*"', "", said)  # literals in several lines
+        quoted = [row[0] for row in rows(text_of(ROOT / "docs" / "log.md")) if row[0].startswith("`")]
+        self.assertGreater(len(quoted), 15)
+        for text in quoted:
+            for piece in text.strip("`").split(" ... "):
+                with self.subTest(text=piece):
+                    self.assertIn(piece, said)
+
+
 class Results(unittest.TestCase):
     def test_tables_of_the_vllm_page_are_those_of_the_runs(self):
         """Row by row, in the page's order of runs; rows that the report has renamed since are left
