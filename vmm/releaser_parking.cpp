@@ -258,6 +258,8 @@ void Releaser::drop_expired(std::uint64_t epoch) {
 bool Releaser::release(std::uint64_t epoch) {
   // What it has parked when it is interrupted is idle, too.
   released_serial_ = memory_.newest_serial();
+  // What was to be given is parked now: to look at it would be to read it over PCIe.
+  idle_contents_.epoch = UINT64_MAX;
   const std::vector<ExtentName> resident = memory_.extents_in(ExtentState::kResident);
   const auto begin = Clock::now();
   std::vector<ExtentName> zero, nonzero, no_room;

@@ -292,6 +292,22 @@ TEST_F(MakingWayTest, EndsWhenNothingIsLeft) {
   EXPECT_EQ(bench_.memory->physical().device, 0u);
 }
 
+TEST_F(MakingWayTest, NothingIsLookedAtThatAReleaseHasTaken) {
+  ReleaseSettings settings = patient();
+  settings.seen_at_once = 2 * kGranuleBytes;
+  begin(settings);
+  for (std::int64_t g = 10; g < 90; g += 10) write({g}, 7);
+  neighbours_.wanted.store(2 * kGranuleBytes);
+  ASSERT_TRUE(comes_down_to(6));
+  neighbours_.wanted.store(0);
+  bench_.releaser->release_now();
+  ASSERT_TRUE(comes_down_to(0));
+  const std::uint64_t launches = bench_.driver.calls(Call::cuLaunchKernel);
+  const MakingWay way(*bench_.releaser, 16 * kGiB);
+  ASSERT_TRUE(eventually([&] { return !way.goes_on(); }));
+  EXPECT_EQ(bench_.driver.calls(Call::cuLaunchKernel), launches);
+}
+
 // Who waits can tell slow giving from none.
 TEST_F(MakingWayTest, IsUnderWayWhileContentsAreLookedAt) {
   begin();
