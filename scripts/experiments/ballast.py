@@ -1,8 +1,9 @@
 """Holds GPU memory, so that others find a small GPU.
 
-usage: ballast.py LEAVE_MIB
-Takes plain device memory until LEAVE_MIB are free, prints "holds N MiB, F MiB are free", and keeps
-it until its standard input ends. Speaks only libcuda.so.1; must not be preloaded.
+usage: ballast.py POOLS_MIB
+Takes plain device memory until POOLS_MIB are free beyond what pools leave free, prints "holds N MiB,
+pools may take P MiB", and keeps it until its standard input ends. Speaks only libcuda.so.1; must not be
+preloaded.
 """
 import ctypes
 import sys
@@ -25,17 +26,18 @@ class Driver:
         return call
 
 
-def free_bytes(driver):
+def for_pools(driver):
+    """Free bytes beyond those that pools never take: max(512 MiB, 1 %), as docs/sharing.md says."""
     free, total = ctypes.c_size_t(), ctypes.c_size_t()
     driver.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total))
-    return free.value
+    return free.value - max(512 * MIB, total.value // 100)
 
 
 def fill(driver, leave):
     """Largest pieces first; a piece that the driver refuses is tried smaller."""
     held = 0
     for piece in PIECES:
-        while free_bytes(driver) >= leave + piece:
+        while for_pools(driver) >= leave + piece:
             address = ctypes.c_uint64()
             try:
                 driver.cuMemAlloc_v2(ctypes.byref(address), ctypes.c_size_t(piece))
@@ -52,7 +54,7 @@ def main():
     driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), device)
     driver.cuCtxSetCurrent(context)
     held = fill(driver, int(float(sys.argv[1]) * MIB))
-    print(f"holds {held // MIB} MiB, {free_bytes(driver) // MIB} MiB are free", flush=True)
+    print(f"holds {held // MIB} MiB, pools may take {for_pools(driver) // MIB} MiB", flush=True)
     sys.stdin.read()
 
 

@@ -31,6 +31,7 @@ class PartRun:
         self.experiment, contestant = name.split(".")
         self.contestant = context.settings.contestants[contestant]
         self.plan = context.settings.plan
+        self.rounds = self.plan.bursts
         self.begin = time.time()
         self.idle = []  # MiB at the end of each pause
         self.servers = []
@@ -72,7 +73,7 @@ class PartRun:
         """All of `servers` at once."""
         self.context.check_time()
         names = "+".join(server.name for server in servers)
-        self.context.doing(f"{self.name}: burst {number + 1} of {self.plan.bursts} on {names}")
+        self.context.doing(f"{self.name}: burst {number + 1} of {self.rounds} on {names}")
         with concurrent.futures.ThreadPoolExecutor(len(servers)) as pool:
             running = [(server, pool.submit(server.burst, number, load)) for server in servers]
             for server, result in running:
@@ -82,7 +83,7 @@ class PartRun:
         failed = sum("error" in row for burst in last for row in burst["requests"])
         took = max(b["end"] for b in last) - min(b["begin"] for b in last)
         self.context.say(
-            f"{self.name}: burst {number + 1} of {self.plan.bursts} on {names}: "
+            f"{self.name}: burst {number + 1} of {self.rounds} on {names}: "
             f"{sum(len(b['requests']) for b in last)} requests in {took:.1f} s, "
             f"{f'{failed} FAILED, ' if failed else ''}{self.context.memory.now():.0f} MiB")
         for server in servers:
@@ -153,15 +154,14 @@ def oversized(run):
     load = run.plan.load() if small else run.plan.heavy_load()
     environment = run.context.settings.driver_environment
     before = run.context.memory.level()
-    ballast = Ballast(run.plan.gpu_reserve + run.plan.leave_mib, environment)
+    ballast = Ballast(run.plan.leave_mib, environment)
     run.context.say(f"{run.name}: ballast {ballast.says}")
     try:
         run.pause("the ballast is there", 0.6)
         run.idle.pop()
         # With what its context takes.
         run.content.update(ballast_mib=run.context.memory.level() - before,
-                           left_mib=ballast.free_mib,
-                           usable_mib=ballast.free_mib - run.plan.gpu_reserve)
+                           usable_mib=ballast.usable_mib)
         for number in range(run.plan.bursts):
             run.burst(run.servers, number, load)
             run.pause(f"after burst {number + 1}", run.plan.gap)
@@ -174,16 +174,22 @@ def squeezed(run):
     PCIe meanwhile."""
     run.start()
     run.content["steps"] = []
-    with contextlib.closing(PcieWatch()) as pcie:
-        for number, leave in enumerate(run.plan.squeeze_mib):
-            squeezed_step(run, number, leave, pcie)
-    run.idle = []  # with ballasts of several sizes they say nothing
+    run.rounds = 1 + len(run.plan.squeeze_mib)
+    environment = run.context.settings.driver_environment
+    try:
+        # Half of the prompts come again: this one computes them, so that each measured one finds them.
+        run.burst(run.servers, 0, run.plan.fixed_load())
+        run.pause("after the burst that isn't measured", run.plan.gap)
+        with contextlib.closing(PcieWatch(environment)) as pcie:
+            for number, leave in enumerate(run.plan.squeeze_mib, 1):
+                squeezed_step(run, number, leave, pcie)
+    finally:
+        run.idle = []  # with ballasts of several sizes they say nothing
 
 
 def squeezed_step(run, number, leave, pcie):
     plan = run.plan
-    with contextlib.closing(Ballast(plan.gpu_reserve + leave,
-                                    run.context.settings.driver_environment)) as ballast:
+    with contextlib.closing(Ballast(leave, run.context.settings.driver_environment)) as ballast:
         run.pause("the ballast is there", 0.6)
         before, host = pcie.read(), run.served_in_host()
         run.burst(run.servers, number, plan.fixed_load())
@@ -191,7 +197,7 @@ def squeezed_step(run, number, leave, pcie):
         bursts = run.content["bursts"][-len(run.servers):]
         begin = min(burst["begin"] for burst in bursts)
         run.content["steps"].append({
-            "usable_mib": ballast.free_mib - plan.gpu_reserve,
+            "usable_mib": ballast.usable_mib,
             "seconds": {b["server"]: b["end"] - begin for b in bursts},
             "tokens": {b["server"]: tokens_of(b) for b in bursts},
             "pcie_mib": [b - a for a, b in zip(before, after)] if before and after else None,
@@ -230,7 +236,7 @@ def seconds_of(name, plan, servers_to_start):
         return servers_to_start * plan.start_seconds + plan.light_seconds + plan.gap + 2
     burst = plan.seconds or 0.4 * plan.rounds
     if name.startswith("squeezed."):
-        steps, burst = len(plan.squeeze_mib), 2 * burst + 1
+        steps, burst = 1 + len(plan.squeeze_mib), 2 * burst + 1
     else:
         steps = plan.bursts * (2 if name.startswith("alternating") else 1)
     return servers_to_start * plan.start_seconds + steps * (burst + plan.gap) + plan.gap + 2

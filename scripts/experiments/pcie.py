@@ -12,21 +12,25 @@ MIB = 1 << 20
 class PcieWatch:
     """Sums since the start, from the process; None where nobody counts. For one thread."""
 
-    def __init__(self):
+    # The counters go round in 67 ms at the full speed of the bus: who looks later may have missed it.
+    LATE_MS = 60
+
+    def __init__(self, environment):
         self._process = start_group([sys.executable, str(HERE / "pcie_watch.py")],
-                                    env=plain_environment(), stdin=subprocess.PIPE,
-                                    stdout=subprocess.PIPE, text=True)
+                                    env={**plain_environment(), **environment},
+                                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self._counts = self._process.stdout.readline() == "counts\n"
 
     def read(self):
-        """[to the GPU, from the GPU] in MiB."""
+        """[to the GPU, from the GPU] in MiB; None, too, if a look came too late since the last one."""
         if not self._counts:
             return None
         try:
             self._process.stdin.write("\n")
             self._process.stdin.flush()
-            return [int(word) / MIB for word in self._process.stdout.readline().split()] or None
-        except OSError:
+            *sums, latest = [int(word) for word in self._process.stdout.readline().split()]
+            return [each / MIB for each in sums] if latest <= self.LATE_MS else None
+        except (OSError, ValueError):
             return None
 
     def close(self):

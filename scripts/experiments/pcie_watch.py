@@ -3,12 +3,14 @@
 They count bytes in 32 bits, which 64 GB/s go round in 67 ms (measured on an H200: 4 GiB, copied in 78
 ms, counted 320 MiB, and the driver's protocol adds 8 % to a copy's bytes). So a process of its own
 looks at them all the time: this one. It prints "counts", then for each line of its input the bytes to
-the GPU and from it since its start; it ends with its input, so with its parent.
+the GPU and from it since its start, and the longest time between two looks since the last line (ms); it
+ends with its input, so with its parent.
 """
 import ctypes
 import os
 import select
 import sys
+import time
 
 from nvml import chosen_gpu, open_device
 
@@ -40,16 +42,20 @@ def counters():
 def main():
     read = counters()
     last, sums = read(), [0, 0]
+    looked, latest = time.monotonic(), 0
     print("counts", flush=True)
     while True:
         asked = select.select([sys.stdin], [], [], PERIOD)[0]
         now = read()
+        latest = max(latest, time.monotonic() - looked)
+        looked = time.monotonic()
         sums = [total + (new - old) % WRAP for total, new, old in zip(sums, now, last)]
         last = now
         if asked:
             if not sys.stdin.readline():
                 return
-            print(*sums, flush=True)
+            print(*sums, int(latest * 1000), flush=True)
+            latest = 0
 
 
 if __name__ == "__main__":

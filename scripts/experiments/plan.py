@@ -35,9 +35,8 @@ class Plan:
     prompt: int           # of the small engine, whose prompts have one length
     rounds: int
     seconds: float
-    leave_mib: float      # what the ballast leaves beyond the pools' reserve
+    leave_mib: float      # what the ballast leaves to the pools
     squeeze_mib: tuple    # the same, one after the other (squeezed)
-    gpu_reserve: float    # MiB that pools never take: max(512 MiB, 1 %)
     start_seconds: float  # a server's start, to foretell what still fits
     # Light traffic. The option cold_after shrinks with the hour.
     light_seconds: float
@@ -65,7 +64,7 @@ def make_plan(engine, arguments):
     if engine == "small":
         plan = Plan(bursts=3, gap=1.6, idle_timeout=0.5, utilization=0.7, clients=8, tokens=48,
                     prompt=64, rounds=3, seconds=0, leave_mib=16,
-                    squeeze_mib=(256, 16), gpu_reserve=512, start_seconds=2,
+                    squeeze_mib=(256, 16), start_seconds=2,
                     light_seconds=60, light_pause=0.2, cold_after=2)
         if arguments.short:
             plan = dataclasses.replace(plan, bursts=2, gap=1.2, rounds=1, tokens=32,
@@ -73,7 +72,7 @@ def make_plan(engine, arguments):
     else:
         plan = Plan(bursts=3, gap=5, idle_timeout=2, utilization=0.9, clients=16, tokens=128,
                     prompt=0, rounds=0, seconds=4, leave_mib=600,
-                    squeeze_mib=(8192, 2048, 1536, 1024, 768, 512, 256), gpu_reserve=820,
+                    squeeze_mib=(8192, 2048, 1536, 1024, 768, 512, 256),
                     start_seconds=80, light_seconds=180, light_pause=0.25, cold_after=3)
         if arguments.short:
             plan = dataclasses.replace(plan, bursts=1, light_seconds=60)

@@ -147,17 +147,16 @@ class Server:
 class Ballast:
     """A process that holds GPU memory until close()."""
 
-    def __init__(self, leave_mib, environment):
+    def __init__(self, pools_mib, environment):
         self.process = start_group(
-            [sys.executable, str(HERE / "ballast.py"), str(leave_mib)],
+            [sys.executable, str(HERE / "ballast.py"), str(pools_mib)],
             env={**plain_environment(), **environment}, stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         self.says = self.process.stdout.readline().strip()
         if not self.says.startswith("holds "):
             end_group(self.process)
             raise ServerFailed(f"the ballast does not hold: {self.says}")
-        self.mib = int(self.says.split()[1])
-        self.free_mib = int(self.says.split()[3])
+        self.usable_mib = int(self.says.split()[-2])
 
     def close(self):
         with contextlib.suppress(OSError):
