@@ -340,7 +340,9 @@ std::string DeviceMemory::broken_invariant_locked() const {
     if (std::string what = pool->broken_invariant(); !what.empty()) return what;
     for (const auto& [offset, extent] : pool->extents) {
       if (extent.state == ExtentState::kResident) device += order_bytes(extent.order);
-      if (extent.state == ExtentState::kParked) host += order_bytes(extent.order);
+      if (extent.state != ExtentState::kParked) continue;
+      host += order_bytes(extent.order);
+      if (host_.window_is_busy(extent.handle)) return "I4: something is copied to a parked extent";
     }
   }
   // In flight: promotions hold device handles, retired handles wait for their
@@ -356,7 +358,7 @@ std::string DeviceMemory::broken_invariant_locked() const {
            std::to_string(host_.in_use()) + ", cached " + std::to_string(host_.cached()) +
            ", held by extents " + std::to_string(host);
   }
-  return {};
+  return host_.broken_invariant();
 }
 
 void DeviceMemory::broken(const std::string& what) {

@@ -449,8 +449,8 @@ class DeviceMemory {
   void add_blocks(const Pool& pool, std::span<const Extents::const_iterator> extents,
                   Direction direction, std::vector<ExtentName>* blocks) const;
   std::array<std::size_t, kOrders> slabs_wanted() const;
-  bool take_slab(std::unique_lock<std::mutex>& lock, std::uint8_t order, bool in_parts,
-                 PreparedPart* part);
+  Preparation take_slab(std::unique_lock<std::mutex>& lock, std::uint8_t order, bool in_parts,
+                        PreparedPart* part);
   void give_back_slabs(const PreparedPark& prepared);
   void give_back_return(const PreparedPark& prepared);
   bool make_staged(Staging& staging, std::uint8_t order, PreparedPart* part);

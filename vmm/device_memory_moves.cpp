@@ -227,7 +227,7 @@ std::vector<ExtentName> DeviceMemory::begin_to_send_away(std::span<const ExtentN
     if (!may_begin(name, MoveTo::kHost)) continue;
     PreparedPark prepared;
     const Preparation result = prepare_park(name, &prepared);
-    if (result == Preparation::kNoRoom) break;
+    if (result == Preparation::kNoRoom || result == Preparation::kRefused) break;
     if (result == Preparation::kSplit) {
       const auto parts = halves(name);
       left.insert(left.begin(), parts.begin(), parts.end());

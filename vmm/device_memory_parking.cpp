@@ -76,27 +76,28 @@ void DeviceMemory::replace_block(const Block& block, const PreparedPark& by, Ext
 
 // A slab and its window. `in_parts`: the block is of several extents, which can be parked by
 // themselves. Pins without the lock: that takes milliseconds, for which a fault must not wait.
-bool DeviceMemory::take_slab(std::unique_lock<std::mutex>& lock, std::uint8_t order, bool in_parts,
-                             PreparedPart* part) {
+Preparation DeviceMemory::take_slab(std::unique_lock<std::mutex>& lock, std::uint8_t order,
+                                    bool in_parts, PreparedPart* part) {
   part->order = order;
   if (!host_.take_cached(order, &part->handle)) {
     std::uint64_t smaller = 0;
     for (unsigned below = 0; below < order; ++below) {
       smaller += host_.cached_of(below) * order_bytes(below);
     }
-    if (in_parts && smaller >= order_bytes(order)) return false;
-    if (!host_.make_room_for(order)) return false;
+    if (in_parts && smaller >= order_bytes(order)) return Preparation::kNoRoom;
+    if (!host_.make_room_for(order)) return Preparation::kNoRoom;
     lock.unlock();
     CUmemGenericAllocationHandle made = 0;
     const CUresult result = mapper_.create_host_uncounted(order, &made);
     lock.lock();
-    if (result != CUDA_SUCCESS) return false;
+    if (result != CUDA_SUCCESS) return Preparation::kNoRoom;
     host_.add_made(order, made);
-    if (!host_.take_cached(order, &part->handle)) return false;
+    if (!host_.take_cached(order, &part->handle)) return Preparation::kNoRoom;
   }
   part->staging = host_.window(order, part->handle);
-  if (part->staging == 0) host_.give_back(order, part->handle);
-  return part->staging != 0;
+  if (part->staging != 0) return Preparation::kDone;
+  host_.give_back(order, part->handle);
+  return Preparation::kRefused;
 }
 
 // After a mapping was lost for good a pool may still be mapped to one of them: kept for ever.
@@ -126,9 +127,10 @@ Preparation DeviceMemory::prepare_park(const ExtentName& name, PreparedPark* pre
   };
   for (const ParkPart& each : plan) {
     PreparedPart part{.order = each.order};
-    if (!each.zero && !take_slab(lock, each.order, !single, &part)) {
-      return give_up(single ? Preparation::kNoRoom : Preparation::kSplit);
-    }
+    const Preparation taken =
+        each.zero ? Preparation::kDone : take_slab(lock, each.order, !single, &part);
+    if (taken == Preparation::kNoRoom && !single) return give_up(Preparation::kSplit);
+    if (taken != Preparation::kDone) return give_up(taken);
     prepared->parts.push_back(part);
   }
   // The lock may have been let go.
@@ -275,10 +277,13 @@ std::array<std::size_t, kOrders> DeviceMemory::slabs_wanted() const {
 bool DeviceMemory::make_slabs_ahead() {
   std::array<std::size_t, kOrders> wanted{};
   unsigned order = kOrders;
+  let_guards_first();
   {
     std::lock_guard lock(mutex_);
     wanted = slabs_wanted();
-    if (host_.map_windows_ahead(wanted)) return true;
+    const bool mapped = host_.map_windows_ahead(wanted);
+    check("windows ahead");
+    if (mapped) return true;
     order = host_.order_to_make(wanted);
   }
   if (order == kOrders) return false;
@@ -294,7 +299,9 @@ bool DeviceMemory::unmap_spare_windows() {
   constexpr std::size_t kBatch = 4;
   let_guards_first();
   std::lock_guard lock(mutex_);
-  return host_.unmap_spare_windows(kBatch);
+  const bool more = host_.unmap_spare_windows(kBatch);
+  check("spare windows");
+  return more;
 }
 
 std::uint64_t DeviceMemory::newest_serial() const {

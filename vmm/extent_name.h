@@ -75,7 +75,8 @@ struct PreparedPark {
 enum class Preparation {
   kDone,
   kSplit,    // not as a whole: its halves may be had
-  kNoRoom,   // neither as a whole nor in parts: budget, GPU memory, or the driver
+  kNoRoom,   // neither as a whole nor in parts: budget, host memory, GPU memory
+  kRefused,  // the driver maps nothing more: it stays as it is
   kChanged,  // the extents are others by now: nothing to do
 };
 

@@ -4,12 +4,14 @@
 
 namespace kvshim::vmm {
 
-// A window that can't be unmapped is never used again; its memory is then gone until the process
-// ends.
+// A window that can't be unmapped is never used again: its slab gets another one, and its memory
+// outlives the slab's release.
 void HostStore::unmap_window(unsigned order, CUdeviceptr window) {
   if (mapper_.unmap(window, order_bytes(order)) == CUDA_SUCCESS ||
       mapper_.unmap(window, order_bytes(order)) == CUDA_SUCCESS) {
     windows_.give_back(order, window);
+  } else {
+    ++lost_windows_;
   }
 }
 
@@ -107,7 +109,7 @@ void HostStore::window_is_spare(CUmemGenericAllocationHandle handle) {
 
 // At each tick of an idle process: with no window left it looks at no slab.
 bool HostStore::unmap_spare_windows(std::size_t most) {
-  if (windows_.taken() == 0) return false;
+  if (windows_.taken() == lost_windows_) return false;
   for (auto it = taken_windows_.begin(); it != taken_windows_.end();) {
     if (!it->second.spare) {
       ++it;
@@ -173,6 +175,21 @@ bool HostStore::add_made(unsigned order, CUmemGenericAllocationHandle handle,
   unused_[order].push_back({handle});
   cached_ += order_bytes(order);
   return true;
+}
+
+std::string HostStore::broken_invariant() const {
+  std::size_t windows = taken_windows_.size() + lost_windows_;
+  for (const Slabs* slabs : {&cache_, &unused_}) {
+    for (const std::vector<Slab>& all : *slabs) {
+      for (const Slab& slab : all) {
+        windows += slab.window != 0 ? 1 : 0;
+        if (taken_windows_.contains(slab.handle)) return "I5: a cached slab has a taken window";
+      }
+    }
+  }
+  if (windows == windows_.taken()) return "";
+  return "I5: " + std::to_string(windows_.taken()) + " windows are taken, " +
+         std::to_string(windows) + " are known";
 }
 
 void HostStore::trim(std::uint64_t keep) {

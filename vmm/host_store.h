@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstdint>
+#include <string>
 #include <unordered_map>
 #include <vector>
 
@@ -58,6 +59,13 @@ class HostStore {
                 const std::array<std::size_t, kOrders>& wanted = {});
   /// Releases cached handles until at most `keep` bytes are cached.
   void trim(std::uint64_t keep);
+  /// Whether contents may be on their way to a taken handle: its window isn't spare.
+  bool window_is_busy(CUmemGenericAllocationHandle handle) const {
+    const auto it = taken_windows_.find(handle);
+    return it != taken_windows_.end() && !it->second.spare;
+  }
+  /// What is not as it must be; empty when all is well.
+  std::string broken_invariant() const;
 
   std::uint64_t budget() const { return budget_; }
   std::uint64_t in_use() const { return used_; }  // handed out
@@ -87,8 +95,9 @@ class HostStore {
   Windows windows_;
   std::uint64_t budget_;
   std::uint64_t used_ = 0, cached_ = 0;
-  Slabs cache_;   // hold what was parked in them last
-  Slabs unused_;  // made ahead: still zero
+  std::size_t lost_windows_ = 0;  // that could not be unmapped
+  Slabs cache_;                   // hold what was parked in them last
+  Slabs unused_;                  // made ahead: still zero
   std::unordered_map<CUmemGenericAllocationHandle, TakenWindow> taken_windows_;
 };
 

@@ -120,7 +120,8 @@ void Releaser::tick() {
     split_at_first_slots(epoch);
     if (activity_lasts() && !quiet_done_) return_in_quiet(epoch);
     release_cold(epoch);
-    make_slabs(epoch);
+    // A paused process releases nothing, and windows take GPU memory.
+    if (!memory_.limits().paused.load(std::memory_order_relaxed)) make_slabs(epoch);
     return;
   }
   if (memory_.limits().paused.load(std::memory_order_relaxed)) return;
@@ -136,8 +137,11 @@ void Releaser::tick() {
   } else if (settings_.disposable) {
     drop_expired(epoch);
   }
-  // Last, for parking takes its time for calls of the driver already; and never beside work.
-  while (released_ && !interrupted(epoch) && !wakeup_.rung() && memory_.unmap_spare_windows()) {
+  // Last, for parking takes its time for calls of the driver already; never beside work on pools,
+  // and for a part of the time only, for other work meets the driver's locks.
+  const auto end = Clock::now() + tick_ / 2;
+  while (released_ && !interrupted(epoch) && !wakeup_.rung() && Clock::now() < end &&
+         memory_.unmap_spare_windows()) {
     continue;
   }
 }

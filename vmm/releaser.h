@@ -139,6 +139,7 @@ class Releaser {
   struct ParkFigures {
     Clock::duration scan{}, prepare{}, copy{}, swap{}, retire{};
     std::uint64_t zero = 0;
+    std::uint64_t refused = 0;  // bytes that stay, for the driver mapped no host memory for them
   };
 
   void run();
@@ -219,13 +220,14 @@ class Releaser {
   bool park_blocks(std::uint64_t epoch, std::deque<ExtentName> blocks, std::uint64_t* parked,
                    std::vector<ExtentName>* no_room, ParkFigures* times);
   ParkCopy start_copy(std::uint64_t epoch, std::deque<ExtentName>* blocks, std::uint64_t* cleared,
-                      std::vector<ExtentName>* no_room);
+                      std::vector<ExtentName>* no_room, std::uint64_t* refused);
   bool clear_next(const std::deque<ExtentName>& blocks, std::uint64_t* cleared);
   bool swap_copied(std::uint64_t epoch, const PreparedPark& block, std::uint64_t* parked,
                    ParkFigures* figures);
   bool drop_parked_for(std::uint64_t epoch, std::uint64_t bytes);
   void drop_expired(std::uint64_t epoch);
   void warn_no_room(std::span<const ExtentName> stays);
+  void warn_refused(std::uint64_t bytes);
   bool launch_clear(std::span<const ExtentName> extents);
   template <class Step>
   bool in_slices(std::uint64_t epoch, std::size_t count, const Step& step);
@@ -314,6 +316,7 @@ class Releaser {
   std::uint64_t cold_at_once_ = std::uint64_t{64} << 20;
   std::uint64_t worked_ = 0;  // own tick at which work came last
   std::uint64_t warned_no_room_ = 0;
+  bool warned_refused_ = false;
 
   Wakeup wakeup_;
   std::atomic<std::uint64_t> release_requests_{0}, releases_done_{0};

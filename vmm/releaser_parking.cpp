@@ -3,6 +3,7 @@
 #include <bit>
 #include <string>
 #include <thread>
+#include <utility>
 
 #include "vmm/releaser.h"
 #include "vmm/stopwatch.h"
@@ -128,7 +129,8 @@ bool Releaser::clear_next(const std::deque<ExtentName>& blocks, std::uint64_t* c
 // blocks have their bits clear. What is split or not copied after all keeps them clear, and
 // whoever writes it next asks once.
 Releaser::ParkCopy Releaser::start_copy(std::uint64_t epoch, std::deque<ExtentName>* blocks,
-                                        std::uint64_t* cleared, std::vector<ExtentName>* no_room) {
+                                        std::uint64_t* cleared, std::vector<ExtentName>* no_room,
+                                        std::uint64_t* refused) {
   while (!blocks->empty() && !interrupted(epoch)) {
     if (*cleared == 0 && !clear_next(*blocks, cleared)) return {};
     const ExtentName name = blocks->front();
@@ -146,6 +148,9 @@ Releaser::ParkCopy Releaser::start_copy(std::uint64_t epoch, std::deque<ExtentNa
       }
       case Preparation::kNoRoom:
         no_room->push_back(name);
+        break;
+      case Preparation::kRefused:
+        *refused += name.bytes();
         break;
       case Preparation::kChanged:
         break;
@@ -192,7 +197,7 @@ bool Releaser::park_blocks(std::uint64_t epoch, std::deque<ExtentName> blocks,
   bool undisturbed = true;
   Stopwatch watch;
   while (undisturbed && (!blocks.empty() || copied.block)) {
-    const ParkCopy next = start_copy(epoch, &blocks, &cleared, no_room);
+    const ParkCopy next = start_copy(epoch, &blocks, &cleared, no_room, &figures->refused);
     watch.lap_into(&figures->prepare);
     retire(epoch);
     tell_needy(*parked);
@@ -313,7 +318,16 @@ bool Releaser::release(std::uint64_t epoch) {
   // Also what was made in host memory for want of GPU memory comes back when it can.
   if (complete && memory_.parked_bytes().returnable != 0) restorable_.store(true);
   if (complete && !no_room.empty()) warn_no_room(no_room);
+  if (figures.refused != 0) warn_refused(figures.refused);
   return complete;
+}
+
+void Releaser::warn_refused(std::uint64_t bytes) {
+  if (std::exchange(warned_refused_, true)) return;
+  memory_.events().push(EventLevel::kWarning,
+                        mebibytes(bytes) +
+                            " of idle contents stay in GPU memory: the driver refused to map host "
+                            "memory for their copies (which takes GPU memory for page tables)");
 }
 
 void Releaser::warn_no_room(std::span<const ExtentName> stays) {

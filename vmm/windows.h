@@ -1,4 +1,4 @@
-// Addresses at which host slabs are mapped for copies, for as long as they live.
+// Addresses at which host slabs are mapped while contents are copied to them, and ahead of it.
 #pragma once
 
 #include <array>

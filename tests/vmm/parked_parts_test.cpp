@@ -73,7 +73,8 @@ TEST(PartsTest, ASlabThatCannotBeMadeLeavesNoneTaken) {
       const std::uint64_t used = bench.memory->host_in_use();
       PreparedPark prepared;
       bench.driver.fail(call, nth, CUDA_ERROR_OUT_OF_MEMORY);
-      EXPECT_EQ(bench.memory->prepare_park(last, &prepared), Preparation::kNoRoom);
+      EXPECT_EQ(bench.memory->prepare_park(last, &prepared),
+                call == Call::cuMemCreate ? Preparation::kNoRoom : Preparation::kRefused);
       EXPECT_EQ(bench.memory->host_in_use(), used);
       bench.driver.fail_nothing();
       for (const PreparedPark& one : taken) bench.memory->cancel_park(one);

@@ -44,6 +44,32 @@ TEST_F(SmallBudgetTest, DisposableDropsTheOldestForWhatIsNewer) {
   EXPECT_TRUE(bench_.is_zero(pool_, 1) != bench_.is_zero(pool_, 2)) << "one of the old had to go";
 }
 
+// The budget has room: nothing is to be dropped, and the log says what it was.
+TEST_F(DroppingTest, WhatTheDriverMapsNoHostMemoryForStaysAsItIs) {
+  ReleaseSettings settings = quick();
+  settings.disposable = true;
+  write(four_, 7);
+  bench_.driver.fail(Call::cuMemMap, 1, CUDA_ERROR_OUT_OF_MEMORY, 100'000);
+  bench_.release_when_idle(settings);
+  const auto refused = [&] {
+    for (const Event& event : bench_.events()) {
+      if (event.text.find("the driver refused to map host memory") != std::string::npos)
+        return true;
+    }
+    return false;
+  };
+  ASSERT_TRUE(eventually(refused));
+  std::this_thread::sleep_for(100ms);
+  EXPECT_EQ(bench_.figures(pool_).resident, 4 * kGranuleBytes);
+  EXPECT_EQ(bench_.memory->statistics().dropped_bytes.load(), 0u);
+  for (std::uint32_t g = 1; g < 5; ++g) EXPECT_TRUE(bench_.holds(pool_, g, 7));
+  bench_.driver.fail_nothing();
+  write({1}, 8);
+  ASSERT_TRUE(eventually_resident(0));
+  EXPECT_TRUE(bench_.holds(pool_, 1, 8));
+  EXPECT_TRUE(bench_.holds(pool_, 4, 7));
+}
+
 TEST_F(DroppingTest, DisposableContentsAreDroppedOnlyWhenTheyAreOldEnough) {
   ReleaseSettings settings = quick();
   settings.disposable = true;
